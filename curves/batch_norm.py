@@ -1,0 +1,103 @@
+"""Re-estimation of BatchNormalization statistics: they belong to one set of weights, so to one t."""
+
+import contextlib
+
+import keras
+import numpy as np
+from keras import ops
+
+from curves.layers import batch_norm_layers
+
+
+def update_batch_norm(network, data, batch_size=128):
+    """Sets the statistics of all BatchNormalization layers of `network` to those of `data`, at its present weights.
+
+    For batches b of n_b samples and N = sum_b n_b,
+
+        moving_mean = sum_b n_b mean_b / N,   moving_variance = sum_b n_b variance_b / N,
+
+    where each layer sees inputs normalized by the statistics of the same batch, as in training: the cumulative moving
+    average of the paper's code (PyTorch's `momentum=None`), but weighted by samples, so that a short last batch counts
+    for what it is. Everything but BatchNormalization works as in inference: dropout and noise are off. Frozen
+    BatchNormalization layers (`trainable=False`) keep their statistics. No momentum, flag or other weight changes, and
+    if the pass fails or is interrupted nothing changes at all.
+
+    Args:
+        network: A built `keras.Model`, or a `CurveModel`, which is updated for where it stands (`model.t`). At a fixed
+            endpoint, inference goes on with the statistics of the endpoint network itself.
+        data: What `keras.Model.fit` takes: arrays `(x, y)`, a `tf.data.Dataset`, a `PyDataset`, a torch `DataLoader`.
+        batch_size: Samples per batch, for arrays. Default: 128.
+
+    Raises:
+        ValueError: if a layer uses `renorm=True`, which has no such average.
+
+    References:
+        Garipov et al., NeurIPS 2018, section 4; Izmailov et al., Averaging Weights Leads to Wider Optima, UAI 2018,
+        https://arxiv.org/abs/1803.05407
+    """
+    BatchNormEstimator(network).update(data, batch_size)
+
+
+class BatchNormEstimator:
+    """`update_batch_norm` for repeated use on one network: the pass over the data is compiled once."""
+
+    def __init__(self, network):
+        self.layers = batch_norm_layers(network)
+        for layer in self.layers:
+            if getattr(layer, "renorm", False):
+                raise ValueError(f"BatchNormalization '{layer.name}' uses renorm=True, which is not supported.")
+        self.statistics = [v for layer in self.layers for v in (layer.moving_mean, layer.moving_variance)]
+        self._reader = _StatisticsReader(network, self.statistics)
+
+    def update(self, data, batch_size=128):
+        if not self.layers:
+            return
+        x = data[0] if isinstance(data, tuple) else data
+        with _batch_statistics(self.layers):
+            batches = self._reader.predict(x, batch_size=batch_size if isinstance(data, tuple) else None, verbose=0)
+        samples = batches[:, 0]
+        mean = np.average(batches[:, 1:], axis=0, weights=samples)
+        sizes = [int(np.prod(variable.shape)) for variable in self.statistics]
+        for variable, value in zip(self.statistics, np.split(mean, np.cumsum(sizes)[:-1])):
+            variable.assign(value.reshape(variable.shape).astype("float32"))
+
+
+class _StatisticsReader(keras.Model):
+    """For each batch, one row: the number of samples, then the statistics that the batch leaves behind, end to end.
+
+    As the outputs of a model, these come out of `predict`, which batches, compiles and feeds any kind of data.
+    """
+
+    def __init__(self, network, statistics):
+        super().__init__(autocast=False, name="statistics_reader")
+        self.network = network
+        object.__setattr__(self, "statistics", statistics)  # Variables of `network`, not of this model.
+
+    def call(self, inputs):
+        # In a scope, so that nothing is written: a pass that is interrupted leaves no trace.
+        mapping = [(variable, variable.value) for variable in self.network.variables]
+        with keras.StatelessScope(mapping, collect_losses=True) as scope:
+            self.network(inputs, training=False)
+            values = [ops.reshape(scope.get_current_value(variable), (-1,)) for variable in self.statistics]
+        samples = ops.shape(keras.tree.flatten(inputs)[0])[0]
+        row = ops.concatenate([ops.reshape(ops.cast(samples, "float32"), (1,)), *values])
+        return ops.expand_dims(row, 0)
+
+
+@contextlib.contextmanager
+def _batch_statistics(layers):
+    """BatchNormalization `layers` normalize by the batch and store its bare statistics; all else is left alone."""
+    momenta = [layer.momentum for layer in layers]
+    try:
+        for layer in layers:
+            layer.momentum = 0.0
+            layer.call = _in_training(layer.call)
+        yield
+    finally:
+        for layer, momentum in zip(layers, momenta):
+            layer.momentum = momentum
+            layer.__dict__.pop("call", None)
+
+
+def _in_training(call):
+    return lambda *args, **kwargs: call(*args, **{**kwargs, "training": True})

@@ -1,0 +1,355 @@
+"""Layers on a curve: `Curve(layer)` is the one place where bends are combined into weights."""
+
+import keras
+import numpy as np
+from keras import ops
+
+from curves.parametrization import Bezier, Parametrization
+
+
+@keras.saving.register_keras_serializable(package="curves")
+class Curve(keras.layers.Layer):
+    """Any Keras layer or model, with its trainable weights on a curve: `y = curve_layer(x, t=t)`.
+
+    Every trainable variable w of `layer` (a "slot") gets `num_bends` copies w_i of its own, and the call computes
+
+        y = layer(x; w(t)),   w(t) = sum_i c_i(t) w_i   (in float32),
+
+    so that dL/dw_i = c_i(t) dL/dw(t). The arithmetic, the dtype policy, masks and regularizers are those of `layer`;
+    the regularizers see w(t). What is not trainable (BatchNormalization statistics, random seeds) exists once.
+    BatchNormalization statistics belong to one t: re-estimate them there with `curves.update_batch_norm`. Only a fixed
+    endpoint (t exactly 0 or 1) keeps, in inference, the statistics that came with it: it IS the endpoint network.
+
+    Args:
+        layer: A `keras.layers.Layer` or `keras.Model`. If it is built, each bend starts at its weights; if not, each
+            bend gets an initialization of its own. The layer's own trainable weights are not used or changed.
+        curve: `Bezier` or `PolygonalChain`. `num_bends` counts both endpoints. Default: `Bezier(3)`.
+        fix_start, fix_end: Whether the first / the last bend stays as it is in training. Default: both.
+        weight_decay: Factor `wd` of a loss term `0.5 * wd * ||w(t)||^2` over all slots. It equals `weight_decay=wd` of
+            PyTorch's SGD on w(t), and `L2(wd / 2)` as a Keras regularizer on every weight. Default: 0.
+
+    Call arguments:
+        inputs: What `layer` takes; further arguments are handed on to it.
+        t: Position on the curve, a scalar in [0, 1]. One t for the whole batch.
+        training: As in Keras.
+
+    References:
+        Garipov et al., NeurIPS 2018, section 3, https://arxiv.org/abs/1802.10026
+    """
+
+    def __init__(self, layer, curve=Bezier(3), fix_start=True, fix_end=True, weight_decay=0.0, **kwargs):
+        # float32 and no autocast: the bends are combined in full precision, and `layer` casts by its own policy.
+        super().__init__(**{"dtype": "float32", "autocast": False, **kwargs})
+        if not isinstance(layer, keras.layers.Layer):
+            raise ValueError(f"`layer` must be a Keras layer or model. Received: layer={layer!r}")
+        if not isinstance(curve, Parametrization):
+            raise ValueError(f"`curve` must be a curves.Bezier or curves.PolygonalChain. Received: curve={curve!r}")
+        if not weight_decay >= 0:
+            raise ValueError(f"`weight_decay` must not be negative. Received: weight_decay={weight_decay}")
+        # Hidden from Keras' tracker: a tracked layer would add its own weights, without gradients, and count its
+        # regularizers a second time.
+        object.__setattr__(self, "layer", layer)
+        self.curve = curve
+        self.fix_start = bool(fix_start)
+        self.fix_end = bool(fix_end)
+        self.weight_decay = float(weight_decay)
+        self.supports_masking = True
+        self.bends = []
+        if layer.built:
+            self.build(None)
+
+    def build(self, input_shape):
+        if self.bends:  # Built in `__init__`: there is nothing to add when a file is loaded.
+            return
+        sources = [self.layer] * self.curve.num_bends
+        if not self.layer.built:
+            sources = [clone(self.layer) for _ in sources]
+            for layer in [self.layer, *sources]:
+                if not layer.built:
+                    layer.build(input_shape)
+        fixed = {0: self.fix_start, self.curve.num_bends - 1: self.fix_end}
+        for index, source in enumerate(sources):
+            self.bends.append(
+                [
+                    self._add_copy(variable, f"bend_{index}", trainable=not fixed.get(index, False))
+                    for variable in source.trainable_variables
+                ]
+            )
+        # Keras tracks variables in an attribute: this makes the layer's state part of this layer's state.
+        self.state = self.layer.non_trainable_variables
+        self.statistics = [v for norm in batch_norm_layers(self) for v in (norm.moving_mean, norm.moving_variance)]
+        self.endpoint_statistics = [
+            [self._add_copy(variable, name, trainable=False) for variable in self.statistics]
+            for name in ("start", "end")
+        ]
+
+    def _add_copy(self, variable, suffix, trainable):
+        name = variable.path.removeprefix(f"{self.layer.name}/").replace("/", "_").replace(".", "_")
+        return self.add_weight(
+            name=f"{name}_{suffix}",
+            shape=variable.shape,
+            initializer=lambda shape, dtype: ops.cast(ops.convert_to_numpy(variable), dtype),
+            dtype="float32",
+            trainable=trainable,
+            autocast=False,
+        )
+
+    def call(self, inputs, *args, t=None, training=None, **kwargs):
+        if t is None:
+            raise ValueError(f"Layer '{self.name}' lies on a curve: call it with a position, as in `layer(x, t=t)`.")
+        coefficients = self.curve.coefficients(t)
+        with self._scope(coefficients, training) as scope:
+            before = [scope.get_current_value(variable) for variable in self.state]
+            outputs = self.layer(inputs, *args, training=training, **kwargs)
+            losses = self.layer.losses + self._decay()
+        for variable, value in zip(self.state, before):
+            if scope.get_current_value(variable) is not value:
+                variable.assign(scope.get_current_value(variable))
+        for loss in losses:
+            self.add_loss(loss)
+        return outputs
+
+    def _scope(self, coefficients, training):
+        """A scope in which `layer` has its weights at t. Scopes do not fall through: every variable is mapped."""
+        variables = [*self.layer.trainable_variables, *self.state]
+        values = [*self._combine(coefficients), *self._state_values(coefficients, training)]
+        return keras.StatelessScope(zip(variables, values), collect_losses=True)
+
+    def _combine(self, coefficients):
+        """w(t) of each slot: element-wise in float32 (a matmul could be rounded to TF32 on a GPU)."""
+        weights = []
+        for slot in zip(*self.bends):
+            terms = [coefficients[i] * bend for i, bend in enumerate(slot)]
+            weights.append(sum(terms[1:], terms[0]))
+        return weights
+
+    def _state_values(self, coefficients, training):
+        """The value of each variable in `state`: at a fixed end, in inference, the statistics of that endpoint."""
+        values = {id(variable): variable.value for variable in self.state}
+        if not training:
+            for is_fixed, coefficient, own in zip(
+                (self.fix_start, self.fix_end), (coefficients[0], coefficients[-1]), self.endpoint_statistics
+            ):
+                for variable, value in zip(self.statistics, own) if is_fixed else ():
+                    values[id(variable)] = ops.where(coefficient == 1.0, value.value, values[id(variable)])
+        return [values[id(variable)] for variable in self.state]
+
+    def _decay(self):
+        """[0.5 * weight_decay * ||w(t)||^2], or nothing; to be called inside `_scope`."""
+        if not self.weight_decay:
+            return []
+        squares = [ops.sum(ops.square(variable.value)) for variable in self.layer.trainable_variables]
+        return [0.5 * self.weight_decay * sum(squares)]
+
+    def penalty(self, t):
+        """The part of the loss that depends on w(t) alone: weight regularizers and weight decay, a scalar tensor."""
+        with self._scope(self.curve.coefficients(t), training=False):
+            return sum(self.layer.losses + self._decay(), ops.zeros(()))
+
+    def weights_at(self, t):
+        """The weights of `layer` at `t`, as numpy arrays in the order of `layer.get_weights()`.
+
+        BatchNormalization statistics are those of the endpoint at a fixed end, else the ones last estimated.
+        """
+        scope = self._scope(self.curve.coefficients(t), training=False)
+        return [_copy(scope.get_current_value(variable)) for variable in self.layer.weights]
+
+    def set_bend(self, index, layer):
+        """Copies the trainable weights of `layer` into bend `index`; at an end, its BatchNormalization statistics too.
+
+        Args:
+            index: 0, ..., num_bends - 1, or negative to count from the end.
+            layer: A layer or network of the same architecture.
+
+        Raises:
+            ValueError: if `index` is out of range, or `layer` differs: the first weight that does is named.
+        """
+        num_bends = self.curve.num_bends
+        if not -num_bends <= index < num_bends:
+            raise ValueError(f"`index` must lie in [-{num_bends}, {num_bends}), one per bend. Received: index={index}")
+        index %= num_bends
+        check_same_architecture(self.layer, layer, "the curve", "`layer`")
+        for bend, variable in zip(self.bends[index], layer.trainable_variables):
+            bend.assign(_copy(variable))
+        statistics = [v for norm in batch_norm_layers(layer) for v in (norm.moving_mean, norm.moving_variance)]
+        if index in (0, num_bends - 1):
+            for own, variable in zip(self.endpoint_statistics[0 if index == 0 else 1], statistics):
+                own.assign(_copy(variable))
+
+    def init_linear(self):
+        """Puts the inner bends on the straight line between the endpoints: w_i = (1 - s) w_0 + s w_{n-1}, s = i/(n-1).
+
+        The BatchNormalization statistics start at the mean of those of the endpoints.
+        """
+        last = self.curve.num_bends - 1
+        for start, *inner, end in zip(*self.bends):
+            start, end = _copy(start), _copy(end)
+            for index, bend in enumerate(inner, start=1):
+                bend.assign(start + index / last * (end - start))
+        for variable, start, end in zip(self.statistics, *self.endpoint_statistics):
+            variable.assign((_copy(start) + _copy(end)) / 2)
+
+    def compute_mask(self, *args, **kwargs):
+        return self.layer.compute_mask(*args, **kwargs)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "layer": keras.saving.serialize_keras_object(self.layer),
+            **self._curve_config(),
+        }
+
+    def _curve_config(self):
+        return {
+            "curve": keras.saving.serialize_keras_object(self.curve),
+            "fix_start": self.fix_start,
+            "fix_end": self.fix_end,
+            "weight_decay": self.weight_decay,
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        config = dict(config)
+        for key in ("layer", "curve"):
+            if isinstance(config.get(key), dict):
+                config[key] = keras.saving.deserialize_keras_object(config[key])
+        return cls(**config)
+
+
+class _CurveOf(Curve):
+    """A `Curve` that makes its own layer from that layer's arguments."""
+
+    layer_class = None
+
+    def __init__(self, curve, fix_start, fix_end, weight_decay, name, layer_arguments):
+        layer = self.layer_class(**layer_arguments)
+        super().__init__(layer, curve, fix_start, fix_end, weight_decay, name=name)
+
+    def get_config(self):
+        return {**self.layer.get_config(), "name": self.name, **self._curve_config()}
+
+
+@keras.saving.register_keras_serializable(package="curves")
+class CurveDense(_CurveOf):
+    """`keras.layers.Dense` on a curve: a kernel and a bias for each bend. Called as `layer(x, t=t)`; see `Curve`.
+
+    Args:
+        units: Number of outputs.
+        curve, fix_start, fix_end, weight_decay: See `Curve`.
+        **dense_arguments: All other arguments of `keras.layers.Dense`. Regularizers see w(t).
+    """
+
+    layer_class = keras.layers.Dense
+
+    def __init__(
+        self, units, curve=Bezier(3), fix_start=True, fix_end=True, weight_decay=0.0, name=None, **dense_arguments
+    ):
+        super().__init__(curve, fix_start, fix_end, weight_decay, name, {"units": units, **dense_arguments})
+
+
+@keras.saving.register_keras_serializable(package="curves")
+class CurveConv2D(_CurveOf):
+    """`keras.layers.Conv2D` on a curve: a kernel and a bias for each bend. Called as `layer(x, t=t)`; see `Curve`.
+
+    Args:
+        filters, kernel_size: As in `keras.layers.Conv2D`.
+        curve, fix_start, fix_end, weight_decay: See `Curve`.
+        **conv_arguments: All other arguments of `keras.layers.Conv2D`. Regularizers see w(t).
+    """
+
+    layer_class = keras.layers.Conv2D
+
+    def __init__(
+        self,
+        filters,
+        kernel_size,
+        curve=Bezier(3),
+        fix_start=True,
+        fix_end=True,
+        weight_decay=0.0,
+        name=None,
+        **conv_arguments,
+    ):
+        arguments = {"filters": filters, "kernel_size": kernel_size, **conv_arguments}
+        super().__init__(curve, fix_start, fix_end, weight_decay, name, arguments)
+
+
+@keras.saving.register_keras_serializable(package="curves")
+class CurveBatchNormalization(_CurveOf):
+    """`keras.layers.BatchNormalization` on a curve: gamma and beta for each bend, one set of statistics; see `Curve`.
+
+    Args:
+        curve, fix_start, fix_end, weight_decay: See `Curve`.
+        **norm_arguments: All arguments of `keras.layers.BatchNormalization`.
+    """
+
+    layer_class = keras.layers.BatchNormalization
+
+    def __init__(self, curve=Bezier(3), fix_start=True, fix_end=True, weight_decay=0.0, name=None, **norm_arguments):
+        super().__init__(curve, fix_start, fix_end, weight_decay, name, norm_arguments)
+
+
+def batch_norm_layers(network):
+    """The BatchNormalization layers of `network` that have statistics to estimate, those inside `Curve` included."""
+    layers = []
+    for layer in network._flatten_layers():
+        if isinstance(layer, Curve):
+            layers.extend(batch_norm_layers(layer.layer))
+        elif isinstance(layer, keras.layers.BatchNormalization) and layer.trainable:
+            layers.append(layer)
+    return layers
+
+
+def clone(layer):
+    """A layer or network of the same architecture, not compiled, with weights of its own.
+
+    Raises:
+        ValueError: if Keras cannot make one, as for a class without a working `get_config`.
+    """
+    compiled = getattr(layer, "compiled", False)
+    try:
+        if not isinstance(layer, keras.Model):
+            return type(layer).from_config(layer.get_config())
+        layer.compiled = False  # Or Keras would clone optimizer and loss too, and fail where these are the user's own.
+        return keras.models.clone_model(layer)
+    except Exception as error:
+        raise ValueError(
+            f"'{layer.name}' ({type(layer).__name__}) could not be rebuilt from its configuration. A class of your own "
+            f"needs a `get_config` that returns its constructor arguments. Keras says: {error}"
+        ) from error
+    finally:
+        if compiled:
+            layer.compiled = True
+
+
+def check_same_architecture(start, end, start_name="`start`", end_name="`end`"):
+    """Raises a ValueError that names the first weight in which two networks differ, or the lack of weights.
+
+    Weights are compared by order, shape and dtype, never by name: Keras numbers names as it goes.
+    """
+    for network, name in ((start, start_name), (end, end_name)):
+        if not network.built or not network.weights:
+            raise ValueError(f"{name} must be a built network with weights. Received: {network.name}, not built.")
+    kinds = [
+        (lambda network: network.trainable_variables, "trainable weight"),
+        (lambda network: network.non_trainable_weights, "non-trainable weight"),
+    ]
+    for variables, kind in kinds:
+        ours, theirs = variables(start), variables(end)
+        for index, (a, b) in enumerate(zip(ours, theirs)):
+            if tuple(a.shape) != tuple(b.shape) or a.dtype != b.dtype:
+                raise ValueError(
+                    f"{start_name} and {end_name} must have the same architecture, but differ in {kind} {index}: "
+                    f"'{a.path}' {tuple(a.shape)} {a.dtype} against '{b.path}' {tuple(b.shape)} {b.dtype}."
+                )
+        if len(ours) != len(theirs):
+            longer, name = (ours, start_name) if len(ours) > len(theirs) else (theirs, end_name)
+            raise ValueError(
+                f"{start_name} and {end_name} must have the same architecture, but have {len(ours)} and {len(theirs)} "
+                f"{kind}s. The first without a partner is '{longer[min(len(ours), len(theirs))].path}' of {name}."
+            )
+
+
+def _copy(variable):
+    # Through numpy: on JAX, assigning one variable to another shares the buffer, and the next fit donates it twice.
+    return np.array(ops.convert_to_numpy(variable))

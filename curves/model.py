@@ -1,0 +1,218 @@
+"""Training a curve: `connect` two networks, or put any body that is called as f(x, t=t) into a `CurveModel`."""
+
+import keras
+import numpy as np
+from keras import ops
+
+from curves.layers import Curve, batch_norm_layers, check_same_architecture, clone
+from curves.parametrization import Bezier, check_position
+
+
+class Position(keras.Variable):
+    """A scalar variable that refuses numbers outside [0, 1]."""
+
+    def assign(self, value):
+        return super().assign(check_position(value))
+
+
+@keras.saving.register_keras_serializable(package="curves")
+class CurveModel(keras.Model):
+    """A model whose weights lie on a curve: a plain `keras.Model` that stands at the position `t`.
+
+    `fit` minimizes the expected loss over the curve, l(theta) = E_{t ~ U[0,1]} L(phi(t)) (paper, section 3.1): each
+    step draws one t for the whole batch. `evaluate`, `predict`, calls, and the validation inside `fit` work at
+    `model.t`, which `fit` leaves alone; move it with `model.t.assign(0.3)`, which recompiles nothing. With
+    BatchNormalization, call `curves.update_batch_norm(model, data)` after moving.
+
+    Args:
+        body: Anything called as `body(x, t=t, training=...)`: a `Curve`, or a model of your own made of curve layers.
+        seed: Seed of the sequence of t. Default: random.
+
+    Attributes:
+        t: Scalar variable in [0, 1], where the model stands. Starts at 0.5, the middle.
+        body: As given.
+    """
+
+    def __init__(self, body, seed=None, **kwargs):
+        # autocast=False leaves x as the network would receive it: the body casts by its own policy.
+        super().__init__(**{"autocast": False, **kwargs})
+        if not isinstance(body, keras.layers.Layer):
+            raise ValueError(f"`body` must be a Keras layer or model called as f(x, t=t). Received: body={body!r}")
+        self.body = body
+        self.seed = seed
+        self.seed_generator = keras.random.SeedGenerator(seed)
+        self.t = Position(0.5, trainable=False, dtype="float32", autocast=False, name="t")
+
+    def call(self, inputs, training=None):
+        return self.body(inputs, t=ops.convert_to_tensor(self.t), training=training)
+
+    def train_step(self, *args):
+        """One step at a random t ~ U[0,1]; afterwards the model stands where it stood."""
+        if keras.backend.backend() == "jax":
+            return self._stateless_train_step(*args)
+        here = ops.copy(self.t)
+        self.t.assign(self._sample_position())
+        try:
+            return super().train_step(*args)
+        finally:
+            self.t.assign(here)
+
+    def _stateless_train_step(self, state, data):
+        # On JAX the variables of the model live in `state`, a tuple of four lists, and not in the model.
+        trainable, non_trainable, *rest = state
+        variables = self.non_trainable_variables
+        with keras.StatelessScope(zip(variables, non_trainable)) as scope:
+            here = self.t.value
+            self.t.assign(self._sample_position())
+            non_trainable = [scope.get_current_value(variable) for variable in variables]
+        logs, (trainable, non_trainable, *rest) = super().train_step((trainable, non_trainable, *rest), data)
+        non_trainable = [here if v is self.t else value for v, value in zip(variables, non_trainable)]
+        return logs, (trainable, non_trainable, *rest)
+
+    def _sample_position(self):
+        return keras.random.uniform((), seed=self.seed_generator)
+
+    def set_bend(self, index, network):
+        """Copies the weights of `network` into bend `index` of a body that is one `Curve`; see `Curve.set_bend`."""
+        self._whole_network("set_bend").set_bend(index, network)
+
+    def init_linear(self):
+        """Puts the inner bends on the straight line between the endpoints; see `Curve.init_linear`."""
+        for layer in self._curve_layers():
+            layer.init_linear()
+
+    def weights_at(self, t):
+        """The weights of the network at `t` in [0, 1]: numpy arrays, in the order of `keras.Model.get_weights`.
+
+        BatchNormalization statistics are those of the endpoint at a fixed end, else the ones last estimated.
+        """
+        return self._whole_network("weights_at").weights_at(t)
+
+    def network_at(self, t):
+        """A plain `keras.Model` with the weights at `t`, independent of this curve."""
+        weights = self.weights_at(t)
+        network = clone(self.body.layer)
+        network.set_weights(weights)
+        return network
+
+    def penalty(self, t):
+        """The part of the loss that depends on the weights at `t` alone: regularizers and weight decay, a float."""
+        with keras.StatelessScope(collect_losses=True):  # Without a call: the regularizers of plain layers alone.
+            terms = list(self.losses)
+        terms += [layer.penalty(t) for layer in self._curve_layers()]
+        return float(sum(ops.convert_to_numpy(term) for term in terms))
+
+    def arc_length(self, num_points=61):
+        """Length of the curve in weight space, over the trainable weights.
+
+        sum_j ||w(t_{j+1}) - w(t_j)|| on `num_points` evenly spaced t. `num_points=2` gives the straight distance
+        between the endpoints.
+
+        Args:
+            num_points: Number of points of the grid, at least 2. Default: 61.
+
+        Returns:
+            The length, a float, in the units of the weights.
+        """
+        if num_points < 2:
+            raise ValueError(f"`num_points` must be at least 2. Received: num_points={num_points}")
+        return float(np.sum(self.segment_lengths(np.linspace(0, 1, num_points))))
+
+    def segment_lengths(self, positions):
+        """||w(t_{j+1}) - w(t_j)|| for consecutive `positions`: array of shape `(len(positions) - 1,)`.
+
+        Coefficients sum to 1, so w(t) - w(s) = sum_i (c_i(t) - c_i(s)) (w_i - w_0): its square is a quadratic form in
+        the Gram matrix of the bend differences, which is computed once.
+        """
+        total = np.zeros(len(positions) - 1)
+        for layer in self._curve_layers():
+            gram = _gram_of_differences(layer.bends)
+            steps = np.diff([ops.convert_to_numpy(layer.curve.coefficients(t)).astype("float64") for t in positions], axis=0)
+            total += np.einsum("ji,ik,jk->j", steps, gram, steps)
+        return np.sqrt(np.maximum(total, 0))
+
+    def _curve_layers(self):
+        return [layer for layer in self._flatten_layers() if isinstance(layer, Curve)]
+
+    def _whole_network(self, method):
+        if not isinstance(self.body, Curve):
+            raise ValueError(
+                f"`{method}` needs a body that is one `curves.Curve(network)`; in a body of your own, call it on its "
+                f"curve layers. Received: body={self.body!r}"
+            )
+        return self.body
+
+    def get_config(self):
+        return {**super().get_config(), "body": keras.saving.serialize_keras_object(self.body), "seed": self.seed}
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(**{**config, "body": keras.saving.deserialize_keras_object(config["body"])})
+
+
+def connect(start, end, curve=Bezier(3), fix_start=True, fix_end=True, weight_decay=0.0, seed=None):
+    """A curve between two trained networks, ready to `compile` and `fit`.
+
+    The inner bends start on the straight line. The networks are copied and stay as they are.
+
+    Args:
+        start, end: Two built `keras.Model` of one architecture: phi(0) and phi(1).
+        curve: `Bezier(num_bends)` or `PolygonalChain(num_bends)`; `num_bends` counts both endpoints, so the default
+            `Bezier(3)` trains one bend, and `num_bends=2` is the straight line, with nothing to train.
+        fix_start, fix_end: Whether the endpoints stay as they are in training. Default: both.
+        weight_decay: Factor `wd` of a loss term `0.5 * wd * ||w(t)||^2` over all trainable weights, as in the paper.
+            Use this or the regularizers of the network, never the optimizer's `weight_decay`: that one would act on the
+            bends. Default: 0.
+        seed: Seed of the sequence of t. Default: random.
+
+    Returns:
+        A `CurveModel`.
+
+    Raises:
+        ValueError: if the architectures differ (the first differing weight is named), a network is not built or has
+            nothing to train, or weights that are frozen have different values in the two.
+
+    Example:
+        model = curves.connect(net_a, net_b)
+        model.compile("sgd", "sparse_categorical_crossentropy", metrics=["accuracy"])
+        model.fit(x_train, y_train, epochs=20)
+        curves.evaluate_path(model, (x_train, y_train), (x_test, y_test)).plot("path.png")
+
+    References:
+        Garipov et al., NeurIPS 2018, section 3.1, https://arxiv.org/abs/1802.10026
+    """
+    for network, name in ((start, "start"), (end, "end")):
+        if not isinstance(network, keras.Model):
+            raise ValueError(f"`{name}` must be a keras.Model. Received: {name}={network!r}")
+    check_same_architecture(start, end)
+    if not start.trainable_variables:
+        raise ValueError("`start` has no trainable weights: there is nothing to connect.")
+    _check_same_constants(start, end)
+    network = clone(start)
+    network.set_weights(start.get_weights())
+    model = CurveModel(Curve(network, curve, fix_start, fix_end, weight_decay), seed=seed, dtype=start.dtype_policy)
+    model.set_bend(0, start)
+    model.set_bend(-1, end)
+    model.init_linear()
+    return model
+
+
+def _check_same_constants(start, end):
+    """What is neither trained nor estimated must agree: there is one copy of it for the whole curve."""
+    statistics = {id(v) for norm in batch_norm_layers(start) for v in (norm.moving_mean, norm.moving_variance)}
+    for a, b in zip(start.non_trainable_weights, end.non_trainable_weights):
+        if id(a) not in statistics and not np.array_equal(ops.convert_to_numpy(a), ops.convert_to_numpy(b)):
+            raise ValueError(
+                f"`start` and `end` differ in '{a.path}', which is frozen and so cannot lie on the curve. Make it "
+                "trainable in both networks, or give both the same values."
+            )
+
+
+def _gram_of_differences(bends):
+    """G[i, k] = <w_i - w_0, w_k - w_0> in float64, for `bends[i]` a list of variables."""
+    gram = np.zeros((len(bends), len(bends)))
+    for slot in zip(*bends):
+        values = np.stack([ops.convert_to_numpy(bend).astype("float64").ravel() for bend in slot])
+        differences = values - values[0]
+        gram += differences @ differences.T
+    return gram

@@ -1,0 +1,148 @@
+"""Curves as weighted sums of bends: phi(t) = sum_i c_i(t) w_i.
+
+A parametrization knows only the coefficients c_i(t); the bends w_i (the weights) live in `curves.Curve`.
+"""
+
+import abc
+import math
+import numbers
+
+import keras
+import numpy as np
+from keras import ops
+
+
+def check_position(t, argument="t"):
+    """Returns `t`; raises a ValueError where a Python or numpy number lies outside [0, 1].
+
+    Tensors pass unchecked: their value may not be known while a step is being traced.
+    """
+    if isinstance(t, (numbers.Real, np.ndarray, np.generic)):
+        if not (np.all(np.asarray(t) >= 0) and np.all(np.asarray(t) <= 1)):
+            raise ValueError(f"`{argument}` must lie in [0, 1], the domain of the curve. Received: {argument}={t}")
+    return t
+
+
+class Parametrization(abc.ABC):
+    """A curve phi: [0, 1] -> weight space, given by `num_bends` control points ("bends").
+
+    phi(t) = sum_{i=0}^{n-1} c_i(t) w_i, with n = `num_bends`, c_i(t) >= 0 and sum_i c_i(t) = 1. Bend 0 is phi(0) and
+    bend n-1 is phi(1), so at the ends the coefficients are exactly 0 and 1.
+
+    Args:
+        num_bends: Number of bends, BOTH endpoints included, at least 2 (the straight line). The default of 3 has one
+            free bend: the setting of the paper, whose text counts only that one.
+
+    Raises:
+        ValueError: if `num_bends` is not an integer of at least 2.
+    """
+
+    def __init__(self, num_bends=3):
+        if isinstance(num_bends, bool) or not isinstance(num_bends, numbers.Integral) or num_bends < 2:
+            raise ValueError(
+                "`num_bends` must be an integer of at least 2: it counts both endpoints. "
+                f"Received: num_bends={num_bends!r}"
+            )
+        self.num_bends = int(num_bends)
+
+    @abc.abstractmethod
+    def coefficients(self, t):
+        """The weights of the bends at `t`.
+
+        Args:
+            t: Position on the curve, a scalar in [0, 1] (number or tensor).
+
+        Returns:
+            float32 tensor of shape `(num_bends,)`, non-negative, summing to 1.
+
+        Raises:
+            ValueError: if `t` is a number outside [0, 1].
+        """
+
+    @abc.abstractmethod
+    def velocity(self, t):
+        """d coefficients / dt at `t`: float32 tensor of shape `(num_bends,)`, summing to 0."""
+
+    def get_config(self):
+        return {"num_bends": self.num_bends}
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(**config)
+
+    def __eq__(self, other):
+        return type(self) is type(other) and self.num_bends == other.num_bends
+
+    def __hash__(self):
+        return hash((type(self), self.num_bends))
+
+    def __repr__(self):
+        return f"{type(self).__name__}(num_bends={self.num_bends})"
+
+
+@keras.saving.register_keras_serializable(package="curves")
+class Bezier(Parametrization):
+    """Bezier curve: c_i(t) = C(n-1, i) t^i (1-t)^(n-1-i), the Bernstein polynomials of degree n-1 (n = `num_bends`).
+
+    With three bends, as in the paper:
+    phi(t) = (1-t)^2 w_0 + 2 t (1-t) theta + t^2 w_2.
+
+    Args:
+        num_bends: Number of bends, both endpoints included (see `Parametrization`).
+
+    References:
+        Garipov et al., Loss Surfaces, Mode Connectivity, and Fast Ensembling of DNNs, NeurIPS 2018, section 3.2,
+        https://arxiv.org/abs/1802.10026
+    """
+
+    def coefficients(self, t):
+        return ops.stack(_bernstein(check_position(t), self.num_bends - 1))
+
+    def velocity(self, t):
+        degree = self.num_bends - 1
+        lower = _bernstein(check_position(t), degree - 1)
+        zero = ops.zeros_like(lower[0])
+        return degree * ops.stack([a - b for a, b in zip([zero, *lower], [*lower, zero])])
+
+
+@keras.saving.register_keras_serializable(package="curves")
+class PolygonalChain(Parametrization):
+    """Polygonal chain: c_i(t) = max(0, 1 - |t (n-1) - i|), straight segments from bend to bend (n = `num_bends`).
+
+    With three bends, as in the paper: phi(t) = 2 (t theta + (0.5 - t) w_0) for t <= 0.5, and
+    2 ((t - 0.5) w_2 + (1 - t) theta) for t >= 0.5. At a bend, `velocity` is the one to the right of it.
+
+    Args:
+        num_bends: Number of bends, both endpoints included (see `Parametrization`).
+
+    References:
+        Garipov et al., Loss Surfaces, Mode Connectivity, and Fast Ensembling of DNNs, NeurIPS 2018, section 3.2,
+        https://arxiv.org/abs/1802.10026
+    """
+
+    def coefficients(self, t):
+        position = _to_float32(check_position(t)) * (self.num_bends - 1)
+        return ops.maximum(0.0, 1.0 - ops.abs(position - np.arange(self.num_bends, dtype="float32")))
+
+    def velocity(self, t):
+        segments = self.num_bends - 1
+        segment = ops.minimum(ops.floor(_to_float32(check_position(t)) * segments), segments - 1)
+        bend = np.arange(self.num_bends, dtype="float32")
+        return segments * (ops.cast(bend == segment + 1, "float32") - ops.cast(bend == segment, "float32"))
+
+
+def _to_float32(t):
+    return ops.cast(ops.convert_to_tensor(t), "float32")
+
+
+def _bernstein(t, degree):
+    """The `degree + 1` Bernstein polynomials at `t`.
+
+    Built by products: the gradient of `t ** 0` at t = 0 is NaN on some backends.
+    """
+    t = _to_float32(t)
+    powers, complements = [ops.ones_like(t)], [ops.ones_like(t)]
+    for _ in range(degree):
+        powers.append(powers[-1] * t)
+        complements.append(complements[-1] * (1.0 - t))
+    return [math.comb(degree, i) * powers[i] * complements[degree - i] for i in range(degree + 1)]

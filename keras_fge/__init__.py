@@ -1,0 +1,21 @@
+"""Fast Geometric Ensembles (FGE) and Snapshot Ensembles from one training run, for Keras 3.
+
+Garipov, Izmailov, Podoprikhin, Vetrov, Wilson, Loss Surfaces, Mode Connectivity, and Fast Ensembling of DNNs,
+NeurIPS 2018, https://arxiv.org/abs/1802.10026
+"""
+
+from keras_fge.callback import FGE, SnapshotEnsemble
+from keras_fge.ensemble import Ensemble, classification_metrics
+from keras_fge.schedule import cosine, piecewise_linear, triangular
+from keras_fge.snapshots import Snapshot
+
+__all__ = [
+    "Ensemble",
+    "FGE",
+    "Snapshot",
+    "SnapshotEnsemble",
+    "classification_metrics",
+    "cosine",
+    "piecewise_linear",
+    "triangular",
+]
