@@ -4,14 +4,24 @@ import keras
 from keras import layers
 
 
-def small_cnn(input_shape, num_classes, width=32):
-    """Four 3 x 3 convolutions in two stages and a dense layer, without BatchNormalization: a VGG in miniature."""
-    inputs = keras.Input(input_shape)
-    x = inputs
+def small_cnn(input_shape, num_classes, weight_decay=0.0, width=16, dropout=0.5):
+    """A VGG in miniature: two stages of two 3 x 3 convolutions, no BatchNormalization, dropout before the classifier.
+
+    Args:
+        input_shape: (height, width, channels).
+        num_classes: Number of logits.
+        weight_decay: wd of a loss term 0.5 * wd * ||w||^2 over all kernels and biases, as PyTorch's SGD decays.
+        width: Filters of the first stage; the second has twice as many.
+        dropout: Rate before both dense layers, as in the paper's VGG.
+    """
+    decay = keras.regularizers.L2(weight_decay / 2)
+    arguments = {"kernel_initializer": "he_normal", "kernel_regularizer": decay, "bias_regularizer": decay}
+    x = inputs = keras.Input(input_shape)
     for filters in (width, 2 * width):
         for _ in range(2):
-            x = layers.Conv2D(filters, 3, padding="same", activation="relu", kernel_initializer="he_normal")(x)
+            x = layers.Conv2D(filters, 3, padding="same", activation="relu", **arguments)(x)
         x = layers.MaxPooling2D()(x)
-    x = layers.Flatten()(x)
-    x = layers.Dense(4 * width, activation="relu", kernel_initializer="he_normal")(x)
-    return keras.Model(inputs, layers.Dense(num_classes)(x), name="small_cnn")
+    x = layers.Dropout(dropout)(layers.Flatten()(x))
+    x = layers.Dense(4 * width, activation="relu", **arguments)(x)
+    x = layers.Dropout(dropout)(x)
+    return keras.Model(inputs, layers.Dense(num_classes, **arguments)(x), name="small_cnn")

@@ -83,7 +83,9 @@ class PathResult:
         if missing:
             raise ValueError(f"`path` must be a file written by PathResult.save. '{path}' lacks {sorted(missing)}.")
         splits = {
-            split: {key.removeprefix(f"{split}_"): value for key, value in arrays.items() if key.startswith(f"{split}_")}
+            split: {
+                key.removeprefix(f"{split}_"): value for key, value in arrays.items() if key.startswith(f"{split}_")
+            }
             for split in ("train", "test")
         }
         return cls(arrays["t"], arrays["distance"], float(arrays["straight_distance"]), **splits)

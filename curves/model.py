@@ -127,7 +127,9 @@ class CurveModel(keras.Model):
         total = np.zeros(len(positions) - 1)
         for layer in self._curve_layers():
             gram = _gram_of_differences(layer.bends)
-            steps = np.diff([ops.convert_to_numpy(layer.curve.coefficients(t)).astype("float64") for t in positions], axis=0)
+            steps = np.diff(
+                [ops.convert_to_numpy(layer.curve.coefficients(t)).astype("float64") for t in positions], axis=0
+            )
             total += np.einsum("ji,ik,jk->j", steps, gram, steps)
         return np.sqrt(np.maximum(total, 0))
 

@@ -12,14 +12,14 @@ import numpy as np
 from keras import ops
 
 
-def check_position(t, argument="t"):
+def check_position(t):
     """Returns `t`; raises a ValueError where a Python or numpy number lies outside [0, 1].
 
     Tensors pass unchecked: their value may not be known while a step is being traced.
     """
-    if isinstance(t, (numbers.Real, np.ndarray, np.generic)):
-        if not (np.all(np.asarray(t) >= 0) and np.all(np.asarray(t) <= 1)):
-            raise ValueError(f"`{argument}` must lie in [0, 1], the domain of the curve. Received: {argument}={t}")
+    is_known = isinstance(t, (numbers.Real, np.ndarray, np.generic))
+    if is_known and not (np.all(np.asarray(t) >= 0) and np.all(np.asarray(t) <= 1)):
+        raise ValueError(f"`t` must lie in [0, 1], the domain of the curve. Received: t={t}")
     return t
 
 

@@ -10,8 +10,8 @@ from keras_fge.schedule import cosine, piecewise_linear, triangular
 from keras_fge.snapshots import Snapshot
 
 __all__ = [
-    "Ensemble",
     "FGE",
+    "Ensemble",
     "Snapshot",
     "SnapshotEnsemble",
     "classification_metrics",

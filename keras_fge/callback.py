@@ -220,9 +220,7 @@ class SnapshotEnsemble(CyclicEnsemble):
 
     def __init__(self, max_learning_rate, cycle_epochs=None, cycle_steps=None):
         if not max_learning_rate > 0:
-            raise ValueError(
-                f"`max_learning_rate` must be positive. Received: max_learning_rate={max_learning_rate}"
-            )
+            raise ValueError(f"`max_learning_rate` must be positive. Received: max_learning_rate={max_learning_rate}")
         super().__init__(cycle_epochs, cycle_steps)
         self.max_learning_rate = max_learning_rate
 

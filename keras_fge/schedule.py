@@ -36,7 +36,7 @@ def triangular(step, max_learning_rate, min_learning_rate, cycle_steps):
 
 
 def cosine(step, max_learning_rate, cycle_steps):
-    """The learning rate of Snapshot Ensembles: in every cycle from max towards 0 along half a cosine, then back at once.
+    """The learning rate of Snapshot Ensembles: in each cycle from max towards 0 along half a cosine, then back up.
 
         alpha(i) = alpha_0 / 2 (cos(pi mod(i - 1, c) / c) + 1)
 
