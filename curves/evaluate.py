@@ -6,9 +6,9 @@ import tempfile
 
 import keras
 import numpy as np
-from keras import ops
 
 from curves.batch_norm import BatchNormEstimator
+from curves.layers import read
 from curves.model import CurveModel
 
 
@@ -137,7 +137,7 @@ def evaluate_path(model, train, test, num_points=61, batch_size=128, verbose=Tru
         raise ValueError(f"`num_points` must be at least 2. Received: num_points={num_points}")
     positions = np.linspace(0, 1, num_points)
     batch_norm = BatchNormEstimator(model)
-    state = [(v, np.array(ops.convert_to_numpy(v))) for v in (model.t, *batch_norm.statistics)]
+    state = [(v, read(v)) for v in (model.t, *batch_norm.statistics)]
     progress = keras.utils.Progbar(num_points, verbose=int(verbose), unit_name="point")
     splits = {"train": [], "test": []}
     try:

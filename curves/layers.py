@@ -1,7 +1,6 @@
 """Layers on a curve: `Curve(layer)` is the one place where bends are combined into weights."""
 
 import keras
-import numpy as np
 from keras import ops
 
 from curves.parametrization import Bezier, Parametrization
@@ -71,7 +70,7 @@ class Curve(keras.layers.Layer):
         for index, source in enumerate(sources):
             self.bends.append(
                 [
-                    self._add_copy(variable, f"bend_{index}", trainable=not fixed.get(index, False))
+                    self._addread(variable, f"bend_{index}", trainable=not fixed.get(index, False))
                     for variable in source.trainable_variables
                 ]
             )
@@ -79,16 +78,17 @@ class Curve(keras.layers.Layer):
         self.state = self.layer.non_trainable_variables
         self.statistics = [v for norm in batch_norm_layers(self) for v in (norm.moving_mean, norm.moving_variance)]
         self.endpoint_statistics = [
-            [self._add_copy(variable, name, trainable=False) for variable in self.statistics]
+            [self._addread(variable, name, trainable=False) for variable in self.statistics]
             for name in ("start", "end")
         ]
 
-    def _add_copy(self, variable, suffix, trainable):
+    def _addread(self, variable, suffix, trainable):
         name = variable.path.removeprefix(f"{self.layer.name}/").replace("/", "_").replace(".", "_")
         return self.add_weight(
             name=f"{name}_{suffix}",
             shape=variable.shape,
-            initializer=lambda shape, dtype: ops.cast(ops.convert_to_numpy(variable), dtype),
+            # No numpy here: while Keras traces `build`, the variable may not have its value yet.
+            initializer=lambda shape, dtype: ops.cast(ops.stop_gradient(ops.copy(variable.value)), dtype),
             dtype="float32",
             trainable=trainable,
             autocast=False,
@@ -152,7 +152,7 @@ class Curve(keras.layers.Layer):
         BatchNormalization statistics are those of the endpoint at a fixed end, else the ones last estimated.
         """
         scope = self._scope(self.curve.coefficients(t), training=False)
-        return [_copy(scope.get_current_value(variable)) for variable in self.layer.weights]
+        return [ops.convert_to_numpy(scope.get_current_value(variable)) for variable in self.layer.weights]
 
     def set_bend(self, index, layer):
         """Copies the trainable weights of `layer` into bend `index`; at an end, its BatchNormalization statistics too.
@@ -170,11 +170,11 @@ class Curve(keras.layers.Layer):
         index %= num_bends
         check_same_architecture(self.layer, layer, "the curve", "`layer`")
         for bend, variable in zip(self.bends[index], layer.trainable_variables):
-            bend.assign(_copy(variable))
+            bend.assign(read(variable))
         statistics = [v for norm in batch_norm_layers(layer) for v in (norm.moving_mean, norm.moving_variance)]
         if index in (0, num_bends - 1):
             for own, variable in zip(self.endpoint_statistics[0 if index == 0 else 1], statistics):
-                own.assign(_copy(variable))
+                own.assign(read(variable))
 
     def init_linear(self):
         """Puts the inner bends on the straight line between the endpoints: w_i = (1 - s) w_0 + s w_{n-1}, s = i/(n-1).
@@ -183,11 +183,11 @@ class Curve(keras.layers.Layer):
         """
         last = self.curve.num_bends - 1
         for start, *inner, end in zip(*self.bends):
-            start, end = _copy(start), _copy(end)
+            start, end = read(start), read(end)
             for index, bend in enumerate(inner, start=1):
                 bend.assign(start + index / last * (end - start))
         for variable, start, end in zip(self.statistics, *self.endpoint_statistics):
-            variable.assign((_copy(start) + _copy(end)) / 2)
+            variable.assign((read(start) + read(end)) / 2)
 
     def compute_mask(self, *args, **kwargs):
         return self.layer.compute_mask(*args, **kwargs)
@@ -350,6 +350,10 @@ def check_same_architecture(start, end, start_name="`start`", end_name="`end`"):
             )
 
 
-def _copy(variable):
-    # Through numpy: on JAX, assigning one variable to another shares the buffer, and the next fit donates it twice.
-    return np.array(ops.convert_to_numpy(variable))
+def read(variable):
+    """The value of a Keras variable as a numpy array of its own.
+
+    Also the way to copy a variable into another: on JAX, `a.assign(b)` shares the buffer, and the next `fit` donates it
+    twice.
+    """
+    return ops.convert_to_numpy(variable.value)

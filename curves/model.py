@@ -4,8 +4,10 @@ import keras
 import numpy as np
 from keras import ops
 
-from curves.layers import Curve, batch_norm_layers, check_same_architecture, clone
+from curves.layers import Curve, batch_norm_layers, check_same_architecture, clone, read
 from curves.parametrization import Bezier, check_position
+
+NUM_DRAWS = 2**16  # Length of the sequence of t, which then repeats.
 
 
 class Position(keras.Variable):
@@ -26,7 +28,7 @@ class CurveModel(keras.Model):
 
     Args:
         body: Anything called as `body(x, t=t, training=...)`: a `Curve`, or a model of your own made of curve layers.
-        seed: Seed of the sequence of t. Default: random.
+        seed: Seed of the sequence of t, the same on every backend. Default: random.
 
     Attributes:
         t: Scalar variable in [0, 1], where the model stands. Starts at 0.5, the middle.
@@ -40,7 +42,11 @@ class CurveModel(keras.Model):
             raise ValueError(f"`body` must be a Keras layer or model called as f(x, t=t). Received: body={body!r}")
         self.body = body
         self.seed = seed
-        self.seed_generator = keras.random.SeedGenerator(seed)
+        # Drawn by numpy, so that all backends, compiled or not, train at the same positions; variables of the model, so
+        # that a saved model goes on where it stopped.
+        draws = np.random.default_rng(seed).random(NUM_DRAWS, dtype="float32")
+        self.draws = keras.Variable(draws, trainable=False, autocast=False, name="draws")
+        self.num_drawn = keras.Variable(0, trainable=False, dtype="int32", name="num_drawn")
         self.t = Position(0.5, trainable=False, dtype="float32", autocast=False, name="t")
 
     def call(self, inputs, training=None):
@@ -70,7 +76,9 @@ class CurveModel(keras.Model):
         return logs, (trainable, non_trainable, *rest)
 
     def _sample_position(self):
-        return keras.random.uniform((), seed=self.seed_generator)
+        t = ops.take(self.draws, ops.mod(self.num_drawn, NUM_DRAWS))
+        self.num_drawn.assign(self.num_drawn + 1)
+        return t
 
     def set_bend(self, index, network):
         """Copies the weights of `network` into bend `index` of a body that is one `Curve`; see `Curve.set_bend`."""
@@ -90,15 +98,15 @@ class CurveModel(keras.Model):
 
     def network_at(self, t):
         """A plain `keras.Model` with the weights at `t`, independent of this curve."""
-        weights = self.weights_at(t)
-        network = clone(self.body.layer)
-        network.set_weights(weights)
+        curve = self._whole_network("network_at")
+        network = clone(curve.layer)
+        network.set_weights(curve.weights_at(t))
         return network
 
     def penalty(self, t):
         """The part of the loss that depends on the weights at `t` alone: regularizers and weight decay, a float."""
-        with keras.StatelessScope(collect_losses=True):  # Without a call: the regularizers of plain layers alone.
-            terms = list(self.losses)
+        with keras.StatelessScope([(v, v.value) for v in self.variables], collect_losses=True):
+            terms = list(self.losses)  # No call has been made in this scope: the regularizers of plain layers alone.
         terms += [layer.penalty(t) for layer in self._curve_layers()]
         return float(sum(ops.convert_to_numpy(term) for term in terms))
 
@@ -203,7 +211,7 @@ def _check_same_constants(start, end):
     """What is neither trained nor estimated must agree: there is one copy of it for the whole curve."""
     statistics = {id(v) for norm in batch_norm_layers(start) for v in (norm.moving_mean, norm.moving_variance)}
     for a, b in zip(start.non_trainable_weights, end.non_trainable_weights):
-        if id(a) not in statistics and not np.array_equal(ops.convert_to_numpy(a), ops.convert_to_numpy(b)):
+        if id(a) not in statistics and not np.array_equal(read(a), read(b)):
             raise ValueError(
                 f"`start` and `end` differ in '{a.path}', which is frozen and so cannot lie on the curve. Make it "
                 "trainable in both networks, or give both the same values."
@@ -214,7 +222,7 @@ def _gram_of_differences(bends):
     """G[i, k] = <w_i - w_0, w_k - w_0> in float64, for `bends[i]` a list of variables."""
     gram = np.zeros((len(bends), len(bends)))
     for slot in zip(*bends):
-        values = np.stack([ops.convert_to_numpy(bend).astype("float64").ravel() for bend in slot])
+        values = np.stack([read(bend).astype("float64").ravel() for bend in slot])
         differences = values - values[0]
         gram += differences @ differences.T
     return gram

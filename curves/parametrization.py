@@ -122,12 +122,12 @@ class PolygonalChain(Parametrization):
 
     def coefficients(self, t):
         position = _to_float32(check_position(t)) * (self.num_bends - 1)
-        return ops.maximum(0.0, 1.0 - ops.abs(position - np.arange(self.num_bends, dtype="float32")))
+        return ops.maximum(0.0, 1.0 - ops.abs(position - ops.arange(self.num_bends, dtype="float32")))
 
     def velocity(self, t):
         segments = self.num_bends - 1
         segment = ops.minimum(ops.floor(_to_float32(check_position(t)) * segments), segments - 1)
-        bend = np.arange(self.num_bends, dtype="float32")
+        bend = ops.arange(self.num_bends, dtype="float32")
         return segments * (ops.cast(bend == segment + 1, "float32") - ops.cast(bend == segment, "float32"))
 
 

@@ -64,7 +64,7 @@ class CyclicEnsemble(keras.callbacks.Callback, abc.ABC):
         self._cycle = self._cycle_in_steps(self.params.get("steps"))
         self._snapshot_at = self.position_of_minimum(self._cycle)
         self._check_alignment(self.params.get("steps"), model.steps_per_execution)
-        self._start = int(ops.convert_to_numpy(model.optimizer.iterations))
+        self._start = int(ops.convert_to_numpy(model.optimizer.iterations.value))
         self._run_begins = True
         self._install(model, LearningRateFunction(lambda step: self.learning_rate(step, self._cycle), self._start))
 
@@ -88,7 +88,7 @@ class CyclicEnsemble(keras.callbacks.Callback, abc.ABC):
         self.model.train_function = self._plain_function
 
     def _steps_done(self):
-        return int(ops.convert_to_numpy(self.model.optimizer.iterations)) - self._start
+        return int(ops.convert_to_numpy(self.model.optimizer.iterations.value)) - self._start
 
     def _learning_rate_at(self, step):
         return float(ops.convert_to_numpy(self.learning_rate(step, self._cycle)))

@@ -23,7 +23,7 @@ class Snapshot:
     @classmethod
     def of(cls, network, step=0, learning_rate=None):
         """Copies the present weights of `network`."""
-        return cls([np.array(ops.convert_to_numpy(v)) for v in network.weights], step, learning_rate)
+        return cls([ops.convert_to_numpy(v.value) for v in network.weights], step, learning_rate)
 
     def check(self, network, index):
         """Raises a ValueError unless these are weights of the architecture of `network`."""

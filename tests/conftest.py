@@ -1,5 +1,6 @@
 """What the tests share. They run on the backend named by KERAS_BACKEND, one process each."""
 
+import functools
 import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -16,7 +17,7 @@ def seeded():
 
 
 def to_numpy(tensor):
-    return np.array(ops.convert_to_numpy(tensor))
+    return ops.convert_to_numpy(tensor.value if isinstance(tensor, keras.Variable) else tensor)
 
 
 def values(variables):
@@ -43,18 +44,22 @@ def images(samples=50):
     return rng.normal(1.0, 2.0, (samples, 6, 6, 2)).astype("float32"), rng.integers(0, 3, samples)
 
 
+@functools.cache
+def _trained():
+    x, y = images()
+    networks = []
+    for _ in range(2):
+        network = batch_norm_network()
+        network.compile(keras.optimizers.SGD(0.02, momentum=0.9), logits_loss(), metrics=["accuracy"])
+        network.fit(x, y, batch_size=16, epochs=2, verbose=0)
+        networks.append(network)
+    return *networks, x, y
+
+
 @pytest.fixture
 def trained():
-    """A function that returns two networks of one architecture, trained for two epochs, and their data."""
-
-    def make(build=batch_norm_network):
-        x, y = images()
-        networks = []
-        for _ in range(2):
-            network = build()
-            network.compile(keras.optimizers.SGD(0.02, momentum=0.9), logits_loss(), metrics=["accuracy"])
-            network.fit(x, y, batch_size=16, epochs=2, verbose=0)
-            networks.append(network)
-        return *networks, x, y
-
-    return make
+    """Two trained networks of one architecture and their data: (start, end, x, y). Shared: no test may change them."""
+    start, end, x, y = _trained()
+    before = values(start.variables + end.variables)
+    yield start, end, x, y
+    assert all(np.array_equal(a, b) for a, b in zip(values(start.variables + end.variables), before))

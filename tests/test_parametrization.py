@@ -1,5 +1,7 @@
 """Bezier against de Casteljau, the chain against np.interp, velocities against differences."""
 
+import itertools
+
 import keras
 import numpy as np
 import pytest
@@ -15,7 +17,7 @@ positions = st.floats(0, 1, width=32)
 
 def de_casteljau(points, t):
     while len(points) > 1:
-        points = [(1 - t) * a + t * b for a, b in zip(points[:-1], points[1:])]
+        points = [(1 - t) * a + t * b for a, b in itertools.pairwise(points)]
     return points[0]
 
 

@@ -1,0 +1,262 @@
+"""Training a curve: the step against the same step in numpy, and what `connect` promises."""
+
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+from conftest import batch_norm_network, images, logits_loss, to_numpy, values
+from keras import layers
+
+import curves
+
+BACKEND = keras.backend.backend()
+
+
+def linear_network(weights=None):
+    network = keras.Sequential([keras.Input((4,)), layers.Dense(2)])
+    if weights is not None:
+        network.set_weights(weights)
+    return network
+
+
+def random_weights(seed):
+    rng = np.random.default_rng(seed)
+    return [rng.normal(size=(4, 2)).astype("float32"), rng.normal(size=2).astype("float32")]
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize("curve", [curves.Bezier(3), curves.Bezier(5), curves.PolygonalChain(4)], ids=repr)
+def test_training_steps_against_numpy(curve, jit_compile):
+    if BACKEND == "torch" and jit_compile:
+        pytest.skip("Keras does not compile on torch")
+    rate, momentum, decay = 0.1, 0.9, 0.02
+    rng = np.random.default_rng(7)
+    x, y = rng.normal(size=(24, 4)).astype("float32"), rng.normal(size=(24, 2)).astype("float32")
+    start, end = random_weights(0), random_weights(1)
+    model = curves.connect(linear_network(start), linear_network(end), curve, weight_decay=decay, seed=11)
+    model.compile(keras.optimizers.SGD(rate, momentum=momentum), "mse", jit_compile=jit_compile)
+    model.fit(x, y, batch_size=8, epochs=2, shuffle=False, verbose=0)
+
+    positions = np.random.default_rng(11).random(6, dtype="float32")
+    shares = np.linspace(0, 1, curve.num_bends)
+    bends = [[(1 - s) * a.astype("float64") + s * b for a, b in zip(start, end)] for s in shares]
+    velocity = [[np.zeros_like(w) for w in bend] for bend in bends]
+    for step, t in enumerate(positions):
+        batch = slice(8 * (step % 3), 8 * (step % 3) + 8)
+        c = to_numpy(curve.coefficients(t)).astype("float64")
+        kernel, bias = (sum(c[i] * bend[k] for i, bend in enumerate(bends)) for k in (0, 1))
+        residual = 2 * (x[batch] @ kernel + bias - y[batch]) / (8 * 2)
+        gradients = [x[batch].T @ residual + decay * kernel, residual.sum(axis=0) + decay * bias]
+        for i in range(1, curve.num_bends - 1):
+            for k in (0, 1):
+                velocity[i][k] = momentum * velocity[i][k] - rate * c[i] * gradients[k]
+                bends[i][k] = bends[i][k] + velocity[i][k]
+    for ours, expected in zip(model.body.bends, bends):
+        for a, b in zip(values(ours), expected):
+            assert a == pytest.approx(b, abs=2e-6)
+
+
+def test_fit_draws_one_t_per_batch_and_leaves_the_position_alone():
+    x = np.ones((32, 4), "float32")
+    model = curves.connect(linear_network(random_weights(0)), linear_network(random_weights(1)), seed=3)
+    model.t.assign(0.25)
+    model.compile("sgd", "mse")
+    history = model.fit(x, x[:, :2], batch_size=8, epochs=2, validation_data=(x, x[:, :2]), verbose=0)
+    assert float(to_numpy(model.t)) == 0.25
+    expected = model.evaluate(x, x[:, :2], verbose=0)
+    assert history.history["val_loss"][-1] == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_failing_step_leaves_the_position_alone():
+    model = curves.connect(linear_network(random_weights(0)), linear_network(random_weights(1)), seed=3)
+    model.compile("sgd", "mse", run_eagerly=True)
+    with pytest.raises(Exception):  # noqa: B017 - the backends disagree on what a shape mismatch is
+        model.fit(np.ones((8, 4), "float32"), np.ones((8, 7), "float32"), verbose=0)
+    assert float(to_numpy(model.t)) == 0.5
+
+
+@pytest.mark.parametrize("fix_start", [True, False])
+@pytest.mark.parametrize("fix_end", [True, False])
+def test_fixed_endpoints_are_the_networks_bit_for_bit_after_training(trained, fix_start, fix_end):
+    start, end, x, y = trained
+    model = curves.connect(start, end, fix_start=fix_start, fix_end=fix_end, seed=0)
+    model.compile(keras.optimizers.SGD(0.05, momentum=0.9), logits_loss())
+    model.fit(x, y, batch_size=16, epochs=2, verbose=0)
+    for t, network, fixed in ((0.0, start, fix_start), (1.0, end, fix_end)):
+        weights = zip(model.weights_at(t), network.get_weights())
+        assert all(np.array_equal(a, b) for a, b in weights) == fixed
+        if fixed:
+            model.t.assign(t)
+            expected = network.predict(x, verbose=0)
+            assert model.predict(x, verbose=0) == pytest.approx(expected, abs=1e-6)
+            assert model.network_at(t).predict(x, verbose=0) == pytest.approx(expected, abs=1e-6)
+    assert start.compiled and start.trainable
+
+
+@pytest.mark.parametrize("curve", [curves.Bezier(5), curves.PolygonalChain(4)], ids=repr)
+def test_linear_initialization_in_order(curve):
+    start, end = random_weights(0), random_weights(1)
+    model = curves.connect(linear_network(start), linear_network(end), curve)
+    for i, bend in enumerate(model.body.bends):
+        s = i / (curve.num_bends - 1)
+        for variable, a, b in zip(bend, start, end):
+            assert to_numpy(variable) == pytest.approx((1 - s) * a + s * b, abs=1e-6)
+    for t in (0.0, 0.2, 0.9):
+        for weight, a, b in zip(model.weights_at(t), start, end):
+            assert weight == pytest.approx((1 - t) * a + t * b, abs=1e-6)
+
+
+def test_network_at_is_independent_and_predicts_what_the_curve_predicts(trained):
+    start, end, x, _ = trained
+    model = curves.connect(start, end)
+    model.t.assign(0.4)
+    expected = model.predict(x, verbose=0)
+    network = model.network_at(0.4)
+    assert network.predict(x, verbose=0) == pytest.approx(expected, abs=1e-5)
+    network.set_weights([np.zeros_like(w) for w in network.get_weights()])
+    assert np.array_equal(model.predict(x, verbose=0), expected)
+
+
+def test_arc_length_of_a_line_and_of_a_parabola():
+    start, end = random_weights(0), random_weights(1)
+    straight = np.sqrt(sum(np.sum((a.astype("float64") - b) ** 2) for a, b in zip(start, end)))
+    model = curves.connect(linear_network(start), linear_network(end), curves.PolygonalChain(4))
+    assert model.arc_length() == pytest.approx(straight, rel=1e-6)
+    assert model.arc_length(num_points=2) == pytest.approx(straight, rel=1e-6)
+
+    # In one plane: bends (0, 0), (1/2, 1), (1, 0), that is x = t, y = 2 t (1 - t).
+    zero, one = [np.zeros((4, 2)), np.zeros(2)], [np.zeros((4, 2)), np.array([1.0, 0.0])]
+    parabola = curves.connect(linear_network(zero), linear_network(one), curves.Bezier(3))
+    parabola.set_bend(1, linear_network([np.zeros((4, 2)), np.array([0.5, 1.0])]))
+    expected = np.sqrt(5) / 2 + np.arcsinh(2) / 4  # integral of sqrt(1 + (2 - 4 t)^2)
+    assert parabola.arc_length(num_points=2001) == pytest.approx(expected, rel=1e-5)
+    segments = parabola.segment_lengths(np.array([0.0, 0.5, 1.0]))
+    assert segments == pytest.approx([np.sqrt(0.5)] * 2, rel=1e-6)
+
+
+def test_penalty_is_the_regularization_of_the_network_at_t(trained):
+    start, end, _, _ = trained
+    model = curves.connect(start, end, weight_decay=0.3)
+    network = model.network_at(0.7)
+    squares = sum(np.sum(v.astype("float64") ** 2) for v in values(network.trainable_variables))
+    regularizer = 1e-2 * np.sum(to_numpy(network.layers[1].kernel).astype("float64") ** 2)
+    assert model.penalty(0.7) == pytest.approx(0.5 * 0.3 * squares + regularizer, rel=1e-5)
+
+
+def test_hand_built_body_of_curve_layers():
+    class Body(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.backbone = layers.Dense(8, activation="relu", kernel_regularizer="l2")
+            self.head = curves.CurveDense(2, fix_start=False, fix_end=False)
+
+        def call(self, x, t, training=None):
+            return self.head(self.backbone(x), t=t)
+
+    x, y = np.random.default_rng(0).normal(size=(32, 4)).astype("float32"), np.zeros(32)
+    model = curves.CurveModel(Body(), seed=0)
+    model.compile("sgd", logits_loss())
+    model.fit(x, y, epochs=1, verbose=0)
+    assert len(model.trainable_variables) == 2 + 3 * 2
+    assert model.arc_length() > 0
+    kernel = to_numpy(model.body.backbone.kernel)
+    assert model.penalty(0.5) == pytest.approx(0.01 * np.sum(kernel**2), rel=1e-5)
+    with pytest.raises(ValueError, match=r"`network_at` needs a body that is one `curves.Curve"):
+        model.network_at(0.5)
+
+
+def test_round_trip_in_a_new_process(trained, tmp_path):
+    start, end, x, y = trained
+    model = curves.connect(start, end, curves.PolygonalChain(3), weight_decay=1e-3, seed=5)
+    model.compile(keras.optimizers.SGD(0.05), logits_loss())
+    model.fit(x, y, epochs=1, verbose=0)
+    model.t.assign(0.3)
+    curves.update_batch_norm(model, (x, y))
+    model.save(tmp_path / "curve.keras")
+    np.savez(tmp_path / "expected.npz", x=x, y=model.predict(x, verbose=0), length=model.arc_length())
+    code = f"""
+import numpy as np, keras, curves
+model = keras.saving.load_model(r"{tmp_path}/curve.keras")
+expected = np.load(r"{tmp_path}/expected.npz")
+np.testing.assert_allclose(model.predict(expected["x"], verbose=0), expected["y"], atol=1e-6)
+np.testing.assert_allclose(model.arc_length(), expected["length"], rtol=1e-6)
+assert model.optimizer.iterations.numpy() == 2
+model.fit(expected["x"], np.zeros(len(expected["x"])), verbose=0)
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize("t", [-0.1, 1.1, np.float64(7)])
+def test_position_outside_the_curve(t):
+    model = curves.connect(linear_network(), linear_network())
+    with pytest.raises(ValueError, match=r"`t` must lie in \[0, 1\]"):
+        model.t.assign(t)
+    with pytest.raises(ValueError, match=r"`t` must lie in \[0, 1\]"):
+        model.network_at(t)
+    assert float(to_numpy(model.t)) == 0.5
+
+
+def test_first_weight_that_differs_is_named():
+    def network(width):
+        return keras.Sequential([keras.Input((4,)), layers.Dense(3), layers.Dense(width, name="wide"), layers.Dense(2)])
+
+    with pytest.raises(ValueError, match=r"trainable weight 2: '.*wide/kernel' \(3, 5\) .*wide/kernel' \(3, 6\)"):
+        curves.connect(network(5), network(6))
+    deeper = keras.Sequential([*network(5).layers, layers.Dense(2, name="more")])
+    deeper.build((None, 4))
+    with pytest.raises(ValueError, match=r"have 6 and 8 trainable weights.*more/kernel' of `end`"):
+        curves.connect(network(5), deeper)
+
+
+def test_networks_that_cannot_be_connected():
+    unbuilt = keras.Sequential([layers.Dense(3)])
+    with pytest.raises(ValueError, match="`start` must be a built network"):
+        curves.connect(unbuilt, linear_network())
+    with pytest.raises(ValueError, match=r"`end` must be a keras.Model"):
+        curves.connect(linear_network(), layers.Dense(2))
+    frozen = [linear_network(random_weights(seed)) for seed in (0, 1)]
+    for network in frozen:
+        network.trainable = False
+    with pytest.raises(ValueError, match="no trainable weights"):
+        curves.connect(*frozen)
+
+    def half_frozen():
+        network = keras.Sequential(
+            [keras.Input((4,)), layers.Dense(3, trainable=False, name="frozen"), layers.Dense(2)]
+        )
+        return network
+
+    with pytest.raises(ValueError, match=r"differ in '.*frozen/kernel', which is frozen"):
+        curves.connect(half_frozen(), half_frozen())
+
+
+def test_class_without_a_configuration():
+    class Custom(keras.Model):
+        def __init__(self, make):
+            super().__init__()
+            self.dense = make()
+
+        def call(self, x):
+            return self.dense(x)
+
+    networks = [Custom(lambda: layers.Dense(2)) for _ in range(2)]
+    for network in networks:
+        network(np.ones((1, 4), "float32"))
+    with pytest.raises(ValueError, match=r"could not be rebuilt from its configuration.*get_config"):
+        curves.connect(*networks)
+
+
+def test_custom_loss_and_schedule_of_the_endpoint_do_not_matter():
+    class Schedule(keras.optimizers.schedules.LearningRateSchedule):
+        def __call__(self, step):
+            return 0.1
+
+    start = batch_norm_network()
+    start.compile(keras.optimizers.SGD(Schedule()), lambda y, p: p)
+    model = curves.connect(start, batch_norm_network())
+    assert start.compiled and not model.compiled
+    x, _ = images(4)
+    assert model(x).shape == (4, 3)

@@ -1,0 +1,251 @@
+"""Learning rates against closed forms, and against the updates that the optimizer really made."""
+
+import math
+
+import keras
+import numpy as np
+import pytest
+from conftest import to_numpy, values
+from keras import ops
+
+import keras_fge
+
+BACKEND = keras.backend.backend()
+
+
+def fge_by_hand(step, high, low, cycle):
+    t = ((step - 1) % cycle + 1) / cycle
+    return (1 - 2 * t) * high + 2 * t * low if t <= 0.5 else (2 - 2 * t) * low + (2 * t - 1) * high
+
+
+def sse_by_hand(step, high, cycle):
+    return high / 2 * (math.cos(math.pi * ((step - 1) % cycle) / cycle) + 1)
+
+
+@pytest.mark.parametrize("cycle", [2, 4, 10, 782])
+def test_triangular(cycle):
+    steps = np.arange(1, 3 * cycle + 1)
+    expected = [fge_by_hand(step, 0.05, 0.0005, cycle) for step in steps]
+    rates = to_numpy(keras_fge.triangular(steps, 0.05, 0.0005, cycle))
+    assert rates == pytest.approx(np.array(expected), abs=1e-8)
+    assert rates[cycle // 2 - 1] == pytest.approx(0.0005) and rates[cycle - 1] == pytest.approx(0.05)
+    assert float(to_numpy(keras_fge.triangular(7, 0.05, 0.0005, cycle))) == pytest.approx(expected[6 % len(steps)])
+
+
+def test_triangular_is_exact_after_many_steps():
+    late = 2**24 + 3  # Not an integer in float32.
+    expected = fge_by_hand(late, 1.0, 0.0, 10)
+    assert float(to_numpy(keras_fge.triangular(np.array(late, "int32"), 1.0, 0.0, 10))) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("cycle", [1, 5, 100])
+def test_cosine(cycle):
+    steps = np.arange(1, 3 * cycle + 1)
+    expected = [sse_by_hand(step, 0.1, cycle) for step in steps]
+    assert to_numpy(keras_fge.cosine(steps, 0.1, cycle)) == pytest.approx(np.array(expected), abs=1e-7)
+
+
+def test_piecewise_linear():
+    rates = to_numpy(keras_fge.piecewise_linear(np.arange(1, 201), 0.1, 200))
+    assert rates[:100] == pytest.approx(0.1)
+    assert rates[99:180] == pytest.approx(np.linspace(0.1, 0.001, 81), abs=1e-7)
+    assert rates[179:] == pytest.approx(0.001, rel=1e-5)
+
+
+class UnitGradient(keras.Model):
+    """Its loss is its only weight: plain SGD moves it by minus the learning rate, and it tells what was applied."""
+
+    def __init__(self):
+        super().__init__()
+        self.w = self.add_weight(shape=(), initializer="zeros", name="w")
+
+    def call(self, x):
+        return 0 * x + self.w
+
+
+def unit_gradient_model(rate=0.25, **compile_arguments):
+    model = UnitGradient()
+    loss = lambda y, prediction: ops.mean(prediction, axis=-1)  # noqa: E731
+    model.compile(keras.optimizers.SGD(rate), loss, **compile_arguments)
+    return model
+
+
+def fit(model, epochs, callbacks=(), steps=6):
+    x = np.zeros((2 * steps, 1), "float32")
+    return model.fit(x, x, batch_size=2, epochs=epochs, verbose=0, callbacks=list(callbacks))
+
+
+def weight(model):
+    return float(to_numpy(model.w))
+
+
+COMPILED = [{}] if BACKEND == "torch" else [{}, {"jit_compile": True}, {"steps_per_execution": 3}]
+
+
+@pytest.mark.parametrize("arguments", COMPILED, ids=str)
+@pytest.mark.parametrize("fitted_before", [False, True])
+def test_fge_applies_the_schedule_and_collects_at_the_minimum(arguments, fitted_before):
+    model = unit_gradient_model(**arguments)
+    if fitted_before:
+        fit(model, epochs=1)
+        assert weight(model) == pytest.approx(-6 * 0.25)
+    start = weight(model)
+    fge = keras_fge.FGE(1.0, 0.1, cycle_steps=12)
+    history = fit(model, epochs=6, callbacks=[fge])
+    rates = np.array([fge_by_hand(step, 1.0, 0.1, 12) for step in range(1, 37)])
+    after = start - np.cumsum(rates)
+    assert weight(model) == pytest.approx(after[-1], abs=1e-5)
+    assert [snapshot.step for snapshot in fge.snapshots] == [6, 18, 30]
+    for snapshot in fge.snapshots:
+        assert snapshot.learning_rate == pytest.approx(0.1)
+        assert snapshot.weights[0] == pytest.approx(after[snapshot.step - 1], abs=1e-5)
+    assert history.history["learning_rate"] == pytest.approx(rates[5::6])
+
+
+@pytest.mark.parametrize("arguments", COMPILED, ids=str)
+def test_snapshot_ensemble_applies_the_schedule_and_collects_at_the_end(arguments):
+    model = unit_gradient_model(**arguments)
+    sse = keras_fge.SnapshotEnsemble(0.5, cycle_epochs=2)
+    fit(model, epochs=4, callbacks=[sse])
+    after = -np.cumsum([sse_by_hand(step, 0.5, 12) for step in range(1, 25)])
+    assert [snapshot.step for snapshot in sse.snapshots] == [12, 24]
+    assert [snapshot.weights[0] for snapshot in sse.snapshots] == pytest.approx(after[[11, 23]], abs=1e-5)
+
+
+def test_cycle_of_one_epoch_collects_in_the_middle_of_epochs():
+    model = unit_gradient_model()
+    fge = keras_fge.FGE(1.0, 0.0, cycle_epochs=1)
+    fit(model, epochs=2, callbacks=[fge])
+    after = -np.cumsum([fge_by_hand(step, 1.0, 0.0, 6) for step in range(1, 13)])
+    assert [snapshot.step for snapshot in fge.snapshots] == [3, 9]
+    assert [snapshot.weights[0] for snapshot in fge.snapshots] == pytest.approx(after[[2, 8]], abs=1e-5)
+
+
+def test_optimizer_and_compiled_function_are_as_before_afterwards():
+    model = unit_gradient_model()
+    model.make_train_function()
+    fit(model, epochs=1)
+    function, variables = model.train_function, list(map(id, model.optimizer.variables))
+    fit(model, epochs=2, callbacks=[keras_fge.FGE(1.0, 0.1)])
+    assert model.train_function is function
+    assert list(map(id, model.optimizer.variables)) == variables
+    assert float(to_numpy(model.optimizer.learning_rate)) == 0.25
+    model.optimizer.learning_rate = 0.5
+    before = weight(model)
+    fit(model, epochs=1)
+    assert before - weight(model) == pytest.approx(6 * 0.5)
+
+
+class Interrupt(keras.callbacks.Callback):
+    def __init__(self, hook, batch):
+        super().__init__()
+        setattr(self, hook, self.interrupt)
+        self.batch = batch
+
+    def interrupt(self, batch, logs=None):
+        if batch == self.batch:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("hook", ["on_train_batch_begin", "on_train_batch_end"])
+def test_an_interrupted_run_leaves_nothing_behind(hook):
+    model = unit_gradient_model()
+    fge = keras_fge.FGE(1.0, 0.1, cycle_steps=4)
+    with pytest.raises(KeyboardInterrupt):
+        fit(model, epochs=2, callbacks=[fge, Interrupt(hook, 4)])
+    assert [snapshot.step for snapshot in fge.snapshots] == [2]
+    assert float(to_numpy(model.optimizer.learning_rate)) == 0.25
+    before = weight(model)
+    fit(model, epochs=1)
+    assert before - weight(model) == pytest.approx(6 * 0.25)
+    before = weight(model)
+    fit(model, epochs=2, callbacks=[fge])  # The same callback again: a new cycle, and the old snapshots stay.
+    rates = [fge_by_hand(step, 1.0, 0.1, 4) for step in range(1, 13)]
+    assert before - weight(model) == pytest.approx(sum(rates), abs=1e-5)
+    assert [snapshot.step for snapshot in fge.snapshots] == [2, 2, 6, 10]
+
+
+def test_snapshots_hold_all_weights_and_stay_as_they_were(trained):
+    start, _, x, y = trained
+    network = keras.models.clone_model(start)
+    network.set_weights(start.get_weights())
+    network.compile(keras.optimizers.SGD(0.01), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    fge = keras_fge.FGE(0.05, 0.001, cycle_steps=2)
+    network.fit(x, y, batch_size=25, epochs=2, verbose=0, callbacks=[fge])
+    assert len(fge.snapshots) == 2
+    assert [w.shape for w in fge.snapshots[0].weights] == [w.shape for w in network.get_weights()]
+    kept = [w.copy() for w in fge.snapshots[0].weights]
+    network.fit(x, y, verbose=0)
+    network.set_weights([np.zeros_like(w) for w in network.get_weights()])
+    assert all(np.array_equal(a, b) for a, b in zip(kept, fge.snapshots[0].weights))
+    ensemble = fge.ensemble()
+    assert len(ensemble) == 2 and ensemble.from_logits
+    assert all(not np.any(array) for array in values(network.weights))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: keras_fge.FGE(0.01, 0.05), "`min_learning_rate` must be at least 0 and below"),
+        (lambda: keras_fge.FGE(0.05, 0.05), "`min_learning_rate` must be at least 0 and below"),
+        (lambda: keras_fge.FGE(0.05, 0.01, cycle_steps=7), "even number of iterations.*7.*`cycle_steps=6 or 8`"),
+        (lambda: keras_fge.FGE(0.05, 0.01, cycle_steps=1), "even number of iterations.*1.*`cycle_steps=2`"),
+        (lambda: keras_fge.FGE(0.05, 0.01, cycle_epochs=0), "`cycle_epochs` must be a positive integer"),
+        (lambda: keras_fge.FGE(0.05, 0.01, cycle_epochs=1.5), "`cycle_epochs` must be a positive integer"),
+        (lambda: keras_fge.FGE(0.05, 0.01, cycle_epochs=2, cycle_steps=4), "either `cycle_epochs` or `cycle_steps`"),
+        (lambda: keras_fge.SnapshotEnsemble(0.1), "either `cycle_epochs` or `cycle_steps`"),
+        (lambda: keras_fge.SnapshotEnsemble(0.0, cycle_epochs=2), "`max_learning_rate` must be positive"),
+    ],
+)
+def test_bad_arguments(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+@pytest.mark.parametrize(
+    ("fge", "steps", "message"),
+    [
+        ({"cycle_epochs": 3}, 5, r"Received: 15 \(3 epochs\). Use an even `cycle_epochs`, or `cycle_steps=14 or 16`"),
+        ({"cycle_epochs": 8}, 5, "2 epochs of 5 steps and would end before the first snapshot.*after 20 steps"),
+    ],
+)
+def test_runs_that_cannot_work_fail_before_the_first_update(fge, steps, message):
+    model = unit_gradient_model()
+    with pytest.raises(ValueError, match=message):
+        fit(model, epochs=2, callbacks=[keras_fge.FGE(0.1, 0.01, **fge)], steps=steps)
+    assert weight(model) == 0
+    fit(model, epochs=1, steps=4)
+    assert weight(model) == pytest.approx(-4 * 0.25)
+
+
+@pytest.mark.skipif(BACKEND == "torch", reason="Keras allows no steps_per_execution on torch")
+def test_cycles_that_do_not_fit_the_executions():
+    model = unit_gradient_model(steps_per_execution=4)
+    with pytest.raises(ValueError, match="would fall inside an execution of steps_per_execution=4"):
+        fit(model, epochs=4, callbacks=[keras_fge.FGE(0.1, 0.01, cycle_steps=12)])
+    assert weight(model) == 0
+
+
+def test_epochs_of_unknown_length_need_cycle_steps():
+    def batches():
+        while True:
+            yield np.zeros((2, 1), "float32"), np.zeros((2, 1), "float32")
+
+    model = unit_gradient_model()
+    with pytest.raises(ValueError, match="Use `cycle_steps`, or pass `steps_per_epoch`"):
+        model.fit((b for b, _ in zip(batches(), range(4))), verbose=0, callbacks=[keras_fge.FGE(0.1, 0.01)])
+    fge = keras_fge.FGE(0.1, 0.01, cycle_epochs=2)
+    model.fit(batches(), epochs=2, steps_per_epoch=3, verbose=0, callbacks=[fge])
+    assert [snapshot.step for snapshot in fge.snapshots] == [3]
+
+
+def test_no_snapshot_yet_and_another_network():
+    fge = keras_fge.FGE(0.1, 0.01, cycle_steps=2)
+    fge.set_model(unit_gradient_model())
+    with pytest.raises(ValueError, match="No snapshot has been collected yet"):
+        fge.ensemble()
+    fit(unit_gradient_model(), epochs=1, callbacks=[fge])
+    other = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+    other.compile("sgd", "mse")
+    with pytest.raises(ValueError, match="does not fit network"):
+        fit(other, epochs=1, callbacks=[fge])
