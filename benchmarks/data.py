@@ -19,7 +19,7 @@ class Dataset:
 def load_digits():
     """scikit-learn's digits: 1,797 real handwritten digits of 8 x 8 pixels, which ship with the package.
 
-    The split is a fixed permutation: 700 training, 300 validation and 797 test images.
+    The split is a fixed permutation: 500 training, 500 validation and 797 test images.
     """
     from sklearn.datasets import load_digits
 
@@ -27,5 +27,8 @@ def load_digits():
     x = (digits.images[..., None] / 16).astype("float32")
     y = digits.target.astype("int32")
     order = np.random.default_rng(0).permutation(len(x))
-    train, validation, test = np.split(order, [700, 1000])
+    train, validation, test = np.split(order, [500, 1000])
     return Dataset("digits", (x[train], y[train]), (x[validation], y[validation]), (x[test], y[test]), 10)
+
+
+DATASETS = {"digits": load_digits}

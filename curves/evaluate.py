@@ -7,7 +7,7 @@ import tempfile
 import keras
 import numpy as np
 
-from curves.batch_norm import BatchNormEstimator
+from curves.batch_norm import BatchNormEstimator, restored_on_error
 from curves.layers import read
 from curves.model import CurveModel
 
@@ -140,7 +140,7 @@ def evaluate_path(model, train, test, num_points=61, batch_size=128, verbose=Tru
     state = [(v, read(v)) for v in (model.t, *batch_norm.statistics)]
     progress = keras.utils.Progbar(num_points, verbose=int(verbose), unit_name="point")
     splits = {"train": [], "test": []}
-    try:
+    with restored_on_error(model):
         for t in positions:
             model.t.assign(t)
             batch_norm.update(train, batch_size)
@@ -148,9 +148,8 @@ def evaluate_path(model, train, test, num_points=61, batch_size=128, verbose=Tru
             for split, data in (("train", train), ("test", test)):
                 splits[split].append(_measure(model, data, batch_size, penalty))
             progress.add(1)
-    finally:
-        for variable, value in state:
-            variable.assign(value)
+    for variable, value in state:
+        variable.assign(value)
     return PathResult(
         positions,
         np.concatenate([[0.0], np.cumsum(model.segment_lengths(positions))]),

@@ -96,13 +96,15 @@ class Ensemble:
 
     def _each_member(self, function):
         """Yields `function()` with each member's weights in the network, which gets its own back at the end."""
-        own = Snapshot.of(self.network)
+        variables = self.network.variables  # All of them: on JAX, a pass that breaks off loses random seeds too.
+        own = [ops.convert_to_numpy(variable.value) for variable in variables]
         try:
             for snapshot in self.snapshots:
                 self.network.set_weights(snapshot.weights)
                 yield function()
         finally:
-            self.network.set_weights(own.weights)
+            for variable, value in zip(variables, own):
+                variable.assign(value)
 
     def _probabilities(self, outputs):
         outputs = np.asarray(outputs, dtype="float32")

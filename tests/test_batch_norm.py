@@ -3,10 +3,10 @@
 import keras
 import numpy as np
 import pytest
-from conftest import batch_norm_network, images, to_numpy, values
 from keras import layers
 
 import curves
+from conftest import batch_norm_network, images, to_numpy, values
 from curves.layers import batch_norm_layers
 
 

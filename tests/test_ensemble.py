@@ -3,13 +3,13 @@
 import keras
 import numpy as np
 import pytest
-from conftest import logits_loss, to_numpy, values
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras import layers
 from sklearn.metrics import accuracy_score, brier_score_loss, log_loss
 
 import keras_fge
+from conftest import logits_loss, to_numpy, values
 
 rng = np.random.default_rng(0)
 X = rng.normal(size=(50, 4)).astype("float32")

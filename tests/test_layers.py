@@ -3,10 +3,10 @@
 import keras
 import numpy as np
 import pytest
-from conftest import batch_norm_network, to_numpy, values
 from keras import layers, ops
 
 import curves
+from conftest import batch_norm_network, to_numpy, values
 
 rng = np.random.default_rng(0)
 IMAGES = rng.normal(size=(4, 6, 6, 2)).astype("float32")

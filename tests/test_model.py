@@ -6,10 +6,10 @@ import sys
 import keras
 import numpy as np
 import pytest
-from conftest import batch_norm_network, images, logits_loss, to_numpy, values
 from keras import layers
 
 import curves
+from conftest import batch_norm_network, images, logits_loss, to_numpy, values
 
 BACKEND = keras.backend.backend()
 

@@ -5,11 +5,11 @@ import itertools
 import keras
 import numpy as np
 import pytest
-from conftest import to_numpy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import curves
+from conftest import to_numpy
 
 CURVES = [curve(n) for curve in (curves.Bezier, curves.PolygonalChain) for n in (2, 3, 4, 7)]
 positions = st.floats(0, 1, width=32)

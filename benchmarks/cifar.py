@@ -1,0 +1,138 @@
+"""The paper's experiments by one command.
+
+By default, on the real handwritten digits that ship with scikit-learn, in a few minutes on two CPU cores:
+
+    python benchmarks/cifar.py                           # both halves
+    python benchmarks/cifar.py --experiment=curves       # two networks, the line between them, and curves of low loss
+    python benchmarks/cifar.py --experiment=ensembles    # Ind, SSE and FGE at budgets of 1B, 2B and 3B
+
+The defaults were chosen on the validation split. Tables go to the terminal; record.json (all flags, seed, versions,
+hardware, times, results), the measured paths (.npz) and the figures (.png) go to --output_dir.
+KERAS_BACKEND=tensorflow, jax or torch selects the backend.
+"""
+
+import os
+import sys
+import tempfile
+import types
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+from absl import app, flags
+
+from data import DATASETS
+
+FLAGS = flags.FLAGS
+flags.DEFINE_enum("dataset", "digits", sorted(DATASETS), "Data set. digits: 8 x 8 images, ships with scikit-learn.")
+flags.DEFINE_enum("experiment", "all", ["all", "curves", "ensembles"], "Which half to run.")
+flags.DEFINE_string("output_dir", "results/digits", "Folder for record, paths and figures; made if missing.")
+flags.DEFINE_integer("seed", 0, "Seed of everything: initialization, order of the data, dropout, t.", lower_bound=0)
+
+flags.DEFINE_integer("epochs", 40, "B: epochs of one ordinary training run, the unit of the budget.", lower_bound=1)
+flags.DEFINE_integer("batch_size", 25, "Images per iteration.", lower_bound=1)
+flags.DEFINE_float("learning_rate", 0.05, "Learning rate of ordinary training, before it decays.", lower_bound=0)
+flags.DEFINE_float("momentum", 0.9, "Momentum of SGD.", lower_bound=0, upper_bound=1)
+flags.DEFINE_float("weight_decay", 5e-4, "wd of the loss term 0.5 wd ||w||^2 over all weights.", lower_bound=0)
+flags.DEFINE_bool("jit_compile", None, "Compile with XLA. Default: what Keras chooses for backend and device.")
+
+flags.DEFINE_integer("num_bends", 3, "Bends of the curves, both endpoints counted.", lower_bound=2)
+flags.DEFINE_integer("curve_epochs", 60, "Epochs of training a curve.", lower_bound=1)
+flags.DEFINE_float("curve_learning_rate", 0.05, "Learning rate of training a curve, before it decays.", lower_bound=0)
+flags.DEFINE_integer("num_points", 61, "Points at which a path is evaluated.", lower_bound=2)
+
+flags.DEFINE_integer("runs", 9, "Independent runs of each method; kB ensembles pool k of them.", lower_bound=3)
+flags.DEFINE_float("fge_start", 0.8, "Part of the budget before FGE begins.", lower_bound=0, upper_bound=1)
+flags.DEFINE_float("fge_max_learning_rate", 0.05, "alpha_1 of FGE.", lower_bound=0)
+flags.DEFINE_float("fge_min_learning_rate", 5e-4, "alpha_2 of FGE.", lower_bound=0)
+flags.DEFINE_integer("fge_cycle_epochs", 2, "Epochs of one FGE cycle.", lower_bound=1)
+flags.DEFINE_float("sse_max_learning_rate", 0.05, "Learning rate at the start of each SSE cycle.", lower_bound=0)
+flags.DEFINE_integer("sse_cycles", 2, "Cycles, and so snapshots, of one SSE run.", lower_bound=1)
+
+
+def check(condition, message):
+    """Ends the program, before any training, with a message that a user can act on."""
+    if not condition:
+        sys.exit(f"error: {message}")
+
+
+def settings_from_flags(data):
+    """The flags as attributes of one object, checked against each other and the data before any training."""
+    settings = types.SimpleNamespace(**{flag.name: flag.value for flag in FLAGS.get_key_flags_for_module(__name__)})
+    settings.jit_compile = "auto" if settings.jit_compile is None else settings.jit_compile
+    check(
+        settings.fge_min_learning_rate < settings.fge_max_learning_rate,
+        f"--fge_min_learning_rate={settings.fge_min_learning_rate} must be below "
+        f"--fge_max_learning_rate={settings.fge_max_learning_rate}.",
+    )
+    steps = -(-len(data.train[0]) // settings.batch_size)
+    cycle = settings.fge_cycle_epochs * steps
+    check(
+        cycle % 2 == 0,
+        f"--fge_cycle_epochs={settings.fge_cycle_epochs} epochs of {steps} iterations make an odd cycle of {cycle}, "
+        "which has no middle: use an even number of epochs, or another --batch_size.",
+    )
+    fge_epochs = settings.epochs - round(settings.fge_start * settings.epochs)
+    check(
+        2 * fge_epochs >= settings.fge_cycle_epochs,
+        f"--fge_start={settings.fge_start} leaves {fge_epochs} of {settings.epochs} epochs for FGE, less than half a "
+        f"cycle of --fge_cycle_epochs={settings.fge_cycle_epochs}: there would be no snapshot.",
+    )
+    check(
+        settings.sse_cycles <= settings.epochs,
+        f"--sse_cycles={settings.sse_cycles} must not exceed --epochs={settings.epochs}.",
+    )
+    return settings
+
+
+def check_writable(folder):
+    try:
+        os.makedirs(folder, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        sys.exit(f"error: --output_dir={folder} cannot be written: {error}")
+
+
+def main(arguments):
+    check(len(arguments) == 1, f"Flags start with two dashes, as in --seed=1. Received: {' '.join(arguments[1:])}")
+    data = DATASETS[FLAGS.dataset]()
+    settings = settings_from_flags(data)
+    check_writable(settings.output_dir)
+
+    # Keras and matplotlib take seconds to load: --help and a mistyped flag need not wait for them.
+    import experiments
+    import report
+
+    record = report.new_record(settings)
+    report.console.print(
+        f"{data.name}: {len(data.train[0])} training, {len(data.validation[0])} validation, {len(data.test[0])} test "
+        f"images; backend {record['backend']}, {record['cpus']} CPUs"
+    )
+    with report.ProgressBars() as progress:
+        if settings.experiment in ("all", "curves"):
+            paths, seconds = experiments.timed(experiments.run_curves, settings, data, progress)
+            record["curves"], record["wall_seconds"]["curves"] = report.curve_summary(paths), seconds
+            for name, path in paths.items():
+                path.save(os.path.join(settings.output_dir, name.replace(" ", "_") + ".npz"))
+            report.draw_curves(paths, settings.output_dir)
+            report.write_json(record, os.path.join(settings.output_dir, "record.json"))
+        if settings.experiment in ("all", "ensembles"):
+            (groups, trace), seconds = experiments.timed(experiments.run_ensembles, settings, data, progress)
+            record["ensembles"] = {"summary": experiments.summarize_groups(groups), "groups": groups, "trace": trace}
+            record["ensembles"]["fge_minus_ind"] = {
+                metric: experiments.paired_difference(groups, metric) for metric in ("error", "nll")
+            }
+            record["wall_seconds"]["ensembles"] = seconds
+            report.draw_fge(trace, settings.output_dir)
+            report.draw_budgets(groups, settings.output_dir)
+            report.write_json(record, os.path.join(settings.output_dir, "record.json"))
+    if "curves" in record:
+        report.print_curves(paths)
+    if "ensembles" in record:
+        report.print_ensembles(groups, settings)
+    seconds = sum(record["wall_seconds"].values())
+    report.console.print(f"{seconds:.0f} s. Record, paths and figures are in [bold]{settings.output_dir}[/bold].")
+
+
+if __name__ == "__main__":
+    app.run(main)

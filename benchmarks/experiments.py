@@ -1,0 +1,236 @@
+"""The two experiments of the paper: curves between networks, and ensembles at equal training budgets.
+
+`settings` is any object with the flags of `cifar.py` as attributes. All choices (hyper-parameters, members, stopping)
+were made on validation data; `test` data are only measured.
+"""
+
+import time
+
+import keras
+import numpy as np
+from keras import ops
+
+import curves
+import keras_fge
+from networks import small_cnn
+
+
+def make_network(settings, data, seed):
+    """A new network, initialized by `seed`, compiled with the settings of ordinary training."""
+    keras.utils.set_random_seed(seed)
+    network = small_cnn(data.train[0].shape[1:], data.num_classes, settings.weight_decay)
+    compile_model(network, settings, settings.learning_rate)
+    return network
+
+
+def compile_model(model, settings, learning_rate):
+    model.compile(
+        keras.optimizers.SGD(learning_rate, momentum=settings.momentum),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+        jit_compile=settings.jit_compile,
+    )
+
+
+def fit(model, settings, data, epochs, callbacks, initial_epoch=0):
+    model.fit(
+        *data.train,
+        batch_size=settings.batch_size,
+        epochs=epochs,
+        initial_epoch=initial_epoch,
+        callbacks=callbacks,
+        verbose=0,
+    )
+
+
+def paper_schedule(learning_rate, epochs):
+    """The paper's learning rate, set at the start of each epoch as in the authors' code."""
+    return keras.callbacks.LearningRateScheduler(
+        lambda epoch, _: float(ops.convert_to_numpy(keras_fge.piecewise_linear(epoch + 1, learning_rate, epochs)))
+    )
+
+
+# --- Curves -----------------------------------------------------------------------------------------------------------
+
+
+def run_curves(settings, data, progress):
+    """Two networks from different seeds, the straight line between them, and the curves that connect them.
+
+    Returns:
+        Dictionary of label to `curves.PathResult`.
+    """
+    ends = []
+    for seed in (settings.seed, settings.seed + 1):
+        network = make_network(settings, data, seed)
+        with progress.task(f"endpoint {len(ends) + 1}", settings.epochs) as ticker:
+            schedule = paper_schedule(settings.learning_rate, settings.epochs)
+            fit(network, settings, data, settings.epochs, [schedule, ticker])
+        ends.append(network)
+    parametrizations = {
+        "straight line": curves.PolygonalChain(2),
+        "Bezier curve": curves.Bezier(settings.num_bends),
+        "polygonal chain": curves.PolygonalChain(settings.num_bends),
+    }
+    results = {}
+    for name, curve in parametrizations.items():
+        model = curves.connect(*ends, curve, seed=settings.seed)  # The network brings its own weight decay.
+        compile_model(model, settings, settings.curve_learning_rate)
+        if model.trainable_variables:
+            with progress.task(name, settings.curve_epochs) as ticker:
+                schedule = paper_schedule(settings.curve_learning_rate, settings.curve_epochs)
+                fit(model, settings, data, settings.curve_epochs, [schedule, ticker])
+        with progress.task(f"{name}: loss along it", None):
+            results[name] = curves.evaluate_path(model, data.train, data.test, settings.num_points, verbose=False)
+    return results
+
+
+# --- Ensembles --------------------------------------------------------------------------------------------------------
+
+
+def run_ensembles(settings, data, progress):
+    """Ind, SSE and FGE at budgets of 1B, 2B and 3B epochs, B = `settings.epochs`.
+
+    Every run costs B epochs. At kB the members of k independent runs are pooled. The FGE run of a seed branches off the
+    ordinary run of the same seed, which saves time here; its cost is counted in full.
+
+    Returns:
+        (groups, trace): a list of dictionaries, one for each method, budget and group of k runs, with the number of
+        members and the metrics on validation and test data; and the measurements along the first FGE run.
+    """
+    members, trace = {"Ind": [], "SSE": [], "FGE": []}, None
+    with progress.task("ensembles", 3 * settings.runs) as ticker:
+        for run in range(settings.runs):
+            seed = settings.seed + 100 + run
+            recorder = TrajectoryRecorder(data.test) if run == 0 else None
+            network, single, snapshots = train_ind_and_fge(settings, data, seed, recorder, ticker)
+            members["Ind"].append([single])
+            members["FGE"].append(snapshots)
+            members["SSE"].append(train_sse(settings, data, seed))
+            ticker.advance()
+            if recorder:
+                trace = recorder.trace
+    groups = []
+    with progress.task("ensembles: test", None):
+        for method, runs in members.items():
+            for budget in (1, 2, 3):
+                for first in range(0, settings.runs - budget + 1, budget):
+                    pooled = [snapshot for run in runs[first : first + budget] for snapshot in run]
+                    ensemble = keras_fge.Ensemble(network, pooled, from_logits=True)
+                    groups.append(
+                        {
+                            "method": method,
+                            "budget": budget,
+                            "runs": list(range(first, first + budget)),
+                            "members": len(ensemble),
+                            "validation": ensemble.evaluate(*data.validation),
+                            "test": ensemble.evaluate(*data.test),
+                        }
+                    )
+    return groups, trace
+
+
+def train_ind_and_fge(settings, data, seed, recorder, ticker):
+    """An ordinary network, and the FGE snapshots that branch off its training at `settings.fge_start`."""
+    network = make_network(settings, data, seed)
+    start = round(settings.fge_start * settings.epochs)
+    schedule = paper_schedule(settings.learning_rate, settings.epochs)
+    fit(network, settings, data, start, [schedule])
+    variables = network.variables + network.optimizer.variables
+    branch = [ops.convert_to_numpy(variable.value) for variable in variables]
+    fit(network, settings, data, settings.epochs, [schedule], initial_epoch=start)
+    single = keras_fge.Snapshot.of(network)
+    ticker.advance()
+
+    for variable, value in zip(variables, branch):
+        variable.assign(value)
+    fge = keras_fge.FGE(settings.fge_max_learning_rate, settings.fge_min_learning_rate, settings.fge_cycle_epochs)
+    fit(network, settings, data, settings.epochs - start, [fge, recorder] if recorder else [fge])
+    if recorder:
+        recorder.add_learning_rates(fge)
+    ticker.advance()
+    return network, single, fge.snapshots
+
+
+def train_sse(settings, data, seed):
+    network = make_network(settings, data, seed)
+    sse = keras_fge.SnapshotEnsemble(settings.sse_max_learning_rate, settings.epochs // settings.sse_cycles)
+    fit(network, settings, data, settings.epochs // settings.sse_cycles * settings.sse_cycles, [sse])
+    return sse.snapshots
+
+
+class TrajectoryRecorder(keras.callbacks.Callback):
+    """Test error and distance from the start, ||w_i - w_0|| over the trainable weights, every few iterations."""
+
+    def __init__(self, test, points_per_epoch=5):
+        super().__init__()
+        self.test = test
+        self.points_per_epoch = points_per_epoch
+        self.trace = {"iteration": [], "learning_rate": [], "test_error": [], "distance": []}
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._epoch = epoch
+
+    def on_train_batch_begin(self, batch, logs=None):
+        steps = self.params["steps"]
+        if batch % max(1, steps // self.points_per_epoch) == 0:
+            self._record(self._epoch * steps + batch)
+
+    def on_train_end(self, logs=None):
+        self._record(self.params["epochs"] * self.params["steps"])
+
+    def _record(self, iteration):
+        model = self.model
+        weights = [ops.convert_to_numpy(v.value).astype("float64") for v in model.trainable_variables]
+        if iteration == 0:
+            self._start = weights
+        squares = [np.sum((now - start) ** 2) for now, start in zip(weights, self._start)]
+        x, y = self.test
+        self.trace["iteration"].append(iteration)
+        self.trace["distance"].append(float(np.sqrt(np.sum(squares))))
+        self.trace["test_error"].append(float(np.mean(np.argmax(model.predict(x, verbose=0), axis=1) != y)))
+
+    def add_learning_rates(self, fge):
+        """The learning rate of the update that led to each point, and where the snapshots were taken."""
+        cycle = 2 * fge.snapshots[0].step
+        steps = np.maximum(self.trace["iteration"], 1)
+        rates = ops.convert_to_numpy(fge.learning_rate(steps, cycle))
+        self.trace["learning_rate"] = [float(rate) for rate in rates]
+        self.trace["snapshots"] = [snapshot.step for snapshot in fge.snapshots]
+
+
+def summarize_groups(groups):
+    """Mean and standard error of the test metrics over the groups of each method and budget.
+
+    Returns:
+        `{method: {budget: {"n", "members", "error", "error_se", "nll", "nll_se", ...}}}`.
+    """
+    summary = {}
+    for group in groups:
+        summary.setdefault(group["method"], {}).setdefault(group["budget"], []).append(group)
+    for budgets in summary.values():
+        for budget, members in budgets.items():
+            budgets[budget] = {"n": len(members), "members": members[0]["members"]}
+            for metric in members[0]["test"]:
+                values = np.array([group["test"][metric] for group in members])
+                budgets[budget][metric] = float(values.mean())
+                budgets[budget][f"{metric}_se"] = (
+                    float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else float("nan")
+                )
+    return summary
+
+
+def paired_difference(groups, metric, method="FGE", baseline="Ind", budget=1):
+    """Mean and standard error of `method` minus `baseline` over the runs that share a seed."""
+    values = {
+        name: np.array([g["test"][metric] for g in groups if (g["method"], g["budget"]) == (name, budget)])
+        for name in (method, baseline)
+    }
+    difference = values[method] - values[baseline]
+    error = difference.std(ddof=1) / np.sqrt(len(difference)) if len(difference) > 1 else float("nan")
+    return {"mean": float(difference.mean()), "se": float(error), "n": len(difference)}
+
+
+def timed(function, *arguments):
+    """(result, seconds)."""
+    begin = time.perf_counter()
+    return function(*arguments), time.perf_counter() - begin
