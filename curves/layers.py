@@ -70,19 +70,21 @@ class Curve(keras.layers.Layer):
         for index, source in enumerate(sources):
             self.bends.append(
                 [
-                    self._addread(variable, f"bend_{index}", trainable=not fixed.get(index, False))
+                    self._add_copy(variable, f"bend_{index}", trainable=not fixed.get(index, False))
                     for variable in source.trainable_variables
                 ]
             )
+        # Hidden too, and remembered, lest they change with the layer's `trainable` flags.
+        object.__setattr__(self, "slots", self.layer.trainable_variables)
         # Keras tracks variables in an attribute: this makes the layer's state part of this layer's state.
         self.state = self.layer.non_trainable_variables
         self.statistics = [v for norm in batch_norm_layers(self) for v in (norm.moving_mean, norm.moving_variance)]
         self.endpoint_statistics = [
-            [self._addread(variable, name, trainable=False) for variable in self.statistics]
+            [self._add_copy(variable, name, trainable=False) for variable in self.statistics]
             for name in ("start", "end")
         ]
 
-    def _addread(self, variable, suffix, trainable):
+    def _add_copy(self, variable, suffix, trainable):
         name = variable.path.removeprefix(f"{self.layer.name}/").replace("/", "_").replace(".", "_")
         return self.add_weight(
             name=f"{name}_{suffix}",
@@ -111,7 +113,7 @@ class Curve(keras.layers.Layer):
 
     def _scope(self, coefficients, training):
         """A scope in which `layer` has its weights at t. Scopes do not fall through: every variable is mapped."""
-        variables = [*self.layer.trainable_variables, *self.state]
+        variables = [*self.slots, *self.state]
         values = [*self._combine(coefficients), *self._state_values(coefficients, training)]
         return keras.StatelessScope(zip(variables, values), collect_losses=True)
 
@@ -138,7 +140,7 @@ class Curve(keras.layers.Layer):
         """[0.5 * weight_decay * ||w(t)||^2], or nothing; to be called inside `_scope`."""
         if not self.weight_decay:
             return []
-        squares = [ops.sum(ops.square(variable.value)) for variable in self.layer.trainable_variables]
+        squares = [ops.sum(ops.square(variable.value)) for variable in self.slots]
         return [0.5 * self.weight_decay * sum(squares)]
 
     def penalty(self, t):

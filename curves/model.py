@@ -7,7 +7,7 @@ from keras import ops
 from curves.layers import Curve, batch_norm_layers, check_same_architecture, clone, read
 from curves.parametrization import Bezier, check_position
 
-NUM_DRAWS = 2**16  # Length of the sequence of t, which then repeats.
+MULTIPLIERS, MODULI = (171, 172, 170), (30269, 30307, 30323)
 
 
 class Position(keras.Variable):
@@ -42,12 +42,10 @@ class CurveModel(keras.Model):
             raise ValueError(f"`body` must be a Keras layer or model called as f(x, t=t). Received: body={body!r}")
         self.body = body
         self.seed = seed
-        # Drawn by numpy, so that all backends, compiled or not, train at the same positions; variables of the model, so
-        # that a saved model goes on where it stopped.
-        draws = np.random.default_rng(seed).random(NUM_DRAWS, dtype="float32")
-        self.draws = keras.Variable(draws, trainable=False, autocast=False, name="draws")
-        self.num_drawn = keras.Variable(0, trainable=False, dtype="int32", name="num_drawn")
+        start = np.random.default_rng(seed).integers(1, MODULI)
+        self.generator = keras.Variable(start, trainable=False, dtype="int32", name="generator")
         self.t = Position(0.5, trainable=False, dtype="float32", autocast=False, name="t")
+        self.built = body.built  # There is nothing else to build.
 
     def call(self, inputs, training=None):
         return self.body(inputs, t=ops.convert_to_tensor(self.t), training=training)
@@ -76,9 +74,16 @@ class CurveModel(keras.Model):
         return logs, (trainable, non_trainable, *rest)
 
     def _sample_position(self):
-        t = ops.take(self.draws, ops.mod(self.num_drawn, NUM_DRAWS))
-        self.num_drawn.assign(self.num_drawn + 1)
-        return t
+        """The next t ~ U[0, 1], by the generator of Wichmann and Hill (Applied Statistics 31, 1982, AS 183).
+
+        Three multiplicative congruential generators whose fractions are added modulo 1. In small integers, so that all
+        backends, compiled or not, train at the same positions: their own generators differ, TensorFlow's even from
+        itself under XLA. The state is a variable of the model, so a saved model goes on where it stopped.
+        """
+        moduli = ops.convert_to_tensor(MODULI, "int32")
+        state = ops.mod(self.generator * ops.convert_to_tensor(MULTIPLIERS, "int32"), moduli)
+        self.generator.assign(state)
+        return ops.mod(ops.sum(ops.cast(state, "float32") / ops.cast(moduli, "float32")), 1.0)
 
     def set_bend(self, index, network):
         """Copies the weights of `network` into bend `index` of a body that is one `Curve`; see `Curve.set_bend`."""

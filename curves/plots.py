@@ -25,8 +25,8 @@ def plot_paths(results, path=None):
         for name, result in results.items():
             values = scale * getattr(result, split)[quantity]
             style = LINE_STYLE if "line" in name else {}
-            (drawn,) = axes.plot(result.t, values, label=name, linewidth=2, **style)
-            axes.plot(result.t[[0, -1]], values[[0, -1]], "o", color=drawn.get_color(), clip_on=False)
+            axes.plot(result.t, values, label=name, linewidth=2, **style)
+            axes.plot(result.t[[0, -1]], values[[0, -1]], "o", color="black", clip_on=False)
         axes.set(xlabel="t", ylabel=label, xlim=(0, 1))
         axes.set_ylim(bottom=min(0, axes.get_ylim()[0]))
         axes.grid(alpha=0.3)

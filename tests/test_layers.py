@@ -133,6 +133,15 @@ def test_regularizers_see_the_weights_at_t_and_count_once():
     assert float(to_numpy(layer.penalty(0.3))) == pytest.approx(expected, rel=1e-5)
 
 
+def test_activity_regularizers_count_once():
+    dense = layers.Dense(3, activity_regularizer=keras.regularizers.L2(0.5))
+    outputs = to_numpy(dense(VECTORS))
+    layer = curves.Curve(dense)
+    with keras.StatelessScope(collect_losses=True):
+        layer(VECTORS, t=0.3)
+        assert float(to_numpy(sum(layer.losses))) == pytest.approx(0.5 * np.sum(outputs**2) / len(VECTORS), rel=1e-5)
+
+
 def test_masks_pass_through():
     embedding = curves.Curve(layers.Embedding(6, 4, mask_zero=True))
     outputs = embedding(TOKENS, t=0.2)

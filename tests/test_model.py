@@ -7,6 +7,7 @@ import keras
 import numpy as np
 import pytest
 from keras import layers
+from scipy import stats
 
 import curves
 from conftest import batch_norm_network, images, logits_loss, to_numpy, values
@@ -19,6 +20,14 @@ def linear_network(weights=None):
     if weights is not None:
         network.set_weights(weights)
     return network
+
+
+def positions_by_hand(seed, count):
+    """The sequence of t in float64 and Python integers."""
+    state = np.random.default_rng(seed).integers(1, (30269, 30307, 30323))
+    for _ in range(count):
+        state = [171 * state[0] % 30269, 172 * state[1] % 30307, 170 * state[2] % 30323]
+        yield (state[0] / 30269 + state[1] / 30307 + state[2] / 30323) % 1
 
 
 def random_weights(seed):
@@ -39,11 +48,10 @@ def test_training_steps_against_numpy(curve, jit_compile):
     model.compile(keras.optimizers.SGD(rate, momentum=momentum), "mse", jit_compile=jit_compile)
     model.fit(x, y, batch_size=8, epochs=2, shuffle=False, verbose=0)
 
-    positions = np.random.default_rng(11).random(6, dtype="float32")
     shares = np.linspace(0, 1, curve.num_bends)
     bends = [[(1 - s) * a.astype("float64") + s * b for a, b in zip(start, end)] for s in shares]
     velocity = [[np.zeros_like(w) for w in bend] for bend in bends]
-    for step, t in enumerate(positions):
+    for step, t in enumerate(positions_by_hand(11, 6)):
         batch = slice(8 * (step % 3), 8 * (step % 3) + 8)
         c = to_numpy(curve.coefficients(t)).astype("float64")
         kernel, bias = (sum(c[i] * bend[k] for i, bend in enumerate(bends)) for k in (0, 1))
@@ -67,6 +75,12 @@ def test_fit_draws_one_t_per_batch_and_leaves_the_position_alone():
     assert float(to_numpy(model.t)) == 0.25
     expected = model.evaluate(x, x[:, :2], verbose=0)
     assert history.history["val_loss"][-1] == pytest.approx(expected, rel=1e-6)
+
+
+def test_positions_are_uniform():
+    positions = np.array(list(positions_by_hand(0, 20000)))
+    assert stats.kstest(positions, "uniform").pvalue > 0.01
+    assert abs(np.corrcoef(positions[1:], positions[:-1])[0, 1]) < 0.02
 
 
 def test_a_failing_step_leaves_the_position_alone():

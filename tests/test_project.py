@@ -1,0 +1,132 @@
+"""The shape of the project: layering, light imports, examples that run, and the command line."""
+
+import ast
+import json
+import os
+import pathlib
+import re
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+LAYERS = {  # Each file may import only from what stands before it.
+    "curves": ["parametrization", "layers", "model", "batch_norm", "evaluate", "plots"],
+    "keras_fge": ["schedule", "snapshots", "ensemble", "callback"],
+}
+
+
+def imports(path, only_module_level):
+    tree = ast.parse(path.read_text())
+    nodes = tree.body if only_module_level else ast.walk(tree)
+    for node in nodes:
+        if isinstance(node, ast.ImportFrom):
+            yield node.module
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+
+
+@pytest.mark.parametrize("package", LAYERS)
+def test_layering(package):
+    order = LAYERS[package]
+    assert {path.stem for path in (ROOT / package).glob("*.py")} == {"__init__", *order}
+    for position, name in enumerate(order):
+        path = ROOT / package / f"{name}.py"
+        allowed = {f"{package}.{earlier}" for earlier in order[:position]}
+        own = {module for module in imports(path, True) if module.split(".")[0] in LAYERS}
+        assert own <= allowed, path
+        outside = {module.split(".")[0] for module in imports(path, False)} - set(sys.stdlib_module_names) - {package}
+        assert outside <= {"keras", "numpy"} | ({"matplotlib"} if name == "plots" else set()), path
+        assert "keras.src" not in path.read_text(), path
+
+
+def run(*command, **environment):
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env={**os.environ, **environment})
+
+
+def test_import_needs_only_keras_numpy_and_one_backend():
+    others = {"tensorflow", "jax", "torch"} - {keras.backend.backend()}
+    code = "import sys, keras; before = set(sys.modules); import curves, keras_fge; print(*(set(sys.modules) - before))"
+    result = run(sys.executable, "-c", code)
+    assert result.returncode == 0, result.stderr
+    loaded = {module.split(".")[0] for module in result.stdout.split()}
+    assert not loaded & {*others, "matplotlib", "tensorflow_datasets", "absl", "sklearn", "rich"}
+    assert {"curves", "keras_fge"} <= loaded
+
+
+EXAMPLES = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+
+
+@pytest.mark.parametrize("index", range(len(EXAMPLES)))
+def test_examples_of_the_readme_run(index, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    exec(compile(EXAMPLES[index], f"README example {index}", "exec"), {})
+
+
+def test_readme_has_an_example_of_each_half():
+    assert any("curves.connect" in example for example in EXAMPLES)
+    assert any("keras_fge.FGE" in example for example in EXAMPLES)
+
+
+# --- The benchmark ----------------------------------------------------------------------------------------------------
+
+
+def benchmark(*flags):
+    return run(sys.executable, "benchmarks/cifar.py", *flags)
+
+
+def test_benchmark_runs_end_to_end_and_writes_its_record(tmp_path):
+    flags = ["--epochs=4", "--curve_epochs=2", "--num_points=3", "--runs=3", "--fge_start=0.5", "--fge_cycle_epochs=2"]
+    result = benchmark(*flags, "--seed=3", "--sse_cycles=2", f"--output_dir={tmp_path}/out")
+    assert result.returncode == 0, result.stderr
+    files = {path.name for path in (tmp_path / "out").iterdir()}
+    paths = {"straight_line.npz", "Bezier_curve.npz", "polygonal_chain.npz"}
+    assert files == {"record.json", "curves.png", "fge.png", "budgets.png", *paths}
+    record = json.loads((tmp_path / "out" / "record.json").read_text())
+    assert record["seed"] == 3 and record["flags"]["epochs"] == 4 and "--seed=3" in record["command"]
+    assert record["backend"] == keras.backend.backend() and record["packages"]["keras"] == keras.__version__
+    assert set(record["curves"]) == {"straight line", "Bezier curve", "polygonal chain"}
+    assert record["curves"]["straight line"]["length_ratio"] == pytest.approx(1)
+    groups = record["ensembles"]["groups"]
+    counts = {(g["method"], g["budget"]): g["members"] for g in groups}
+    assert counts["Ind", 3] == 3 and counts["SSE", 2] == 4 and counts["FGE", 1] == 1
+    assert len(groups) == 3 * (3 + 1 + 1)
+    singles = [g["test"]["error"] for g in groups if (g["method"], g["budget"]) == ("Ind", 1)]
+    cell = record["ensembles"]["summary"]["Ind"]["1"]
+    assert cell["error"] == pytest.approx(np.mean(singles)) and cell["n"] == 3
+    assert cell["error_se"] == pytest.approx(np.std(singles, ddof=1) / np.sqrt(3))
+    for text in ("endpoints", "straight line", "barrier", "Ind, 1 per run", "FGE minus the single network"):
+        assert text in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--dataset=imagenet"], "--dataset=imagenet"),
+        (["--experiment=everything"], "--experiment=everything"),
+        (["--num_bends=1"], "--num_bends=1"),
+        (["--epochs=many"], "--epochs=many"),
+        (["--learning_rat=0.1"], "learning_rat"),
+        (["seed=3"], "Flags start with two dashes"),
+        (["--fge_max_learning_rate=0.0001"], "--fge_min_learning_rate=0.0005 must be below"),
+        (["--fge_cycle_epochs=1", "--batch_size=20"], "make an odd cycle of 25"),
+        (["--fge_cycle_epochs=3", "--batch_size=20"], "make an odd cycle of 75"),
+        (["--fge_start=1.0"], "there would be no snapshot"),
+        (["--sse_cycles=1000"], "--sse_cycles=1000 must not exceed"),
+        (["--output_dir=/dev/null/results"], "--output_dir=/dev/null/results cannot be written"),
+    ],
+)
+def test_bad_flags_end_with_a_message_before_any_training(flags, message):
+    result = benchmark(*flags)
+    assert result.returncode != 0
+    assert message in result.stdout + result.stderr
+    assert "endpoint" not in result.stdout and "Traceback" not in result.stderr
+
+
+def test_help_is_quick_and_says_what_to_do():
+    result = benchmark("--help")
+    assert "python benchmarks/cifar.py --experiment=curves" in result.stdout
+    assert "--fge_max_learning_rate: alpha_1 of FGE." in result.stdout
