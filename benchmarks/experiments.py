@@ -122,8 +122,8 @@ def run_ensembles(settings, data, progress):
                             "budget": budget,
                             "runs": list(range(first, first + budget)),
                             "members": len(ensemble),
-                            "validation": ensemble.evaluate(*data.validation),
-                            "test": ensemble.evaluate(*data.test),
+                            "validation": ensemble.evaluate(*data.validation, batch_size=1000),
+                            "test": ensemble.evaluate(*data.test, batch_size=1000),
                         }
                     )
     return groups, trace
@@ -187,7 +187,9 @@ class TrajectoryRecorder(keras.callbacks.Callback):
         x, y = self.test
         self.trace["iteration"].append(iteration)
         self.trace["distance"].append(float(np.sqrt(np.sum(squares))))
-        self.trace["test_error"].append(float(np.mean(np.argmax(model.predict(x, verbose=0), axis=1) != y)))
+        self.trace["test_error"].append(
+            float(np.mean(np.argmax(model.predict(x, batch_size=1000, verbose=0), axis=1) != y))
+        )
 
     def add_learning_rates(self, fge):
         """The learning rate of the update that led to each point, and where the snapshots were taken."""
@@ -213,9 +215,7 @@ def summarize_groups(groups):
             for metric in members[0]["test"]:
                 values = np.array([group["test"][metric] for group in members])
                 budgets[budget][metric] = float(values.mean())
-                budgets[budget][f"{metric}_se"] = (
-                    float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else float("nan")
-                )
+                budgets[budget][f"{metric}_se"] = standard_error(values)
     return summary
 
 
@@ -226,8 +226,12 @@ def paired_difference(groups, metric, method="FGE", baseline="Ind", budget=1):
         for name in (method, baseline)
     }
     difference = values[method] - values[baseline]
-    error = difference.std(ddof=1) / np.sqrt(len(difference)) if len(difference) > 1 else float("nan")
-    return {"mean": float(difference.mean()), "se": float(error), "n": len(difference)}
+    return {"mean": float(difference.mean()), "se": standard_error(difference), "n": len(difference)}
+
+
+def standard_error(values):
+    """Of the mean; None for a single value."""
+    return float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else None
 
 
 def timed(function, *arguments):

@@ -4,7 +4,7 @@ import keras
 from keras import layers
 
 
-def small_cnn(input_shape, num_classes, weight_decay=0.0, width=16, dropout=0.5):
+def small_cnn(input_shape, num_classes, weight_decay=0.0, width=16, dropout=0.25):
     """A VGG in miniature: two stages of two 3 x 3 convolutions, no BatchNormalization, dropout before the classifier.
 
     Args:

@@ -3,11 +3,9 @@
 import contextlib
 import datetime
 import json
-import math
 import os
 import platform
 import sys
-import tempfile
 
 import keras
 import numpy as np
@@ -81,7 +79,7 @@ def print_curves(results):
         table.add_row(name, loss, error, barrier, length)
     console.print(table)
     console.print(
-        "Minimum to maximum along the path. Barrier, in nats: the largest train loss (with weight decay) on the path\n"
+        "Minimum to maximum along the path. Barrier, in nats: the largest train loss (with weight decay) on the path "
         "minus that of the worse endpoint. Length: of the path in weight space, over the straight distance.\n"
     )
 
@@ -95,22 +93,20 @@ def print_ensembles(groups, settings):
     for metric, label, scale, digits in (("error", "test error %", 100, 2), ("nll", "test NLL", 1, 3)):
         table.add_row(f"[bold]{label}")
         for method, budgets in summary.items():
-            cells = [
-                _plus_minus(scale * cell[metric], scale * cell[f"{metric}_se"], digits) for cell in budgets.values()
-            ]
+            cells = [_plus_minus(cell[metric], cell[f"{metric}_se"], scale, digits) for cell in budgets.values()]
             table.add_row(f"  {method}, {budgets[1]['members']} per run", *cells)
     console.print(table)
     console.print("Mean ± standard error over n groups of 1, 2 or 3 pooled runs.")
     error, nll = (paired_difference(groups, metric) for metric in ("error", "nll"))
     console.print(
         f"FGE minus the single network of the same seed and cost, over {error['n']} runs: test error "
-        f"{_plus_minus(100 * error['mean'], 100 * error['se'], 2)} points, "
-        f"NLL {_plus_minus(nll['mean'], nll['se'], 3)}.\n"
+        f"{_plus_minus(error['mean'], error['se'], 100, 2)} points, "
+        f"NLL {_plus_minus(nll['mean'], nll['se'], 1, 3)}.\n"
     )
 
 
-def _plus_minus(value, error, digits):
-    return f"{value:.{digits}f}" + ("" if math.isnan(error) else f" ± {error:.{digits}f}")
+def _plus_minus(value, error, scale, digits):
+    return f"{scale * value:.{digits}f}" + ("" if error is None else f" ± {scale * error:.{digits}f}")
 
 
 # --- Figures ----------------------------------------------------------------------------------------------------------
@@ -144,7 +140,7 @@ def draw_budgets(groups, folder):
     for axes, (metric, scale, label) in zip(figure.subplots(1, 2), quantities):
         for shift, (method, budgets) in zip((-0.03, 0, 0.03), summary.items()):
             means = [scale * cell[metric] for cell in budgets.values()]
-            errors = [scale * cell[f"{metric}_se"] for cell in budgets.values()]
+            errors = [scale * (cell[f"{metric}_se"] or 0) for cell in budgets.values()]
             x = np.array(list(budgets)) + shift
             axes.errorbar(x, means, errors, marker="o", capsize=3, color=METHODS[method], label=method)
         axes.set(xlabel="budget (B)", ylabel=label, xticks=[1, 2, 3])
@@ -186,7 +182,6 @@ def new_record(settings):
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "seed": settings.seed,
         "flags": dict(vars(settings)),
-        "hyperparameters": "chosen on the validation split; test data were only measured",
         **environment(),
         "wall_seconds": {},
     }
@@ -198,8 +193,8 @@ def curve_summary(results):
 
 def write_json(record, path):
     """Replaces `path` by the record in one step: a reader finds the old file or the new one, whole."""
-    handle, temporary = tempfile.mkstemp(suffix=".json", dir=os.path.dirname(path))
-    with os.fdopen(handle, "w") as file:
-        json.dump(record, file, indent=2)
+    temporary = f"{path}.{os.getpid()}.tmp"
+    with open(temporary, "w") as file:
+        json.dump(record, file, indent=2, allow_nan=False)
         file.write("\n")
     os.replace(temporary, path)

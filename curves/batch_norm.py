@@ -59,62 +59,77 @@ class BatchNormEstimator:
     """`update_batch_norm` for repeated use on one network, inside `restored_on_error`: the pass is compiled once."""
 
     def __init__(self, network):
+        if not network.built:
+            raise ValueError(f"`network` must be built: call it on some data. Received: '{network.name}', not built.")
         self.layers = batch_norm_layers(network)
         for layer in self.layers:
             if getattr(layer, "renorm", False):
                 raise ValueError(f"BatchNormalization '{layer.name}' uses renorm=True, which is not supported.")
         self.statistics = [v for layer in self.layers for v in (layer.moving_mean, layer.moving_variance)]
-        self._reader = _StatisticsReader(network, self.statistics)
+        self._reader = _StatisticsReader(network, self.layers)
+        if network.compiled:
+            self._reader.compile(run_eagerly=network.run_eagerly, jit_compile=network.jit_compile)
 
     def update(self, data, batch_size=128):
         if not self.layers:
             return
         x = data[0] if isinstance(data, tuple) else data
-        with _batch_statistics(self.layers):
+        with self._reader.listening():
             batches = self._reader.predict(x, batch_size=batch_size if isinstance(data, tuple) else None, verbose=0)
-        samples = batches[:, 0]
-        mean = np.average(batches[:, 1:], axis=0, weights=samples)
+        mean = np.average(batches[:, 1:], axis=0, weights=batches[:, 0])
         sizes = [int(np.prod(variable.shape)) for variable in self.statistics]
         for variable, value in zip(self.statistics, np.split(mean, np.cumsum(sizes)[:-1])):
             variable.assign(value.reshape(variable.shape).astype("float32"))
 
 
 class _StatisticsReader(keras.Model):
-    """For each batch, one row: the number of samples, then the statistics that the batch leaves behind, end to end.
+    """For each batch, one row: the number of samples, then mean and variance of each layer's inputs, end to end.
 
     As the outputs of a model, these come out of `predict`, which batches, compiles and feeds any kind of data.
     """
 
-    def __init__(self, network, statistics):
+    def __init__(self, network, layers):
         super().__init__(autocast=False, name="statistics_reader")
         self.network = network
-        object.__setattr__(self, "statistics", statistics)  # Variables of `network`, not of this model.
+        object.__setattr__(self, "layers_to_read", layers)  # Parts of `network`, not of this model.
+        object.__setattr__(self, "heard", {})
 
     def call(self, inputs):
+        self.heard.clear()
         # In a scope, so that nothing is written: a pass that is interrupted leaves no trace.
         mapping = [(variable, variable.value) for variable in self.network.variables]
-        with keras.StatelessScope(mapping, collect_losses=True) as scope:
+        with keras.StatelessScope(mapping, collect_losses=True):
             self.network(inputs, training=False)
-            values = [ops.reshape(scope.get_current_value(variable), (-1,)) for variable in self.statistics]
-        samples = ops.shape(keras.tree.flatten(inputs)[0])[0]
-        row = ops.concatenate([ops.reshape(ops.cast(samples, "float32"), (1,)), *values])
-        return ops.expand_dims(row, 0)
+        row = [ops.cast(ops.shape(keras.tree.flatten(inputs)[0])[0], "float32")]
+        for layer in self.layers_to_read:
+            calls = self.heard[id(layer)]  # More than one, where a layer is shared.
+            row += [sum(values) / len(calls) for values in zip(*calls)]
+        return ops.expand_dims(ops.concatenate([ops.reshape(value, (-1,)) for value in row]), 0)
 
+    @contextlib.contextmanager
+    def listening(self):
+        """Inside, the layers normalize by the batch, and what they compute is heard; all other layers are left alone.
 
-@contextlib.contextmanager
-def _batch_statistics(layers):
-    """BatchNormalization `layers` normalize by the batch and store its bare statistics; all else is left alone."""
-    momenta = [layer.momentum for layer in layers]
-    try:
-        for layer in layers:
-            layer.momentum = 0.0
-            layer.call = _in_training(layer.call)
-        yield
-    finally:
-        for layer, momentum in zip(layers, momenta):
-            layer.momentum = momentum
-            layer.__dict__.pop("call", None)
+        With a momentum of 0, a layer in training mode stores the bare statistics of the batch.
+        """
+        before = [(layer, layer.momentum, layer.__dict__.get("call")) for layer in self.layers_to_read]
+        try:
+            for layer in self.layers_to_read:
+                layer.momentum = 0.0
+                layer.call = self._heard_call(layer, layer.call)
+            yield
+        finally:
+            for layer, momentum, call in before:
+                layer.momentum = momentum
+                layer.__dict__.pop("call", None)
+                if call is not None:
+                    layer.call = call
 
+    def _heard_call(self, layer, call):
+        def heard_call(*args, **kwargs):
+            outputs = call(*args, **{**kwargs, "training": True})
+            statistics = (layer.moving_mean.value, layer.moving_variance.value)
+            self.heard.setdefault(id(layer), []).append(statistics)
+            return outputs
 
-def _in_training(call):
-    return lambda *args, **kwargs: call(*args, **{**kwargs, "training": True})
+        return heard_call

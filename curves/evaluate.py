@@ -2,7 +2,6 @@
 
 import dataclasses
 import os
-import tempfile
 
 import keras
 import numpy as np
@@ -10,6 +9,8 @@ import numpy as np
 from curves.batch_norm import BatchNormEstimator, restored_on_error
 from curves.layers import read
 from curves.model import CurveModel
+
+ACCURACIES = ("accuracy", "acc", "sparse_categorical_accuracy", "categorical_accuracy", "binary_accuracy")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,8 +22,9 @@ class PathResult:
         distance: Arc length from phi(0) to phi(t), in the units of the weights, shape `(n,)`.
         straight_distance: ||phi(1) - phi(0)||.
         train, test: Dictionaries of arrays of shape `(n,)`: "loss" (the compiled loss with all regularizers), "nll"
-            (the loss without the weight penalties), "error" (1 - accuracy, a fraction, if an accuracy was compiled) and
-            every other compiled metric under its own name.
+            (the loss without weight regularizers and decay: the negative log-likelihood where the loss is a
+            cross-entropy), "error" (1 - accuracy, a fraction, if an accuracy was compiled) and every compiled metric
+            under its own name.
     """
 
     t: np.ndarray
@@ -62,17 +64,16 @@ class PathResult:
         arrays = {"t": self.t, "distance": self.distance, "straight_distance": self.straight_distance}
         for split in ("train", "test"):
             arrays.update({f"{split}_{quantity}": values for quantity, values in getattr(self, split).items()})
-        path = os.fspath(path)
-        handle, temporary = tempfile.mkstemp(suffix=".npz", dir=os.path.dirname(path) or ".")
+        temporary = f"{os.fspath(path)}.{os.getpid()}.tmp"
         try:
-            with os.fdopen(handle, "wb") as file:
+            with open(temporary, "wb") as file:
                 np.savez(file, **arrays)
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(temporary, path)
-        except BaseException:
-            os.unlink(temporary)
-            raise
+        finally:
+            if os.path.exists(temporary):
+                os.unlink(temporary)
 
     @classmethod
     def load(cls, path):
@@ -124,7 +125,7 @@ def evaluate_path(model, train, test, num_points=61, batch_size=128, verbose=Tru
         A `PathResult`.
 
     Raises:
-        ValueError: if the model is no `CurveModel`, is not compiled, or `num_points` is below 2.
+        ValueError: if the model is no `CurveModel` or not compiled, `num_points` is below 2, or data are a generator.
 
     References:
         Garipov et al., NeurIPS 2018, section 4, https://arxiv.org/abs/1802.10026
@@ -135,6 +136,9 @@ def evaluate_path(model, train, test, num_points=61, batch_size=128, verbose=Tru
         raise ValueError("`model` must be compiled with a loss: call `model.compile(optimizer, loss, metrics=[...])`.")
     if num_points < 2:
         raise ValueError(f"`num_points` must be at least 2. Received: num_points={num_points}")
+    for name, data in (("train", train), ("test", test)):
+        if hasattr(data, "__next__"):
+            raise ValueError(f"`{name}` is read many times: give arrays or a data set, not a generator.")
     positions = np.linspace(0, 1, num_points)
     batch_norm = BatchNormEstimator(model)
     state = [(v, read(v)) for v in (model.t, *batch_norm.statistics)]
@@ -163,11 +167,12 @@ def evaluate_path(model, train, test, num_points=61, batch_size=128, verbose=Tru
 
 def _measure(model, data, batch_size, penalty):
     if isinstance(data, tuple):
-        values = model.evaluate(*data[:2], batch_size=batch_size, verbose=0, return_dict=True)
+        x, y, *weights = data
+        values = model.evaluate(
+            x, y, batch_size, sample_weight=weights[0] if weights else None, verbose=0, return_dict=True
+        )
     else:
         values = model.evaluate(data, verbose=0, return_dict=True)
-    values = {"nll": values["loss"] - penalty, **values}
-    for name in values:
-        if name.endswith("accuracy") and not name.startswith("top"):
-            return {"error": 1 - values[name], **values}
-    return values
+    accuracies = [values[name] for name in ACCURACIES if name in values]
+    error = {"error": 1 - accuracies[0]} if accuracies else {}
+    return {**values, "nll": values["loss"] - penalty, **error}

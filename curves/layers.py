@@ -21,7 +21,9 @@ class Curve(keras.layers.Layer):
 
     Args:
         layer: A `keras.layers.Layer` or `keras.Model`. If it is built, each bend starts at its weights; if not, each
-            bend gets an initialization of its own. The layer's own trainable weights are not used or changed.
+            bend gets an initialization of its own. The layer's own trainable weights are not used or changed, but its
+            state (BatchNormalization statistics, seeds) becomes that of the curve: wrap a clone, as `curves.connect`
+            does, to keep a trained network as it is. Constraints act on the bends.
         curve: `Bezier` or `PolygonalChain`. `num_bends` counts both endpoints. Default: `Bezier(3)`.
         fix_start, fix_end: Whether the first / the last bend stays as it is in training. Default: both.
         weight_decay: Factor `wd` of a loss term `0.5 * wd * ||w(t)||^2` over all slots. It equals `weight_decay=wd` of
@@ -94,6 +96,7 @@ class Curve(keras.layers.Layer):
             dtype="float32",
             trainable=trainable,
             autocast=False,
+            constraint=variable.constraint,
         )
 
     def call(self, inputs, *args, t=None, training=None, **kwargs):
@@ -101,9 +104,16 @@ class Curve(keras.layers.Layer):
             raise ValueError(f"Layer '{self.name}' lies on a curve: call it with a position, as in `layer(x, t=t)`.")
         coefficients = self.curve.coefficients(t)
         with self._scope(coefficients, training) as scope:
+            weights = [scope.get_current_value(variable) for variable in self.slots]
             before = [scope.get_current_value(variable) for variable in self.state]
             outputs = self.layer(inputs, *args, training=training, **kwargs)
             losses = self.layer.losses + self._decay()
+        for slot, value in zip(self.slots, weights):
+            if scope.get_current_value(slot) is not value:
+                raise ValueError(
+                    f"'{slot.path}' is assigned by its own layer during the call (as by SpectralNormalization): such a "
+                    "weight cannot lie on a curve, the new value would be lost."
+                )
         for variable, value in zip(self.state, before):
             if scope.get_current_value(variable) is not value:
                 variable.assign(scope.get_current_value(variable))

@@ -44,8 +44,17 @@ class CurveModel(keras.Model):
         self.seed = seed
         start = np.random.default_rng(seed).integers(1, MODULI)
         self.generator = keras.Variable(start, trainable=False, dtype="int32", name="generator")
-        self.t = Position(0.5, trainable=False, dtype="float32", autocast=False, name="t")
-        self.built = body.built  # There is nothing else to build.
+        self._t = Position(0.5, trainable=False, dtype="float32", autocast=False, name="t")
+        # Nothing else is to be built. A body of the user's own may say that it is built before its layers are.
+        self.built = isinstance(body, Curve) and body.built
+
+    @property
+    def t(self):
+        return self._t
+
+    @t.setter
+    def t(self, value):
+        self._t.assign(value)  # A number in its place would not reach a compiled function.
 
     def call(self, inputs, training=None):
         return self.body(inputs, t=ops.convert_to_tensor(self.t), training=training)
@@ -70,7 +79,7 @@ class CurveModel(keras.Model):
             self.t.assign(self._sample_position())
             non_trainable = [scope.get_current_value(variable) for variable in variables]
         logs, (trainable, non_trainable, *rest) = super().train_step((trainable, non_trainable, *rest), data)
-        non_trainable = [here if v is self.t else value for v, value in zip(variables, non_trainable)]
+        non_trainable = [here if v is self._t else value for v, value in zip(variables, non_trainable)]
         return logs, (trainable, non_trainable, *rest)
 
     def _sample_position(self):
@@ -150,7 +159,7 @@ class CurveModel(keras.Model):
         return [layer for layer in self._flatten_layers() if isinstance(layer, Curve)]
 
     def _whole_network(self, method):
-        if not isinstance(self.body, Curve):
+        if not (isinstance(self.body, Curve) and isinstance(self.body.layer, keras.Model)):
             raise ValueError(
                 f"`{method}` needs a body that is one `curves.Curve(network)`; in a body of your own, call it on its "
                 f"curve layers. Received: body={self.body!r}"

@@ -1,12 +1,13 @@
 """`FGE` and `SnapshotEnsemble`: Keras callbacks that turn one training run into an ensemble."""
 
 import abc
+import warnings
 
 import keras
 from keras import ops
 
 from keras_fge.ensemble import Ensemble
-from keras_fge.schedule import LearningRateFunction, cosine, scheduled, triangular
+from keras_fge.schedule import LearningRateFunction, cosine, scheduled, scheduled_optimizer, triangular
 from keras_fge.snapshots import Snapshot
 
 
@@ -47,15 +48,18 @@ class CyclicEnsemble(keras.callbacks.Callback, abc.ABC):
     def position_of_minimum(self, cycle_steps):
         """The update of the cycle, 1 to `cycle_steps`, after which the snapshot is taken."""
 
-    def ensemble(self):
-        """The `Ensemble` of the snapshots so far, with `from_logits` as in the compiled loss.
+    def ensemble(self, from_logits=None):
+        """The `Ensemble` of the snapshots so far.
+
+        Args:
+            from_logits: Whether the network outputs logits. Default: as the compiled losses say.
 
         Raises:
-            ValueError: if there is no snapshot yet.
+            ValueError: if there is no snapshot yet, or the compiled losses do not say whether they take logits.
         """
         if not self.snapshots:
             raise ValueError("No snapshot has been collected yet: pass this callback to `fit`.")
-        return Ensemble(self.model, self.snapshots, bool(getattr(self.model.loss, "from_logits", False)))
+        return Ensemble(self.model, self.snapshots, _takes_logits(self.model) if from_logits is None else from_logits)
 
     def on_train_begin(self, logs=None):
         model = self.model
@@ -64,7 +68,8 @@ class CyclicEnsemble(keras.callbacks.Callback, abc.ABC):
         self._cycle = self._cycle_in_steps(self.params.get("steps"))
         self._snapshot_at = self.position_of_minimum(self._cycle)
         self._check_alignment(self.params.get("steps"), model.steps_per_execution)
-        self._start = int(ops.convert_to_numpy(model.optimizer.iterations.value))
+        self._optimizer = scheduled_optimizer(model.optimizer)
+        self._start = int(ops.convert_to_numpy(self._optimizer.iterations.value))
         self._run_begins = True
         self._install(model, LearningRateFunction(lambda step: self.learning_rate(step, self._cycle), self._start))
 
@@ -76,33 +81,48 @@ class CyclicEnsemble(keras.callbacks.Callback, abc.ABC):
 
     def on_train_batch_begin(self, batch, logs=None):
         self._armed = True
-        self._collect_if_due(self._epoch_start + batch)
+        if self._is_due(self._epoch_start + batch):
+            # Updates that a LossScaleOptimizer skips do not count. The true number is costly to read on JAX, and never
+            # larger than the count of batches: so it is enough to look here.
+            self._epoch_start = self._steps_done() - batch
+            self._collect_if_due(self._epoch_start + batch)
 
     def on_epoch_end(self, epoch, logs=None):
         step = self._steps_done()
         self._collect_if_due(step)
-        if logs is not None and step:
-            logs["learning_rate"] = self._learning_rate_at(step)
+        if logs is not None:
+            logs["learning_rate"] = self._learning_rate_at(max(step, 1))
 
     def on_train_end(self, logs=None):
         self.model.train_function = self._plain_function
+        if not self._last_snapshot_step:
+            warnings.warn(f"{type(self).__name__} collected no snapshot: training ended too early.", stacklevel=2)
 
     def _steps_done(self):
-        return int(ops.convert_to_numpy(self.model.optimizer.iterations.value)) - self._start
+        _ = self.model  # On JAX, this brings the optimizer up to date.
+        return int(ops.convert_to_numpy(self._optimizer.iterations.value)) - self._start
 
     def _learning_rate_at(self, step):
         return float(ops.convert_to_numpy(self.learning_rate(step, self._cycle)))
 
+    def _is_due(self, step):
+        return step % self._cycle == self._snapshot_at % self._cycle and step > self._last_snapshot_step
+
     def _collect_if_due(self, step):
-        if step % self._cycle == self._snapshot_at % self._cycle and step > self._last_snapshot_step:
+        if self._is_due(step):
             self._last_snapshot_step = step
             self.snapshots.append(Snapshot.of(self.model, step, self._learning_rate_at(step)))
 
     def _install(self, model, schedule):
         """Replaces the compiled train function, for this run, by one that was traced with `schedule`."""
+        history = model.history
+        if getattr(model.train_function, "owner", self) is not self and model.train_function.history is history:
+            raise ValueError(
+                f"{type(self).__name__} and {type(model.train_function.owner).__name__} cannot share one `fit`: each "
+                "sets the learning rate."
+            )
         self._armed = False
         self._last_snapshot_step = 0
-        history = model.history
         plain = self._plain_function = getattr(model.train_function, "plain", model.train_function)
         cyclic = _make_train_function(model)
 
@@ -113,10 +133,10 @@ class CyclicEnsemble(keras.callbacks.Callback, abc.ABC):
                 model.train_function = plain
                 return plain(*args)
             self._armed = False
-            with scheduled(model.optimizer, schedule):
+            with scheduled(self._optimizer, schedule):
                 return cyclic(*args)
 
-        train_function.plain = plain
+        train_function.plain, train_function.owner, train_function.history = plain, self, history
         model.train_function = train_function
 
     def _cycle_in_steps(self, steps_per_epoch):
@@ -229,6 +249,24 @@ class SnapshotEnsemble(CyclicEnsemble):
 
     def position_of_minimum(self, cycle_steps):
         return cycle_steps
+
+
+def _takes_logits(model):
+    """Whether all losses that `model` was compiled with take logits."""
+    answers = set()
+    for loss in keras.tree.flatten(model.loss):
+        from_logits = getattr(loss, "from_logits", False)
+        if from_logits and type(loss).__name__.startswith("Binary") and model.output_shape[-1] != 1:
+            raise ValueError(
+                "Logits of several independent binary outputs are not supported: end the network with a sigmoid. "
+                f"Received: loss={loss!r}, output_shape={model.output_shape}"
+            )
+        if not isinstance(loss, (str, keras.losses.Loss)):
+            raise ValueError(f"Say `ensemble(from_logits=True)` or `False`: the loss {loss!r} does not tell.")
+        answers.add(bool(from_logits))
+    if len(answers) > 1:
+        raise ValueError("Some losses take logits and some do not: give all outputs one form.")
+    return answers == {True}
 
 
 def _make_train_function(model):

@@ -1,5 +1,7 @@
 """Ensembles of snapshots of one network: the mean of the members' predicted probabilities."""
 
+import contextlib
+
 import keras
 import numpy as np
 from keras import ops
@@ -49,9 +51,12 @@ class Ensemble:
             float32 array of the shape of the network's output (or the same structure of arrays for several outputs).
         """
         total = None
-        for outputs in self._each_member(lambda: self.network.predict(x, batch_size=batch_size, verbose=0)):
-            outputs = keras.tree.map_structure(self._probabilities, outputs)
-            total = outputs if total is None else keras.tree.map_structure(np.add, total, outputs)
+        with self._network_restored():
+            for snapshot in self.snapshots:
+                self.network.set_weights(snapshot.weights)
+                outputs = self.network.predict(x, batch_size=batch_size, verbose=0)
+                outputs = keras.tree.map_structure(self._probabilities, outputs)
+                total = outputs if total is None else keras.tree.map_structure(np.add, total, outputs)
         return keras.tree.map_structure(lambda array: array / np.float32(len(self)), total)
 
     def evaluate(self, x, y=None, batch_size=None):
@@ -84,24 +89,24 @@ class Ensemble:
     def evaluate_sizes(self, x, y=None, batch_size=None):
         """The metrics of `evaluate` for the ensembles of the first 1, 2, ..., K members: arrays of shape `(K,)`."""
         total, labels, metrics = None, None, []
-        passes = self._each_member(lambda: _predict_with_labels(self.network, x, y, batch_size))
-        for count, (outputs, new_labels) in enumerate(passes, start=1):
-            if labels is not None and not np.array_equal(labels, new_labels):
-                raise ValueError("`x` changes its order from pass to pass: turn the shuffling of the data set off.")
-            labels = new_labels
-            probabilities = self._probabilities(outputs)
-            total = probabilities if total is None else total + probabilities
-            metrics.append(classification_metrics(total / np.float32(count), labels))
+        with self._network_restored():
+            for count, snapshot in enumerate(self.snapshots, start=1):
+                self.network.set_weights(snapshot.weights)
+                outputs, new_labels = _predict_with_labels(self.network, x, y, batch_size)
+                if labels is not None and not np.array_equal(labels, new_labels):
+                    raise ValueError("`x` changes its order from pass to pass: turn the shuffling of the data set off.")
+                labels = new_labels
+                probabilities = self._probabilities(outputs)
+                total = probabilities if total is None else total + probabilities
+                metrics.append(classification_metrics(total / np.float32(count), labels))
         return {name: np.array([values[name] for values in metrics]) for name in metrics[0]}
 
-    def _each_member(self, function):
-        """Yields `function()` with each member's weights in the network, which gets its own back at the end."""
+    @contextlib.contextmanager
+    def _network_restored(self):
         variables = self.network.variables  # All of them: on JAX, a pass that breaks off loses random seeds too.
         own = [ops.convert_to_numpy(variable.value) for variable in variables]
         try:
-            for snapshot in self.snapshots:
-                self.network.set_weights(snapshot.weights)
-                yield function()
+            yield
         finally:
             for variable, value in zip(variables, own):
                 variable.assign(value)
@@ -141,8 +146,12 @@ def classification_metrics(probabilities, labels):
         raise ValueError(f"`probabilities` must have shape (samples, classes). Received: {probabilities.shape}")
     if probabilities.shape[1] == 1:
         probabilities = np.concatenate([1 - probabilities, probabilities], axis=1)
-    if np.min(probabilities) < 0 or np.max(np.abs(np.sum(probabilities, axis=1) - 1)) > 1e-3:
-        raise ValueError("The outputs of the network are no probabilities. If they are logits, set from_logits=True.")
+    sums = np.sum(probabilities, axis=1)
+    if not (np.min(probabilities) >= 0 and np.max(np.abs(sums - 1)) <= 1e-3):  # Also where there is a NaN.
+        raise ValueError(
+            "The outputs of the network are no probabilities: they must be non-negative and sum to 1. If they are "
+            f"logits, set from_logits=True. Received: sums from {np.min(sums):.3g} to {np.max(sums):.3g}"
+        )
     samples, classes = probabilities.shape
     labels = _integer_labels(labels, samples, classes)
     predicted = np.argmax(probabilities, axis=1)

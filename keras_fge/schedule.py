@@ -90,6 +90,23 @@ class LearningRateFunction(keras.optimizers.schedules.LearningRateSchedule):
         return self.function(iterations - self.start + 1)
 
 
+def scheduled_optimizer(optimizer):
+    """The optimizer that holds the learning rate: the inner one of a `LossScaleOptimizer`.
+
+    Raises:
+        ValueError: for kinds that one learning rate as a function of the iteration does not fit.
+    """
+    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+    if not hasattr(optimizer, "_learning_rate") or hasattr(optimizer, "optimizers"):
+        raise ValueError(f"An optimizer with one learning rate is needed. Received: {type(optimizer).__name__}")
+    if getattr(optimizer, "gradient_accumulation_steps", None):
+        raise ValueError(
+            "Cyclical learning rates count updates, and do not support `gradient_accumulation_steps`. Received: "
+            f"gradient_accumulation_steps={optimizer.gradient_accumulation_steps}"
+        )
+    return optimizer
+
+
 @contextlib.contextmanager
 def scheduled(optimizer, schedule):
     """Inside, `optimizer` steps with `schedule`; outside, it has the learning rate it had.
@@ -97,7 +114,6 @@ def scheduled(optimizer, schedule):
     The public setter would drop the learning rate variable for good, so that checkpoints of the optimizer no longer
     match, and would refuse a number afterwards.
     """
-    optimizer = getattr(optimizer, "inner_optimizer", optimizer)  # LossScaleOptimizer
     own = optimizer._learning_rate
     optimizer._learning_rate = schedule
     try:

@@ -143,6 +143,32 @@ def test_data_sets_of_the_backend():
     curves.update_batch_norm(by_dataset, Batches())
     for a, b in zip(by_arrays.get_weights(), by_dataset.get_weights()):
         assert a == pytest.approx(b, abs=1e-6)
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        curves.update_batch_norm(by_dataset, tf.data.Dataset.from_tensor_slices((x, y)).batch(12))
+    elif keras.backend.backend() == "torch":
+        import torch
+
+        data = torch.utils.data.TensorDataset(torch.tensor(x), torch.tensor(y))
+        curves.update_batch_norm(by_dataset, torch.utils.data.DataLoader(data, 12))
+    for a, b in zip(by_arrays.get_weights(), by_dataset.get_weights()):
+        assert a == pytest.approx(b, abs=1e-6)
+
+
+def test_a_shared_layer_averages_its_calls():
+    a, b = keras.Input((3,)), keras.Input((3,))
+    norm = layers.BatchNormalization()
+    network = keras.Model([a, b], [norm(a), norm(b)])
+    x = np.random.default_rng(0).normal(size=(20, 3)).astype("float32")
+    curves.update_batch_norm(network, ([x, x + 10], None))
+    assert to_numpy(norm.moving_mean) == pytest.approx(x.mean(axis=0) + 5, abs=1e-5)
+    assert to_numpy(norm.moving_variance) == pytest.approx(x.var(axis=0), rel=1e-4)
+
+
+def test_unbuilt_networks():
+    with pytest.raises(ValueError, match="`network` must be built"):
+        curves.update_batch_norm(keras.Sequential([layers.BatchNormalization()]), (np.ones((3, 4)), np.zeros(3)))
 
 
 def test_networks_without_batch_norm_and_with_renorm():

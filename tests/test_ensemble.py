@@ -9,7 +9,7 @@ from keras import layers
 from sklearn.metrics import accuracy_score, brier_score_loss, log_loss
 
 import keras_fge
-from conftest import logits_loss, to_numpy, values
+from conftest import logits_loss, values
 
 rng = np.random.default_rng(0)
 X = rng.normal(size=(50, 4)).astype("float32")
@@ -179,6 +179,43 @@ def test_from_logits_comes_from_the_compiled_loss():
     assert repr(fge.ensemble()) == f"Ensemble(2 members of '{model.name}', from_logits=True)"
 
 
+@pytest.mark.parametrize(
+    ("loss", "expected"),
+    [
+        ("sparse_categorical_crossentropy", False),
+        (keras.losses.SparseCategoricalCrossentropy(), False),
+        ([keras.losses.SparseCategoricalCrossentropy(from_logits=True)], True),
+        (keras.losses.MeanSquaredError(), False),
+    ],
+    ids=str,
+)
+def test_from_logits_of_every_form_of_loss(loss, expected):
+    fge = keras_fge.FGE(0.1, 0.01, cycle_steps=2)
+    model = network(None)
+    model.compile("sgd", loss)
+    fge.set_model(model)
+    fge.snapshots = [keras_fge.Snapshot.of(model)]
+    assert fge.ensemble().from_logits == expected
+    assert fge.ensemble(from_logits=not expected).from_logits != expected
+
+
+@pytest.mark.parametrize(
+    ("loss", "message"),
+    [
+        (lambda y, p: p, r"Say `ensemble\(from_logits=True\)`"),
+        (keras.losses.BinaryCrossentropy(from_logits=True), "several independent binary outputs"),
+    ],
+)
+def test_losses_that_do_not_tell(loss, message):
+    fge = keras_fge.FGE(0.1, 0.01, cycle_steps=2)
+    model = network(None)
+    model.compile("sgd", loss)
+    fge.set_model(model)
+    fge.snapshots = [keras_fge.Snapshot.of(model)]
+    with pytest.raises(ValueError, match=message):
+        fge.ensemble()
+
+
 def test_bad_input():
     with pytest.raises(ValueError, match="`snapshots` is empty"):
         keras_fge.Ensemble(network(), [])
@@ -186,8 +223,13 @@ def test_bad_input():
         keras_fge.Ensemble(network(), [*snapshots(1), *snapshots(1, outputs=2)])
     with pytest.raises(ValueError, match="1 arrays instead of 2"):
         keras_fge.Ensemble(network(), [snapshots(1)[0][:1]])
-    with pytest.raises(ValueError, match="set from_logits=True"):
-        keras_fge.Ensemble(network(None), snapshots()).evaluate(X, Y)
+    logits = network(None)
+    before = values(logits.weights)
+    with pytest.raises(ValueError, match="set from_logits=True") as error:
+        keras_fge.Ensemble(logits, snapshots()).evaluate(X, Y)
+    assert error and all(np.array_equal(a, b) for a, b in zip(before, values(logits.weights)))
+    with pytest.raises(ValueError, match="are no probabilities"):
+        keras_fge.classification_metrics(np.full((2, 2), np.nan), [0, 1])
     ensemble = keras_fge.Ensemble(network(), snapshots())
     with pytest.raises(ValueError, match=r"`y` must have shape \(50,\)"):
         ensemble.evaluate(X, Y[:7])
@@ -197,4 +239,3 @@ def test_bad_input():
         ensemble.evaluate(X)
     with pytest.raises(TypeError, match="indexed by slices"):
         ensemble[0]
-    assert to_numpy(ensemble.network.weights[0]).shape == (4, 3)

@@ -60,6 +60,18 @@ def test_model_stands_where_it_stood_also_after_an_error(trained):
     assert float(to_numpy(model.t)) == pytest.approx(0.2)
 
 
+def test_sample_weights_and_generators(trained):
+    start, end, x, y = trained
+    model = compiled(curves.connect(start, end))
+    weights = np.linspace(0, 2, len(x))
+    result = curves.evaluate_path(model, (x, y, weights), (x, y), num_points=2, verbose=False)
+    model.t = 1.0
+    measured = model.evaluate(x, y, sample_weight=weights, verbose=0, return_dict=True)
+    assert result.train["loss"][-1] == pytest.approx(measured["loss"], rel=1e-5)
+    with pytest.raises(ValueError, match="`test` is read many times"):
+        curves.evaluate_path(model, (x, y), iter([(x, y)]), num_points=2, verbose=False)
+
+
 def result():
     t = np.linspace(0, 1, 5)
     train = {"loss": np.array([1.0, 3.0, 5.0, 2.0, 2.0]), "nll": np.array([0.5, 2.5, 4.5, 1.5, 1.5])}

@@ -173,6 +173,29 @@ def test_mixed_precision_combines_in_float32_and_computes_as_the_layer():
     assert all(bend.dtype == "float32" for bends in layer.bends for bend in bends)
 
 
+def test_weights_that_their_layer_assigns_itself():
+    layer = curves.Curve(layers.SpectralNormalization(layers.Dense(3)))
+    with pytest.raises(ValueError, match="is assigned by its own layer"):
+        layer(VECTORS, t=0.5, training=True)
+
+
+def test_constraints_act_on_the_bends():
+    layer = curves.CurveDense(3, kernel_constraint="non_neg", fix_start=False)
+    layer(VECTORS, t=0.5)
+    assert all(kernel.constraint is not None for kernel, _ in layer.bends)
+
+
+def test_dropout_and_statistics_change_in_training():
+    network = batch_norm_network()
+    layer = curves.Curve(network)
+    before = values(layer.statistics)
+    first, second = (to_numpy(layer(IMAGES, t=0.5, training=True)) for _ in range(2))
+    assert np.max(np.abs(first - second)) > 1e-3
+    mean = to_numpy(network.layers[1](IMAGES)).mean(axis=(0, 1, 2))
+    expected = 0.99 * (0.99 * before[0] + 0.01 * mean) + 0.01 * mean
+    assert to_numpy(layer.statistics[0]) == pytest.approx(expected, abs=1e-6)
+
+
 def test_the_wrapped_layer_stays_as_it_is():
     dense = layers.Dense(3)
     dense(VECTORS)

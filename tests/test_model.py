@@ -78,6 +78,9 @@ def test_fit_draws_one_t_per_batch_and_leaves_the_position_alone():
 
 
 def test_positions_are_uniform():
+    model = curves.connect(linear_network(), linear_network(), seed=0)
+    drawn = [float(to_numpy(model._sample_position())) for _ in range(10)]
+    assert drawn == pytest.approx(list(positions_by_hand(0, 10)), abs=1e-6)
     positions = np.array(list(positions_by_hand(0, 20000)))
     assert stats.kstest(positions, "uniform").pvalue > 0.01
     assert abs(np.corrcoef(positions[1:], positions[:-1])[0, 1]) < 0.02
@@ -159,26 +162,37 @@ def test_penalty_is_the_regularization_of_the_network_at_t(trained):
     assert model.penalty(0.7) == pytest.approx(0.5 * 0.3 * squares + regularizer, rel=1e-5)
 
 
-def test_hand_built_body_of_curve_layers():
-    class Body(keras.Model):
-        def __init__(self):
-            super().__init__()
-            self.backbone = layers.Dense(8, activation="relu", kernel_regularizer="l2")
-            self.head = curves.CurveDense(2, fix_start=False, fix_end=False)
+@keras.saving.register_keras_serializable(package="tests")
+class Body(keras.Model):
+    """A plain layer below layers on a curve."""
 
-        def call(self, x, t, training=None):
-            return self.head(self.backbone(x), t=t)
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.backbone = layers.Dense(8, activation="relu", kernel_regularizer="l2")
+        self.norm = curves.CurveBatchNormalization(fix_start=False, fix_end=False)
+        self.head = curves.CurveDense(2, fix_start=False, fix_end=False)
 
+    def call(self, x, t, training=None):
+        return self.head(self.norm(self.backbone(x), t=t, training=training), t=t)
+
+
+def test_body_of_the_users_own(tmp_path):
     x, y = np.random.default_rng(0).normal(size=(32, 4)).astype("float32"), np.zeros(32)
     model = curves.CurveModel(Body(), seed=0)
     model.compile("sgd", logits_loss())
     model.fit(x, y, epochs=1, verbose=0)
-    assert len(model.trainable_variables) == 2 + 3 * 2
+    assert len(model.trainable_variables) == 2 + 3 * 2 + 3 * 2
     assert model.arc_length() > 0
     kernel = to_numpy(model.body.backbone.kernel)
     assert model.penalty(0.5) == pytest.approx(0.01 * np.sum(kernel**2), rel=1e-5)
     with pytest.raises(ValueError, match=r"`network_at` needs a body that is one `curves.Curve"):
         model.network_at(0.5)
+    model.t = 0.8
+    model.save(tmp_path / "body.keras")
+    copy = keras.saving.load_model(tmp_path / "body.keras")
+    assert len(copy.variables) == len(model.variables)
+    assert np.array_equal(copy.predict(x, verbose=0), model.predict(x, verbose=0))
+    copy.fit(x, y, verbose=0)
 
 
 def test_round_trip_in_a_new_process(trained, tmp_path):
@@ -203,11 +217,22 @@ model.fit(expected["x"], np.zeros(len(expected["x"])), verbose=0)
     assert result.returncode == 0, result.stderr
 
 
+def test_moving_reaches_the_compiled_function():
+    model = curves.connect(linear_network(random_weights(0)), linear_network(random_weights(1)))
+    x = np.ones((4, 4), "float32")
+    for move in (lambda t: setattr(model, "t", t), model.t.assign):
+        for t in (0.0, 0.7):
+            move(t)
+            assert model.predict(x, verbose=0) == pytest.approx(model.network_at(t).predict(x, verbose=0), abs=1e-5)
+
+
 @pytest.mark.parametrize("t", [-0.1, 1.1, np.float64(7)])
 def test_position_outside_the_curve(t):
     model = curves.connect(linear_network(), linear_network())
     with pytest.raises(ValueError, match=r"`t` must lie in \[0, 1\]"):
         model.t.assign(t)
+    with pytest.raises(ValueError, match=r"`t` must lie in \[0, 1\]"):
+        model.t = t
     with pytest.raises(ValueError, match=r"`t` must lie in \[0, 1\]"):
         model.network_at(t)
     assert float(to_numpy(model.t)) == 0.5

@@ -165,6 +165,47 @@ def test_an_interrupted_run_leaves_nothing_behind(hook):
     assert [snapshot.step for snapshot in fge.snapshots] == [2, 2, 6, 10]
 
 
+def test_updates_that_loss_scaling_skips_do_not_count():
+    model = UnitGradient()
+    inner = keras.optimizers.SGD(0.25)
+    optimizer = keras.optimizers.LossScaleOptimizer(inner, initial_scale=1e38, dynamic_growth_steps=1000)
+    model.compile(optimizer, lambda y, prediction: 16 * ops.mean(prediction, axis=-1))  # Overflows, for a few steps.
+    fge = keras_fge.FGE(0.1, 0.01, cycle_steps=4)
+    history = fit(model, epochs=4, callbacks=[fge])
+    done = int(to_numpy(inner.iterations))
+    assert done < 24
+    after = -16 * np.cumsum([fge_by_hand(step, 0.1, 0.01, 4) for step in range(1, done + 1)])
+    assert [snapshot.step for snapshot in fge.snapshots] == list(range(2, done + 1, 4))
+    for snapshot in fge.snapshots:
+        assert snapshot.weights[0] == pytest.approx(after[snapshot.step - 1], abs=1e-4)
+    assert len(history.history["learning_rate"]) == 4
+
+
+def test_two_cyclical_callbacks_in_one_fit():
+    model = unit_gradient_model()
+    callbacks = [keras_fge.FGE(0.1, 0.01, cycle_steps=4), keras_fge.SnapshotEnsemble(0.1, cycle_steps=4)]
+    with pytest.raises(ValueError, match="SnapshotEnsemble and FGE cannot share one `fit`"):
+        fit(model, epochs=1, callbacks=callbacks)
+    fit(model, epochs=1)
+    assert weight(model) == pytest.approx(-6 * 0.25)
+
+
+def test_optimizers_without_one_learning_rate_per_update():
+    model = UnitGradient()
+    model.compile(keras.optimizers.SGD(0.25, gradient_accumulation_steps=2), "mse")
+    with pytest.raises(ValueError, match="`gradient_accumulation_steps`"):
+        fit(model, epochs=1, callbacks=[keras_fge.FGE(0.1, 0.01, cycle_steps=4)])
+
+
+def test_a_run_that_ends_before_its_first_snapshot_warns():
+    class Stop(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            self.model.stop_training = True
+
+    with pytest.warns(UserWarning, match="FGE collected no snapshot"):
+        fit(unit_gradient_model(), epochs=1, callbacks=[keras_fge.FGE(0.1, 0.01, cycle_steps=4), Stop()])
+
+
 def test_snapshots_hold_all_weights_and_stay_as_they_were(trained):
     start, _, x, y = trained
     network = keras.models.clone_model(start)

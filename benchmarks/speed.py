@@ -1,0 +1,90 @@
+"""What a training step costs on a curve and under FGE, as a ratio to the plain step, measured side by side in one run.
+
+    python benchmarks/speed.py --output=speed.json
+
+The three trainings take turns, epoch by epoch, on random images of CIFAR-10's shape; the first turn, which compiles,
+does not count. A ratio is taken within each turn; median and range over the turns are reported.
+"""
+
+import os
+import time
+import types
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import keras
+import numpy as np
+from absl import app, flags
+
+import curves
+import keras_fge
+from networks import small_cnn
+from report import console, new_record, write_json
+
+FLAGS = flags.FLAGS
+flags.DEFINE_string("output", "results/speed.json", "Record to write.")
+flags.DEFINE_integer("seed", 0, "Seed of weights and images.")
+flags.DEFINE_integer("batch_size", 128, "Images per step.", lower_bound=1)
+flags.DEFINE_integer("steps", 20, "Steps of one turn.", lower_bound=2)
+flags.DEFINE_integer("turns", 7, "Turns that count.", lower_bound=1)
+flags.DEFINE_integer("width", 32, "Filters of the first stage of the network.", lower_bound=1)
+
+
+def compiled(model):
+    model.compile(
+        keras.optimizers.SGD(0.01, momentum=0.9), keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    )
+    return model
+
+
+def measure(batch_size, steps, turns, width, seed):
+    """Seconds per turn: `{name: [...]}`."""
+    keras.utils.set_random_seed(seed)
+    x = np.random.default_rng(seed).normal(size=(steps * batch_size, 32, 32, 3)).astype("float32")
+    y = np.arange(len(x)) % 10
+    networks = [compiled(small_cnn((32, 32, 3), 10, 5e-4, width)) for _ in range(3)]
+    models = {
+        "plain": networks[0],
+        "curve, 3 bends": compiled(curves.connect(networks[0], networks[1], seed=seed)),
+        "FGE": networks[2],
+    }
+    seconds = {name: [] for name in models}
+
+    class Turn(keras.callbacks.Callback):
+        """Trains the other models in each epoch of the FGE run, which must not be broken up: each fit compiles anew."""
+
+        def on_epoch_begin(self, epoch, logs=None):
+            for name in ("plain", "curve, 3 bends"):
+                begin = time.perf_counter()
+                models[name].fit(x, y, batch_size=batch_size, verbose=0, shuffle=False)
+                seconds[name].append(time.perf_counter() - begin)
+            self.begin = time.perf_counter()
+
+        def on_epoch_end(self, epoch, logs=None):
+            seconds["FGE"].append(time.perf_counter() - self.begin)
+
+    fge = keras_fge.FGE(0.01, 0.001, cycle_epochs=2)
+    models["FGE"].fit(x, y, batch_size=batch_size, epochs=turns + 1, verbose=0, shuffle=False, callbacks=[fge, Turn()])
+    return {name: values[1:] for name, values in seconds.items()}
+
+
+def main(_):
+    settings = types.SimpleNamespace(**{flag.name: flag.value for flag in FLAGS.get_key_flags_for_module(__name__)})
+    folder = os.path.dirname(settings.output) or "."
+    os.makedirs(folder, exist_ok=True)
+    seconds = measure(settings.batch_size, settings.steps, settings.turns, settings.width, settings.seed)
+    record = new_record(settings)
+    record["milliseconds_per_step"] = {
+        name: 1000 * float(np.median(values)) / settings.steps for name, values in seconds.items()
+    }
+    record["ratio_to_plain"] = {}
+    for name in ("curve, 3 bends", "FGE"):
+        ratios = np.array(seconds[name]) / np.array(seconds["plain"])
+        median, low, high = float(np.median(ratios)), float(ratios.min()), float(ratios.max())
+        record["ratio_to_plain"][name] = {"median": median, "min": low, "max": high, "n": len(ratios)}
+        console.print(f"{name}: {median:.2f} of the plain step (from {low:.2f} to {high:.2f} over {len(ratios)} turns)")
+    write_json(record, settings.output)
+
+
+if __name__ == "__main__":
+    app.run(main)
