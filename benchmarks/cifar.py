@@ -30,9 +30,9 @@ flags.DEFINE_integer("seed", 0, "Seed of everything: initialization, order of th
 
 flags.DEFINE_integer("epochs", 40, "B: epochs of one ordinary training run, the unit of the budget.", lower_bound=1)
 flags.DEFINE_integer("batch_size", 25, "Images per iteration.", lower_bound=1)
-flags.DEFINE_float("learning_rate", 0.01, "Learning rate of ordinary training, before it decays.", lower_bound=0)
+flags.DEFINE_float("learning_rate", 0.02, "Learning rate of ordinary training, before it decays.", lower_bound=0)
 flags.DEFINE_float("momentum", 0.9, "Momentum of SGD.", lower_bound=0, upper_bound=1)
-flags.DEFINE_float("weight_decay", 5e-4, "wd of the loss term 0.5 wd ||w||^2 over all weights.", lower_bound=0)
+flags.DEFINE_float("weight_decay", 2e-3, "wd of the loss term 0.5 wd ||w||^2 over all weights.", lower_bound=0)
 flags.DEFINE_bool("jit_compile", None, "Compile with XLA. Default: what Keras chooses for backend and device.")
 
 flags.DEFINE_integer("num_bends", 3, "Bends of the curves, both endpoints counted.", lower_bound=2)
@@ -40,12 +40,12 @@ flags.DEFINE_integer("curve_epochs", 60, "Epochs of training a curve.", lower_bo
 flags.DEFINE_float("curve_learning_rate", 0.02, "Learning rate of training a curve, before it decays.", lower_bound=0)
 flags.DEFINE_integer("num_points", 61, "Points at which a path is evaluated.", lower_bound=2)
 
-flags.DEFINE_integer("runs", 9, "Independent runs of each method; kB ensembles pool k of them.", lower_bound=3)
-flags.DEFINE_float("fge_start", 0.8, "Part of the budget before FGE begins.", lower_bound=0, upper_bound=1)
-flags.DEFINE_float("fge_max_learning_rate", 0.01, "alpha_1 of FGE.", lower_bound=0)
+flags.DEFINE_integer("runs", 12, "Independent runs of each method; kB ensembles pool k of them.", lower_bound=3)
+flags.DEFINE_float("fge_start", 0.6, "Part of the budget before FGE begins.", lower_bound=0, upper_bound=1)
+flags.DEFINE_float("fge_max_learning_rate", 0.04, "alpha_1 of FGE.", lower_bound=0)
 flags.DEFINE_float("fge_min_learning_rate", 5e-4, "alpha_2 of FGE.", lower_bound=0)
 flags.DEFINE_integer("fge_cycle_epochs", 1, "Epochs of one FGE cycle.", lower_bound=1)
-flags.DEFINE_float("sse_max_learning_rate", 0.05, "Learning rate at the start of each SSE cycle.", lower_bound=0)
+flags.DEFINE_float("sse_max_learning_rate", 0.04, "Learning rate at the start of each SSE cycle.", lower_bound=0)
 flags.DEFINE_integer("sse_cycles", 3, "Cycles, and so snapshots, of one SSE run.", lower_bound=1)
 
 

@@ -97,36 +97,44 @@ def run_ensembles(settings, data, progress):
         (groups, trace): a list of dictionaries, one for each method, budget and group of k runs, with the number of
         members and the metrics on validation and test data; and the measurements along the first FGE run.
     """
-    members, trace = {"Ind": [], "SSE": [], "FGE": []}, None
+    runs, trace = {"Ind": [], "SSE": [], "FGE": []}, None
     with progress.task("ensembles", 3 * settings.runs) as ticker:
         for run in range(settings.runs):
             seed = settings.seed + 100 + run
             recorder = TrajectoryRecorder(data.test) if run == 0 else None
             network, single, snapshots = train_ind_and_fge(settings, data, seed, recorder, ticker)
-            members["Ind"].append([single])
-            members["FGE"].append(snapshots)
-            members["SSE"].append(train_sse(settings, data, seed))
+            trace = recorder.trace if recorder else trace
+            runs["Ind"].append(predict_run(network, [single], data))
+            runs["FGE"].append(predict_run(network, snapshots, data))
+            runs["SSE"].append(predict_run(network, train_sse(settings, data, seed), data))
             ticker.advance()
-            if recorder:
-                trace = recorder.trace
     groups = []
-    with progress.task("ensembles: test", None):
-        for method, runs in members.items():
-            for budget in (1, 2, 3):
-                for first in range(0, settings.runs - budget + 1, budget):
-                    pooled = [snapshot for run in runs[first : first + budget] for snapshot in run]
-                    ensemble = keras_fge.Ensemble(network, pooled, from_logits=True)
-                    groups.append(
-                        {
-                            "method": method,
-                            "budget": budget,
-                            "runs": list(range(first, first + budget)),
-                            "members": len(ensemble),
-                            "validation": ensemble.evaluate(*data.validation, batch_size=1000),
-                            "test": ensemble.evaluate(*data.test, batch_size=1000),
-                        }
-                    )
+    for method, predictions in runs.items():
+        for budget in (1, 2, 3):
+            for first in range(0, settings.runs - budget + 1, budget):
+                groups.append(pool(predictions[first : first + budget], data))
+                groups[-1].update(method=method, budget=budget, runs=list(range(first, first + budget)))
     return groups, trace
+
+
+def predict_run(network, snapshots, data):
+    """The ensemble of one run: number of members, probabilities on validation and test images."""
+    ensemble = keras_fge.Ensemble(network, snapshots, from_logits=True)
+    probabilities = {
+        split: ensemble.predict(getattr(data, split)[0], batch_size=1000) for split in ("validation", "test")
+    }
+    return {"members": len(ensemble), **probabilities}
+
+
+def pool(runs, data):
+    """The ensemble of the members of several runs. They have equally many: its mean is the mean of the runs' means."""
+    metrics = {
+        split: keras_fge.classification_metrics(
+            np.mean([run[split] for run in runs], axis=0, dtype="float64"), getattr(data, split)[1]
+        )
+        for split in ("validation", "test")
+    }
+    return {"members": sum(run["members"] for run in runs), **metrics}
 
 
 def train_ind_and_fge(settings, data, seed, recorder, ticker):
@@ -146,7 +154,7 @@ def train_ind_and_fge(settings, data, seed, recorder, ticker):
     fge = keras_fge.FGE(settings.fge_max_learning_rate, settings.fge_min_learning_rate, settings.fge_cycle_epochs)
     fit(network, settings, data, settings.epochs - start, [fge, recorder] if recorder else [fge])
     if recorder:
-        recorder.add_learning_rates(fge)
+        recorder.add_schedule(fge)
     ticker.advance()
     return network, single, fge.snapshots
 
@@ -161,11 +169,11 @@ def train_sse(settings, data, seed):
 class TrajectoryRecorder(keras.callbacks.Callback):
     """Test error and distance from the start, ||w_i - w_0|| over the trainable weights, every few iterations."""
 
-    def __init__(self, test, points_per_epoch=5):
+    def __init__(self, test, points_per_epoch=10):
         super().__init__()
         self.test = test
         self.points_per_epoch = points_per_epoch
-        self.trace = {"iteration": [], "learning_rate": [], "test_error": [], "distance": []}
+        self.trace = {"iteration": [], "test_error": [], "distance": []}
 
     def on_epoch_begin(self, epoch, logs=None):
         self._epoch = epoch
@@ -191,11 +199,10 @@ class TrajectoryRecorder(keras.callbacks.Callback):
             float(np.mean(np.argmax(model.predict(x, batch_size=1000, verbose=0), axis=1) != y))
         )
 
-    def add_learning_rates(self, fge):
-        """The learning rate of the update that led to each point, and where the snapshots were taken."""
-        cycle = 2 * fge.snapshots[0].step
-        steps = np.maximum(self.trace["iteration"], 1)
-        rates = ops.convert_to_numpy(fge.learning_rate(steps, cycle))
+    def add_schedule(self, fge):
+        """The learning rate of every update, and the updates after which the snapshots were taken."""
+        updates = np.arange(1, self.trace["iteration"][-1] + 1)
+        rates = ops.convert_to_numpy(fge.learning_rate(updates, 2 * fge.snapshots[0].step))
         self.trace["learning_rate"] = [float(rate) for rate in rates]
         self.trace["snapshots"] = [snapshot.step for snapshot in fge.snapshots]
 

@@ -120,9 +120,14 @@ def draw_fge(trace, folder):
     """The paper's three panels: learning rate, test error and distance from the start, against the iteration."""
     figure = Figure(figsize=(6, 6.5), layout="constrained")
     panels = figure.subplots(3, 1, sharex=True)
-    series = [("learning_rate", 1, "learning rate"), ("test_error", 100, "test error (%)"), ("distance", 1, "distance")]
-    for axes, (name, scale, label) in zip(panels, series):
-        axes.plot(trace["iteration"], scale * np.array(trace[name]), color="tab:red", linewidth=1.5)
+    updates = range(1, len(trace["learning_rate"]) + 1)
+    series = [
+        (updates, trace["learning_rate"], "learning rate"),
+        (trace["iteration"], 100 * np.array(trace["test_error"]), "test error (%)"),
+        (trace["iteration"], trace["distance"], "distance from the start"),
+    ]
+    for axes, (x, y, label) in zip(panels, series):
+        axes.plot(x, y, color="tab:red", linewidth=1.5)
         for step in trace["snapshots"]:
             axes.axvline(step, color="0.6", linestyle=":", zorder=0)
         axes.set_ylabel(label)

@@ -6,7 +6,8 @@ import keras
 import numpy as np
 from keras import ops
 
-from curves.layers import batch_norm_layers, read
+from curves.layers import batch_norm_layers
+from curves.networks import read
 
 
 def update_batch_norm(network, data, batch_size=128):

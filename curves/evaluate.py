@@ -7,8 +7,8 @@ import keras
 import numpy as np
 
 from curves.batch_norm import BatchNormEstimator, restored_on_error
-from curves.layers import read
 from curves.model import CurveModel
+from curves.networks import read
 
 ACCURACIES = ("accuracy", "acc", "sparse_categorical_accuracy", "categorical_accuracy", "binary_accuracy")
 

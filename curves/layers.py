@@ -3,6 +3,7 @@
 import keras
 from keras import ops
 
+from curves.networks import check_same_architecture, clone, read
 from curves.parametrization import Bezier, Parametrization
 
 
@@ -310,62 +311,3 @@ def batch_norm_layers(network):
         elif isinstance(layer, keras.layers.BatchNormalization) and layer.trainable:
             layers.append(layer)
     return layers
-
-
-def clone(layer):
-    """A layer or network of the same architecture, not compiled, with weights of its own.
-
-    Raises:
-        ValueError: if Keras cannot make one, as for a class without a working `get_config`.
-    """
-    compiled = getattr(layer, "compiled", False)
-    try:
-        if not isinstance(layer, keras.Model):
-            return type(layer).from_config(layer.get_config())
-        layer.compiled = False  # Or Keras would clone optimizer and loss too, and fail where these are the user's own.
-        return keras.models.clone_model(layer)
-    except Exception as error:
-        raise ValueError(
-            f"'{layer.name}' ({type(layer).__name__}) could not be rebuilt from its configuration. A class of your own "
-            f"needs a `get_config` that returns its constructor arguments. Keras says: {error}"
-        ) from error
-    finally:
-        if compiled:
-            layer.compiled = True
-
-
-def check_same_architecture(start, end, start_name="`start`", end_name="`end`"):
-    """Raises a ValueError that names the first weight in which two networks differ, or the lack of weights.
-
-    Weights are compared by order, shape and dtype, never by name: Keras numbers names as it goes.
-    """
-    for network, name in ((start, start_name), (end, end_name)):
-        if not network.built or not network.weights:
-            raise ValueError(f"{name} must be a built network with weights. Received: {network.name}, not built.")
-    kinds = [
-        (lambda network: network.trainable_variables, "trainable weight"),
-        (lambda network: network.non_trainable_weights, "non-trainable weight"),
-    ]
-    for variables, kind in kinds:
-        ours, theirs = variables(start), variables(end)
-        for index, (a, b) in enumerate(zip(ours, theirs)):
-            if tuple(a.shape) != tuple(b.shape) or a.dtype != b.dtype:
-                raise ValueError(
-                    f"{start_name} and {end_name} must have the same architecture, but differ in {kind} {index}: "
-                    f"'{a.path}' {tuple(a.shape)} {a.dtype} against '{b.path}' {tuple(b.shape)} {b.dtype}."
-                )
-        if len(ours) != len(theirs):
-            longer, name = (ours, start_name) if len(ours) > len(theirs) else (theirs, end_name)
-            raise ValueError(
-                f"{start_name} and {end_name} must have the same architecture, but have {len(ours)} and {len(theirs)} "
-                f"{kind}s. The first without a partner is '{longer[min(len(ours), len(theirs))].path}' of {name}."
-            )
-
-
-def read(variable):
-    """The value of a Keras variable as a numpy array of its own.
-
-    Also the way to copy a variable into another: on JAX, `a.assign(b)` shares the buffer, and the next `fit` donates it
-    twice.
-    """
-    return ops.convert_to_numpy(variable.value)

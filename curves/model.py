@@ -4,7 +4,8 @@ import keras
 import numpy as np
 from keras import ops
 
-from curves.layers import Curve, batch_norm_layers, check_same_architecture, clone, read
+from curves.layers import Curve, batch_norm_layers
+from curves.networks import check_same_architecture, clone, read
 from curves.parametrization import Bezier, check_position
 
 MULTIPLIERS, MODULI = (171, 172, 170), (30269, 30307, 30323)
@@ -23,7 +24,7 @@ class CurveModel(keras.Model):
 
     `fit` minimizes the expected loss over the curve, l(theta) = E_{t ~ U[0,1]} L(phi(t)) (paper, section 3.1): each
     step draws one t for the whole batch. `evaluate`, `predict`, calls, and the validation inside `fit` work at
-    `model.t`, which `fit` leaves alone; move it with `model.t.assign(0.3)`, which recompiles nothing. With
+    `model.t`, which `fit` leaves alone; move it with `model.t = 0.3`, which recompiles nothing. With
     BatchNormalization, call `curves.update_batch_norm(model, data)` after moving.
 
     Args:

@@ -21,7 +21,8 @@ def plot_paths(results, path=None):
         ("train", "loss", 1, "train loss"),
         ("test", "error", 100, "test error (%)") if has_error else ("test", "loss", 1, "test loss"),
     ]
-    for axes, (split, quantity, scale, label) in zip(figure.subplots(1, 2), panels):
+    all_axes = figure.subplots(1, 2)
+    for axes, (split, quantity, scale, label) in zip(all_axes, panels):
         for name, result in results.items():
             values = scale * getattr(result, split)[quantity]
             style = LINE_STYLE if "line" in name else {}
@@ -30,7 +31,7 @@ def plot_paths(results, path=None):
         axes.set(xlabel="t", ylabel=label, xlim=(0, 1))
         axes.set_ylim(bottom=min(0, axes.get_ylim()[0]))
         axes.grid(alpha=0.3)
-        axes.legend()
+    all_axes[0].legend()
     if path is not None:
         figure.savefig(path, dpi=150)
     return figure

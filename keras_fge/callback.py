@@ -182,7 +182,8 @@ class FGE(CyclicEnsemble):
 
     Raises:
         ValueError: on bad arguments here; by `fit`, before the first update, if the cycle has an odd number of
-            iterations, does not fit `steps_per_execution`, or is so long that no snapshot would be taken.
+            iterations, does not fit `steps_per_execution`, or is so long that no snapshot would be taken, and if the
+            optimizer accumulates gradients, has several learning rates, or is driven by another such callback.
 
     Example:
         fge = keras_fge.FGE(max_learning_rate=0.05, min_learning_rate=0.0005, cycle_epochs=2)

@@ -69,7 +69,7 @@ def combined(layer, t):
 
 def plain_at(layer, t):
     """The plain layer, rebuilt from its configuration, with w(t)."""
-    plain = curves.layers.clone(layer.layer)
+    plain = curves.networks.clone(layer.layer)
     x = {**CASES, **{k: (None, v[1]) for k, v in THIN.items()}}[layer.case][1]
     plain(x)
     for variable, value in zip(plain.trainable_variables, combined(layer, t)):

@@ -14,7 +14,7 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
 LAYERS = {  # Each file may import only from what stands before it.
-    "curves": ["parametrization", "layers", "model", "batch_norm", "evaluate", "plots"],
+    "curves": ["parametrization", "networks", "layers", "model", "batch_norm", "evaluate", "plots"],
     "keras_fge": ["schedule", "snapshots", "ensemble", "callback"],
 }
 
@@ -69,6 +69,27 @@ def test_examples_of_the_readme_run(index, tmp_path, monkeypatch):
 def test_readme_has_an_example_of_each_half():
     assert any("curves.connect" in example for example in EXAMPLES)
     assert any("keras_fge.FGE" in example for example in EXAMPLES)
+
+
+def test_numbers_of_the_readme_stand_in_the_records():
+    readme = (ROOT / "README.md").read_text()
+    record = json.loads((ROOT / "benchmarks/results/digits/record.json").read_text())
+    speed = json.loads((ROOT / "benchmarks/results/speed.json").read_text())
+    for name, label in (("straight line", "straight line"), ("Bezier curve", "Bezier curve, 3 bends")):
+        s = record["curves"][name]
+        loss = f"{s['train_loss_min']:.3f} to {s['train_loss_max']:.3f}"
+        error = f"{100 * s['test_error_min']:.2f} to {100 * s['test_error_max']:.2f}"
+        assert f"| {label} | {loss} | {error} | {s['train_loss_barrier']:.3f} |" in readme
+    assert record["curves"]["straight line"]["train_loss_barrier"] > 1
+    assert record["curves"]["polygonal chain"]["train_loss_barrier"] < 0.02
+    for method, label in (("Ind", "(Ind)"), ("SSE", "(SSE)"), ("FGE", "**FGE**")):
+        for cell in record["ensembles"]["summary"][method].values():
+            number = f"{100 * cell['error']:.2f} ± {100 * cell['error_se']:.2f}"
+            assert any(label in line and number in line for line in readme.splitlines())
+    difference = record["ensembles"]["fge_minus_ind"]["error"]
+    assert f"by {100 * difference['mean']:.2f} ± {100 * difference['se']:.2f} points" in readme
+    assert f"each step costing {speed['ratio_to_plain']['curve, 3 bends']:.2f} of an ordinary" in readme
+    assert f"a step costs {speed['ratio_to_plain']['FGE']:.2f} of an ordinary" in readme
 
 
 # --- The benchmark ----------------------------------------------------------------------------------------------------
