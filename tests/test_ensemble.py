@@ -187,7 +187,7 @@ def test_from_logits_comes_from_the_compiled_loss():
         ([keras.losses.SparseCategoricalCrossentropy(from_logits=True)], True),
         (keras.losses.MeanSquaredError(), False),
     ],
-    ids=str,
+    ids=["string", "probabilities", "list with logits", "regression"],
 )
 def test_from_logits_of_every_form_of_loss(loss, expected):
     fge = keras_fge.FGE(0.1, 0.01, cycle_steps=2)
