@@ -172,7 +172,9 @@ class FGE(CyclicEnsemble):
     """Fast Geometric Ensembling (paper, section 5, algorithm 1) as a callback of `model.fit`.
 
     Starts from a network that was trained in the usual way. The learning rate follows `keras_fge.triangular`, and after
-    every update i with mod(i, c) = c/2, at the minimum, all weights are collected.
+    every update i with mod(i, c) = c/2, at the minimum, all weights are collected. With momentum m, choose cycles much
+    longer than 1 / (1 - m) updates: Keras' SGD folds the learning rate into the velocity (PyTorch's does not), so its
+    steps go on at the learning rates of that many updates before.
 
     Args:
         max_learning_rate: alpha_1, at the ends of a cycle.
