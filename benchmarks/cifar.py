@@ -6,8 +6,8 @@ By default, on the real handwritten digits that ship with scikit-learn, in a few
     python benchmarks/cifar.py --experiment=curves       # two networks, the line between them, and curves of low loss
     python benchmarks/cifar.py --experiment=ensembles    # Ind, SSE and FGE at budgets of 1B, 2B and 3B
 
-The defaults were chosen by the NLL on the validation split. Tables go to the terminal; record.json (all flags, seed,
-versions, hardware, times, results), the measured paths (.npz) and the figures (.png) go to --output_dir.
+The defaults were chosen on the validation split. Tables go to the terminal; record.json (all flags, seed, versions,
+hardware, times, results), the measured paths (.npz) and the figures (.png) go to --output_dir.
 KERAS_BACKEND=tensorflow, jax or torch selects the backend.
 """
 
