@@ -6,7 +6,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from curves.layers import batch_norm_layers
+from curves.layers import batch_norm_layers, batch_norm_statistics
 from curves.networks import read
 
 
@@ -66,7 +66,7 @@ class BatchNormEstimator:
         for layer in self.layers:
             if getattr(layer, "renorm", False):
                 raise ValueError(f"BatchNormalization '{layer.name}' uses renorm=True, which is not supported.")
-        self.statistics = [v for layer in self.layers for v in (layer.moving_mean, layer.moving_variance)]
+        self.statistics = batch_norm_statistics(network)
         self._reader = _StatisticsReader(network, self.layers)
         if network.compiled:
             self._reader.compile(run_eagerly=network.run_eagerly, jit_compile=network.jit_compile)

@@ -81,7 +81,7 @@ class Curve(keras.layers.Layer):
         object.__setattr__(self, "slots", self.layer.trainable_variables)
         # Keras tracks variables in an attribute: this makes the layer's state part of this layer's state.
         self.state = self.layer.non_trainable_variables
-        self.statistics = [v for norm in batch_norm_layers(self) for v in (norm.moving_mean, norm.moving_variance)]
+        self.statistics = batch_norm_statistics(self)
         self.endpoint_statistics = [
             [self._add_copy(variable, name, trainable=False) for variable in self.statistics]
             for name in ("start", "end")
@@ -184,9 +184,8 @@ class Curve(keras.layers.Layer):
         check_same_architecture(self.layer, layer, "the curve", "`layer`")
         for bend, variable in zip(self.bends[index], layer.trainable_variables):
             bend.assign(read(variable))
-        statistics = [v for norm in batch_norm_layers(layer) for v in (norm.moving_mean, norm.moving_variance)]
         if index in (0, num_bends - 1):
-            for own, variable in zip(self.endpoint_statistics[0 if index == 0 else 1], statistics):
+            for own, variable in zip(self.endpoint_statistics[0 if index == 0 else 1], batch_norm_statistics(layer)):
                 own.assign(read(variable))
 
     def init_linear(self):
@@ -311,3 +310,8 @@ def batch_norm_layers(network):
         elif isinstance(layer, keras.layers.BatchNormalization) and layer.trainable:
             layers.append(layer)
     return layers
+
+
+def batch_norm_statistics(network):
+    """Moving mean and moving variance of each of the `batch_norm_layers`, one after the other."""
+    return [v for norm in batch_norm_layers(network) for v in (norm.moving_mean, norm.moving_variance)]

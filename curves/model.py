@@ -4,7 +4,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from curves.layers import Curve, batch_norm_layers
+from curves.layers import Curve, batch_norm_statistics
 from curves.networks import check_same_architecture, clone, read
 from curves.parametrization import Bezier, check_position
 
@@ -224,7 +224,7 @@ def connect(start, end, curve=Bezier(3), fix_start=True, fix_end=True, weight_de
 
 def _check_same_constants(start, end):
     """What is neither trained nor estimated must agree: there is one copy of it for the whole curve."""
-    statistics = {id(v) for norm in batch_norm_layers(start) for v in (norm.moving_mean, norm.moving_variance)}
+    statistics = {id(variable) for variable in batch_norm_statistics(start)}
     for a, b in zip(start.non_trainable_weights, end.non_trainable_weights):
         if id(a) not in statistics and not np.array_equal(read(a), read(b)):
             raise ValueError(
