@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from curves.networks import check_same_architecture, clone, read
+from curves.networks import check_same_architecture, clone, read, refresh
 from curves.parametrization import Bezier, Parametrization
 
 
@@ -24,7 +24,7 @@ class Curve(keras.layers.Layer):
         layer: A `keras.layers.Layer` or `keras.Model`. If it is built, each bend starts at its weights; if not, each
             bend gets an initialization of its own. The layer's own trainable weights are not used or changed, but its
             state (BatchNormalization statistics, seeds) becomes that of the curve: wrap a clone, as `curves.connect`
-            does, to keep a trained network as it is. Constraints act on the bends.
+            does, to keep a trained network as it is.
         curve: `Bezier` or `PolygonalChain`. `num_bends` counts both endpoints. Default: `Bezier(3)`.
         fix_start, fix_end: Whether the first / the last bend stays as it is in training. Default: both.
         weight_decay: Factor `wd` of a loss term `0.5 * wd * ||w(t)||^2` over all slots. It equals `weight_decay=wd` of
@@ -34,6 +34,10 @@ class Curve(keras.layers.Layer):
         inputs: What `layer` takes; further arguments are handed on to it.
         t: Position on the curve, a scalar in [0, 1]. One t for the whole batch.
         training: As in Keras.
+
+    Raises:
+        ValueError: on a bad argument; by `build`, if a layer inside cannot lie on a curve: weights with constraints,
+            quantized weights, LoRA, or state outside of the weights, as the vocabulary of a text layer.
 
     References:
         Garipov et al., NeurIPS 2018, section 3, https://arxiv.org/abs/1802.10026
@@ -67,8 +71,8 @@ class Curve(keras.layers.Layer):
         if not self.layer.built:
             sources = [clone(self.layer) for _ in sources]
             for layer in [self.layer, *sources]:
-                if not layer.built:
-                    layer.build(input_shape)
+                _build(layer, input_shape)
+        check_can_lie_on_a_curve(self.layer)
         fixed = {0: self.fix_start, self.curve.num_bends - 1: self.fix_end}
         for index, source in enumerate(sources):
             self.bends.append(
@@ -97,7 +101,6 @@ class Curve(keras.layers.Layer):
             dtype="float32",
             trainable=trainable,
             autocast=False,
-            constraint=variable.constraint,
         )
 
     def call(self, inputs, *args, t=None, training=None, **kwargs):
@@ -201,6 +204,10 @@ class Curve(keras.layers.Layer):
         for variable, start, end in zip(self.statistics, *self.endpoint_statistics):
             variable.assign((read(start) + read(end)) / 2)
 
+    def load_own_variables(self, store):
+        super().load_own_variables(store)
+        refresh(self.layer)
+
     def compute_mask(self, *args, **kwargs):
         return self.layer.compute_mask(*args, **kwargs)
 
@@ -299,6 +306,37 @@ class CurveBatchNormalization(_CurveOf):
 
     def __init__(self, curve=Bezier(3), fix_start=True, fix_end=True, weight_decay=0.0, name=None, **norm_arguments):
         super().__init__(curve, fix_start, fix_end, weight_decay, name, norm_arguments)
+
+
+def _build(layer, input_shape):
+    try:
+        if not layer.built:
+            layer.build(input_shape)
+    except TypeError as error:
+        raise ValueError(
+            f"'{layer.name}' ({type(layer).__name__}) cannot be built from the shape of one input. Call the layer once "
+            f"before it is put on a curve. Keras says: {error}"
+        ) from error
+
+
+def check_can_lie_on_a_curve(network):
+    """Raises a ValueError that names the first layer or weight for which a network at w(t) would make no sense."""
+    for variable in network.trainable_variables:
+        if variable.constraint is not None:
+            raise ValueError(
+                f"'{variable.path}' has the constraint {type(variable.constraint).__name__}, which w(t) need not obey "
+                "between the bends. Remove it."
+            )
+    for layer in network._flatten_layers():
+        reason = None
+        if getattr(layer, "lora_enabled", False):
+            reason = "uses LoRA: save the network, which merges the weights, and load it into one without"
+        elif getattr(layer, "quantization_mode", None):
+            reason = f"is quantized to {layer.quantization_mode}: use the network before quantization"
+        elif hasattr(layer, "save_assets"):
+            reason = "keeps state outside of its weights: apply it to the data instead"
+        if reason:
+            raise ValueError(f"Layer '{layer.name}' ({type(layer).__name__}) cannot lie on a curve. It {reason}.")
 
 
 def batch_norm_layers(network):

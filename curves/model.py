@@ -4,8 +4,8 @@ import keras
 import numpy as np
 from keras import ops
 
-from curves.layers import Curve, batch_norm_statistics
-from curves.networks import check_same_architecture, clone, read
+from curves.layers import Curve, batch_norm_statistics, check_can_lie_on_a_curve
+from curves.networks import check_same_architecture, clone, read, refresh
 from curves.parametrization import Bezier, check_position
 
 MULTIPLIERS, MODULI = (171, 172, 170), (30269, 30307, 30323)
@@ -116,6 +116,7 @@ class CurveModel(keras.Model):
         curve = self._whole_network("network_at")
         network = clone(curve.layer)
         network.set_weights(curve.weights_at(t))
+        refresh(network)
         return network
 
     def penalty(self, t):
@@ -210,11 +211,14 @@ def connect(start, end, curve=Bezier(3), fix_start=True, fix_end=True, weight_de
         if not isinstance(network, keras.Model):
             raise ValueError(f"`{name}` must be a keras.Model. Received: {name}={network!r}")
     check_same_architecture(start, end)
+    check_can_lie_on_a_curve(start)
+    check_can_lie_on_a_curve(end)
     if not start.trainable_variables:
         raise ValueError("`start` has no trainable weights: there is nothing to connect.")
     _check_same_constants(start, end)
     network = clone(start)
     network.set_weights(start.get_weights())
+    refresh(network)
     model = CurveModel(Curve(network, curve, fix_start, fix_end, weight_decay), seed=seed, dtype=start.dtype_policy)
     model.set_bend(0, start)
     model.set_bend(-1, end)

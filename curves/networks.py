@@ -1,7 +1,15 @@
 """What curves need to know of any Keras network: copies of it, of its values, and whether two are alike."""
 
+import itertools
+import re
+
 import keras
 from keras import ops
+
+# Options of Keras layers in which two networks of one architecture may differ.
+ONLY_IN_TRAINING = re.compile(
+    "^(trainable|dtype|seed|rate|dropout|stddev|momentum)$|_(initializer|regularizer|dropout)$"
+)
 
 
 def clone(layer):
@@ -52,6 +60,40 @@ def check_same_architecture(start, end, start_name="`start`", end_name="`end`"):
                 f"{start_name} and {end_name} must have the same architecture, but have {len(ours)} and {len(theirs)} "
                 f"{kind}s. The first without a partner is '{longer[min(len(ours), len(theirs))].path}' of {name}."
             )
+    _check_same_arithmetic(start, end, start_name, end_name)
+
+
+def _check_same_arithmetic(start, end, start_name, end_name):
+    """Raises a ValueError if equal weights would compute something else, as with another activation or stride."""
+    for a, b in itertools.zip_longest(_arithmetic(start), _arithmetic(end), fillvalue={}):
+        for key in a | b:
+            if key != "name" and a.get(key) != b.get(key):
+                raise ValueError(
+                    f"{start_name} and {end_name} must have the same architecture, but differ in `{key}`: "
+                    f"{a.get(key)} in layer '{a.get('name')}' against {b.get(key)} in layer '{b.get('name')}'."
+                )
+
+
+def _arithmetic(network):
+    """For each layer that has none inside, its class and configuration, less what matters only in training."""
+    descriptions = []
+    for layer in network._flatten_layers():
+        if isinstance(layer, keras.layers.InputLayer) or list(layer._flatten_layers(include_self=False)):
+            continue
+        try:
+            config = layer.get_config()
+        except NotImplementedError:  # A class of the user's own, of which only the name can be compared.
+            config = {"name": layer.name}
+        kept = {key: value for key, value in config.items() if not ONLY_IN_TRAINING.search(key)}
+        descriptions.append({"class": type(layer).__name__, **kept})
+    return descriptions
+
+
+def refresh(network):
+    """To be called after new values came into the weights of `network`: a few layers keep constants made of them."""
+    for layer in network._flatten_layers():
+        if isinstance(layer, keras.layers.Normalization):
+            layer.finalize_state()
 
 
 def read(variable):

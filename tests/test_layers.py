@@ -179,10 +179,42 @@ def test_weights_that_their_layer_assigns_itself():
         layer(VECTORS, t=0.5, training=True)
 
 
-def test_constraints_act_on_the_bends():
-    layer = curves.CurveDense(3, kernel_constraint="non_neg", fix_start=False)
-    layer(VECTORS, t=0.5)
-    assert all(kernel.constraint is not None for kernel, _ in layer.bends)
+def with_lora():
+    dense = layers.Dense(3)
+    dense.build((None, 5))
+    dense.enable_lora(2)
+    return dense
+
+
+def quantized():
+    dense = layers.Dense(3)
+    dense.build((None, 5))
+    dense.quantize("int8")
+    return dense
+
+
+class Vocabulary(layers.Dense):
+    def save_assets(self, directory):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: layers.Dense(3, bias_constraint="non_neg"), "bias' has the constraint NonNeg"),
+        (with_lora, r"\(Dense\) cannot lie on a curve. It uses LoRA"),
+        (quantized, r"\(Dense\) cannot lie on a curve. It is quantized to int8"),
+        (
+            lambda: layers.MultiHeadAttention(2, 3),
+            r"\(MultiHeadAttention\) cannot be built from the shape of one input",
+        ),
+        (lambda: Vocabulary(3), r"\(Vocabulary\) cannot lie on a curve. It keeps state outside"),
+    ],
+    ids=["constraint", "lora", "quantized", "unbuilt", "vocabulary"],
+)
+def test_layers_that_cannot_lie_on_a_curve(make, message):
+    with pytest.raises(ValueError, match=message):
+        curves.Curve(make()).build((None, 5))
 
 
 def test_dropout_and_statistics_change_in_training():

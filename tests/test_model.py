@@ -250,6 +250,29 @@ def test_first_weight_that_differs_is_named():
         curves.connect(network(5), deeper)
 
 
+@pytest.mark.parametrize(
+    ("ours", "theirs", "message"),
+    [
+        (layers.Dense(3, "relu"), layers.Dense(3, "tanh"), "differ in `activation`: relu in layer .* against tanh"),
+        (layers.ReLU(), layers.ReLU(max_value=6), "differ in `max_value`: None in layer .* against 6"),
+        (layers.ReLU(), layers.Dropout(0.1), "differ in `class`: ReLU in layer .* against Dropout"),
+    ],
+    ids=["activation", "option", "class"],
+)
+def test_equal_weights_of_another_function(ours, theirs, message):
+    networks = [keras.Sequential([keras.Input((4,)), layer, layers.Dense(2)]) for layer in (ours, theirs)]
+    with pytest.raises(ValueError, match=message):
+        curves.connect(*networks)
+
+
+def test_networks_may_have_been_trained_in_different_ways():
+    def network(rate, decay):
+        dense = layers.Dense(2, kernel_initializer="zeros" if decay else "ones", kernel_regularizer=decay)
+        return keras.Sequential([keras.Input((4,)), layers.Dropout(rate), dense])
+
+    assert curves.connect(network(0.1, None), network(0.2, "l2")).built
+
+
 def test_networks_that_cannot_be_connected():
     unbuilt = keras.Sequential([layers.Dense(3)])
     with pytest.raises(ValueError, match="`start` must be a built network"):
