@@ -1,5 +1,7 @@
 """Layers on a curve: `Curve(layer)` is the one place where bends are combined into weights."""
 
+import itertools
+
 import keras
 from keras import ops
 
@@ -161,6 +163,21 @@ class Curve(keras.layers.Layer):
         """The part of the loss that depends on w(t) alone: weight regularizers and weight decay, a scalar tensor."""
         with self._scope(self.curve.coefficients(t), training=False):
             return sum(self.layer.losses + self._decay(), ops.zeros(()))
+
+    def squared_speeds(self, positions):
+        """||dw/dt||^2 at each of `positions`: float32 tensor of shape `(len(positions),)`, differentiable in the bends.
+
+        The velocity coefficients v_i(t) sum to 0, so dw/dt = sum_i v_i(t) (w_i - w_0), and its square is v^T G v with
+        the Gram matrix G[i, k] = <w_i - w_0, w_k - w_0>, which does not depend on t.
+        """
+        velocities = [self.curve.velocity(t) for t in positions]
+        differences = [[w - w_0 for w, w_0 in zip(bend, self.bends[0])] for bend in self.bends]
+        squares = [0.0] * len(positions)
+        for i, k in itertools.combinations_with_replacement(range(1, self.curve.num_bends), 2):
+            gram = sum(ops.sum(a * b) for a, b in zip(differences[i], differences[k]))
+            for j, v in enumerate(velocities):
+                squares[j] += (1 if i == k else 2) * v[i] * v[k] * gram
+        return ops.stack(squares)
 
     def weights_at(self, t):
         """The weights of `layer` at `t`, as numpy arrays in the order of `layer.get_weights()`.

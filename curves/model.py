@@ -1,5 +1,8 @@
 """Training a curve: `connect` two networks, or put any body that is called as f(x, t=t) into a `CurveModel`."""
 
+import inspect
+import math
+
 import keras
 import numpy as np
 from keras import ops
@@ -8,6 +11,7 @@ from curves.layers import Curve, batch_norm_statistics, check_can_lie_on_a_curve
 from curves.networks import check_same_architecture, clone, read, refresh
 from curves.parametrization import Bezier, check_position
 
+OBJECTIVES = ("uniform", "arc_length")
 MULTIPLIERS, MODULI = (171, 172, 170), (30269, 30307, 30323)
 
 
@@ -22,27 +26,46 @@ class Position(keras.Variable):
 class CurveModel(keras.Model):
     """A model whose weights lie on a curve: a plain `keras.Model` that stands at the position `t`.
 
-    `fit` minimizes the expected loss over the curve, l(theta) = E_{t ~ U[0,1]} L(phi(t)) (paper, section 3.1): each
-    step draws one t for the whole batch. `evaluate`, `predict`, calls, and the validation inside `fit` work at
-    `model.t`, which `fit` leaves alone; move it with `model.t = 0.3`, which recompiles nothing. With
-    BatchNormalization, call `curves.update_batch_norm(model, data)` after moving.
+    `fit` minimizes the mean loss over the curve; each step draws one t ~ U[0,1] for the whole batch. `evaluate`,
+    `predict`, calls, and the validation inside `fit` work at `model.t`, which `fit` leaves alone; move it with
+    `model.t = 0.3`, which recompiles nothing. With BatchNormalization, call `curves.update_batch_norm(model, data)`
+    after moving; `curves.PathValidation` validates along the curve in `fit`.
+
+    The mean can be taken in two ways:
+
+        uniform:     l(theta) = integral_0^1 L(phi(t)) dt
+        arc_length:  l(theta) = integral_0^1 L(phi(t)) r(t) dt,   r(t) = ||phi'(t)|| / integral_0^1 ||phi'(s)|| ds
+
+    The first, which the paper trains (equation 2), does not change if the curve slows down where the loss is low; the
+    second (equation 1) is the mean over points spread evenly along the curve. The paper calls the gradient of that one
+    intractable, as r depends on theta. But with the Gram matrix of the bends, ||phi'(t)||^2 is a small quadratic form
+    (see `Curve.squared_speeds`), and its integral a sum over few nodes. So each step differentiates
+    L(phi(t)) r(t), both factors, at a t ~ U[0,1]: the mean of this gradient is that of l.
+
+    If the loss is not finite at the end of an epoch, `fit` puts all weights back to the epoch before and raises a
+    `FloatingPointError`.
 
     Args:
-        body: Anything called as `body(x, t=t, training=...)`: a `Curve`, or a model of your own made of curve layers.
+        body: Anything called as `body(x, t=t, training=...)`: a `Curve`, a model of your own made of curve layers, or a
+            functional model one of whose inputs is a scalar named "t": `keras.Input(batch_shape=(), name="t")`.
         seed: Seed of the sequence of t, the same on every backend. Default: random.
+        objective: "uniform" or "arc_length". Default: "uniform".
 
     Attributes:
         t: Scalar variable in [0, 1], where the model stands. Starts at 0.5, the middle.
         body: As given.
     """
 
-    def __init__(self, body, seed=None, **kwargs):
+    def __init__(self, body, seed=None, objective="uniform", **kwargs):
         # autocast=False leaves x as the network would receive it: the body casts by its own policy.
         super().__init__(**{"autocast": False, **kwargs})
         if not isinstance(body, keras.layers.Layer):
             raise ValueError(f"`body` must be a Keras layer or model called as f(x, t=t). Received: body={body!r}")
+        if objective not in OBJECTIVES:
+            raise ValueError(f"`objective` must be one of {OBJECTIVES}. Received: objective={objective!r}")
         self.body = body
         self.seed = seed
+        self.objective = objective
         start = np.random.default_rng(seed).integers(1, MODULI)
         self.generator = keras.Variable(start, trainable=False, dtype="int32", name="generator")
         self._t = Position(0.5, trainable=False, dtype="float32", autocast=False, name="t")
@@ -58,7 +81,20 @@ class CurveModel(keras.Model):
         self._t.assign(value)  # A number in its place would not reach a compiled function.
 
     def call(self, inputs, training=None):
-        return self.body(inputs, t=ops.convert_to_tensor(self.t), training=training)
+        t = ops.convert_to_tensor(self.t)
+        names = [tensor.name for tensor in getattr(self.body, "inputs", [])]
+        if "t" not in names:
+            return self.body(inputs, t=t, training=training)
+        flat = keras.tree.flatten(inputs)
+        flat.insert(names.index("t"), t)
+        return self.body(keras.tree.pack_sequence_as(self.body.input, flat), training=training)
+
+    def fit(self, *args, **kwargs):
+        """As `keras.Model.fit`. If the loss is not finite, a `FloatingPointError`, and the last good weights."""
+        fit = super().fit
+        arguments = inspect.signature(fit).bind(*args, **kwargs).arguments
+        callbacks = arguments.pop("callbacks", None)
+        return fit(**arguments, callbacks=[_FiniteLoss(), *(keras.tree.flatten(callbacks) if callbacks else [])])
 
     def train_step(self, *args):
         """One step at a random t ~ U[0,1]; afterwards the model stands where it stood."""
@@ -94,6 +130,25 @@ class CurveModel(keras.Model):
         state = ops.mod(self.generator * ops.convert_to_tensor(MULTIPLIERS, "int32"), moduli)
         self.generator.assign(state)
         return ops.mod(ops.sum(ops.cast(state, "float32") / ops.cast(moduli, "float32")), 1.0)
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        """The loss of the network at `t`; in training, times r(t) if the objective is "arc_length"."""
+        loss = super().compute_loss(x, y, y_pred, sample_weight, training)
+        return loss * self._relative_speed() if training and self.objective == "arc_length" else loss
+
+    def _relative_speed(self):
+        """r(t) = ||phi'(t)|| / integral_0^1 ||phi'(s)|| ds, where the model stands.
+
+        The integral is a Gauss-Legendre sum on each segment, exact for a chain.
+        """
+        layers = self._curve_layers()
+        segments = math.lcm(*(layer.curve.num_bends - 1 for layer in layers))
+        nodes, weights = np.polynomial.legendre.leggauss(8)
+        positions = [(k + (node + 1) / 2) / segments for k in range(segments) for node in nodes]
+        squares = sum(layer.squared_speeds([self.t, *positions]) for layer in layers)
+        speeds = ops.sqrt(ops.maximum(squares, 1e-12))  # The gradient of the root is infinite at 0.
+        weights = ops.convert_to_tensor(np.tile(weights / (2 * segments), segments), "float32")
+        return speeds[0] / ops.sum(speeds[1:] * weights)
 
     def set_bend(self, index, network):
         """Copies the weights of `network` into bend `index` of a body that is one `Curve`; see `Curve.set_bend`."""
@@ -169,14 +224,52 @@ class CurveModel(keras.Model):
         return self.body
 
     def get_config(self):
-        return {**super().get_config(), "body": keras.saving.serialize_keras_object(self.body), "seed": self.seed}
+        body = keras.saving.serialize_keras_object(self.body)
+        return {**super().get_config(), "body": body, "seed": self.seed, "objective": self.objective}
 
     @classmethod
     def from_config(cls, config):
         return cls(**{**config, "body": keras.saving.deserialize_keras_object(config["body"])})
 
 
-def connect(start, end, curve=Bezier(3), fix_start=True, fix_end=True, weight_decay=0.0, seed=None):
+class _FiniteLoss(keras.callbacks.Callback):
+    """Ends a training whose loss is not finite, with all values as they were at the end of the last good epoch."""
+
+    def on_train_begin(self, logs=None):
+        if not self.model.optimizer.built:
+            self.model.optimizer.build(self.model.trainable_variables)
+        self._time = "the beginning"
+        self._good = []
+        self._remember()
+
+    def on_epoch_end(self, epoch, logs=None):
+        # The loss of an epoch is a mean over its steps: one that is not finite shows.
+        loss = (logs or {}).get("loss", 0.0)
+        if np.isfinite(loss) and self._remember():
+            self._time = f"the end of epoch {epoch + 1}"
+            return
+        for variable, value in self._good:
+            variable.assign(value)
+        cause = "a weight is not finite" if np.isfinite(loss) else f"the loss is {loss}"
+        raise FloatingPointError(
+            f"After epoch {epoch + 1} {cause}. All values were put back to those of {self._time}. Try a lower learning "
+            "rate, or `clipnorm` in the optimizer."
+        )
+
+    def _remember(self):
+        """Copies all values that training changes; returns False, and keeps the old ones, if weights are not finite."""
+        model = self.model
+        weights = [(variable, read(variable)) for variable in model.trainable_variables]
+        if not all(np.all(np.isfinite(value)) for _, value in weights):
+            return False
+        others = model.non_trainable_variables + model.optimizer.variables
+        self._good = weights + [(variable, read(variable)) for variable in others]
+        return True
+
+
+def connect(
+    start, end, curve=Bezier(3), fix_start=True, fix_end=True, weight_decay=0.0, objective="uniform", seed=None
+):
     """A curve between two trained networks, ready to `compile` and `fit`.
 
     The inner bends start on the straight line. The networks are copied and stay as they are.
@@ -189,6 +282,7 @@ def connect(start, end, curve=Bezier(3), fix_start=True, fix_end=True, weight_de
         weight_decay: Factor `wd` of a loss term `0.5 * wd * ||w(t)||^2` over all trainable weights, as in the paper.
             Use this or the regularizers of the network, never the optimizer's `weight_decay`: that one would act on the
             bends. Default: 0.
+        objective: "uniform" or "arc_length", the mean that is minimized; see `CurveModel`. Default: "uniform".
         seed: Seed of the sequence of t. Default: random.
 
     Returns:
@@ -219,7 +313,8 @@ def connect(start, end, curve=Bezier(3), fix_start=True, fix_end=True, weight_de
     network = clone(start)
     network.set_weights(start.get_weights())
     refresh(network)
-    model = CurveModel(Curve(network, curve, fix_start, fix_end, weight_decay), seed=seed, dtype=start.dtype_policy)
+    body = Curve(network, curve, fix_start, fix_end, weight_decay)
+    model = CurveModel(body, seed, objective, dtype=start.dtype_policy)
     model.set_bend(0, start)
     model.set_bend(-1, end)
     model.init_linear()

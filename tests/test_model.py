@@ -66,6 +66,108 @@ def test_training_steps_against_numpy(curve, jit_compile):
             assert a == pytest.approx(b, abs=2e-6)
 
 
+def test_relative_speed_against_numerical_differentiation():
+    for curve in (curves.Bezier(4), curves.PolygonalChain(4)):
+        model = curves.connect(linear_network(random_weights(0)), linear_network(random_weights(1)), curve)
+        model.set_bend(1, linear_network(random_weights(2)))
+
+        def point(t):
+            return np.concatenate([weight.astype("float64").ravel() for weight in model.weights_at(t)])  # noqa: B023
+
+        positions = (np.arange(60) + 0.5) / 60
+        speeds = np.array([np.linalg.norm(point(t + 5e-3) - point(t - 5e-3)) / 1e-2 for t in positions])
+        for t, speed in zip(positions[::7], speeds[::7]):
+            model.t = t
+            assert float(to_numpy(model._relative_speed())) == pytest.approx(speed / speeds.mean(), rel=2e-3)
+
+
+@pytest.mark.parametrize("objective", ["uniform", "arc_length"])
+def test_mean_gradient_is_that_of_the_objective(objective, monkeypatch):
+    """Steps at the nodes of a quadrature in t, against finite differences of the numerically integrated objective."""
+    rng = np.random.default_rng(3)
+    x, y = rng.normal(size=(6, 4)), rng.normal(size=(6, 2))
+    start, bend, end = (
+        np.concatenate([w.ravel() for w in random_weights(seed)]).astype("float64") for seed in (0, 1, 2)
+    )
+    nodes, shares = np.polynomial.legendre.leggauss(24)
+    nodes, shares = (nodes + 1) / 2, shares / 2
+
+    def network(vector):
+        return linear_network([vector[:8].reshape(4, 2), vector[8:]])
+
+    def integrated(theta):
+        t = np.linspace(0, 1, 4001)[:, None]
+        points = (1 - t) ** 2 * start + 2 * t * (1 - t) * theta + t**2 * end
+        speeds = np.linalg.norm(2 * (1 - t) * (theta - start) + 2 * t * (end - theta), axis=1)
+        residuals = np.einsum("ni,jio->jno", x, points[:, :8].reshape(-1, 4, 2)) + points[:, None, 8:] - y
+        losses = np.mean(residuals**2, axis=(1, 2))
+        density = speeds / np.trapezoid(speeds, t[:, 0]) if objective == "arc_length" else np.ones_like(speeds)
+        return np.trapezoid(losses * density, t[:, 0])
+
+    expected = [(integrated(bend + h) - integrated(bend - h)) / 2e-4 for h in 1e-4 * np.eye(10)]
+    model = curves.connect(network(start), network(end), objective=objective)
+    model.compile(keras.optimizers.SGD(1.0), "mse", run_eagerly=True)
+    gradient = 0
+    for t, share in zip(nodes, shares):
+        monkeypatch.setattr(model, "_sample_position", lambda t=t: keras.ops.convert_to_tensor(t, "float32"))
+        model.set_bend(1, network(bend))
+        model.fit(x, y, batch_size=6, verbose=0)
+        after = np.concatenate([to_numpy(variable).ravel() for variable in model.body.bends[1]])
+        gradient = gradient + share * (bend - after)
+    assert gradient == pytest.approx(np.array(expected), abs=2e-5)
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_arc_length_steps_compiled_as_by_hand(jit_compile):
+    if BACKEND == "torch" and jit_compile:
+        pytest.skip("Keras does not compile on torch")
+    x = np.random.default_rng(0).normal(size=(8, 4)).astype("float32")
+    results = []
+    for eager in (False, True):
+        ends = [linear_network(random_weights(seed)) for seed in (0, 1)]
+        model = curves.connect(*ends, curves.PolygonalChain(4), objective="arc_length", weight_decay=0.01, seed=2)
+        model.set_bend(1, linear_network(random_weights(2)))
+        model.compile(keras.optimizers.SGD(0.1), "mse", run_eagerly=eager, jit_compile=jit_compile and not eager)
+        model.fit(x, x[:, :2], batch_size=4, epochs=2, shuffle=False, verbose=0)
+        results.append(values(model.trainable_variables))
+    for compiled, by_hand in zip(*results):
+        assert compiled == pytest.approx(by_hand, abs=1e-5)
+
+
+def test_curve_without_length_trains():
+    network = linear_network(random_weights(0))
+    model = curves.connect(network, network, objective="arc_length", seed=0)
+    model.compile("sgd", "mse")
+    model.fit(np.ones((4, 4)), np.ones((4, 2)), verbose=0)
+    assert all(np.all(np.isfinite(value)) for value in values(model.trainable_variables))
+
+
+@pytest.mark.parametrize("good_epochs", [0, 2])
+def test_loss_that_is_not_finite_ends_fit_with_the_last_good_weights(trained, good_epochs):
+    start, end, x, y = trained
+    model = curves.connect(start, end, seed=0)
+    explosion = keras.callbacks.LearningRateScheduler(lambda epoch: 0.01 if epoch < good_epochs else 1e25)
+    model.compile(keras.optimizers.SGD(0.01, momentum=0.9), logits_loss())
+    record = {}
+    recorder = keras.callbacks.LambdaCallback(
+        on_epoch_end=lambda epoch, logs: record.update({epoch: values(model.trainable_variables)})
+    )
+    record[-1] = values(model.trainable_variables)
+    when = f"the end of epoch {good_epochs}" if good_epochs else "the beginning"
+    with pytest.raises(FloatingPointError, match=f"After epoch .* put back to those of {when}"):
+        model.fit(x, y, epochs=9, verbose=0, callbacks=[explosion, recorder])
+    assert max(record) == good_epochs - 1
+    for ours, expected in zip(values(model.trainable_variables), record[good_epochs - 1]):
+        assert np.array_equal(ours, expected)
+    assert int(to_numpy(model.optimizer.iterations)) == 2 * good_epochs
+    model.fit(x, y, verbose=0, callbacks=[keras.callbacks.LearningRateScheduler(lambda epoch: 0.01)])
+
+
+def test_bad_objective():
+    with pytest.raises(ValueError, match=r"`objective` must be one of .* Received: objective='length'"):
+        curves.connect(linear_network(), linear_network(), objective="length")
+
+
 def test_fit_draws_one_t_per_batch_and_leaves_the_position_alone():
     x = np.ones((32, 4), "float32")
     model = curves.connect(linear_network(random_weights(0)), linear_network(random_weights(1)), seed=3)
@@ -193,6 +295,58 @@ def test_body_of_the_users_own(tmp_path):
     assert len(copy.variables) == len(model.variables)
     assert np.array_equal(copy.predict(x, verbose=0), model.predict(x, verbose=0))
     copy.fit(x, y, verbose=0)
+
+
+@pytest.mark.parametrize("structure", ["first", "last", "dictionary"])
+def test_functional_body_with_t_among_its_inputs(structure, tmp_path):
+    x, t = keras.Input((6, 6, 2), name="x"), keras.Input(batch_shape=(), name="t")
+    h = layers.Conv2D(3, 3, activation="relu")(x)
+    h = curves.CurveConv2D(4, 3, curve=curves.PolygonalChain(4))(h, t=t)
+    h = curves.CurveBatchNormalization(fix_end=False)(h, t=t)
+    h = layers.GlobalAveragePooling2D()(layers.ReLU()(h))
+    h = curves.Curve(layers.LayerNormalization())(h, t=t)
+    inputs = {"first": [t, x], "last": [x, t], "dictionary": {"x": x, "t": t}}[structure]
+    body = keras.Model(inputs, curves.CurveDense(3)(h, t=t))
+    model = curves.CurveModel(body, seed=0)
+    model.compile("sgd", logits_loss(), metrics=["accuracy"])
+    data = images()
+    model.fit(*data, verbose=0)
+    assert len(model.trainable_variables) == 2 + 2 * 2 + 2 * 2 + 2 + 2
+    model.t = 0.3
+    layer = body.layers[-1]
+    features = keras.Model(inputs, h)
+    call = {"first": [0.3, data[0]], "last": [data[0], 0.3], "dictionary": {"x": data[0], "t": 0.3}}[structure]
+    hidden = to_numpy(features(keras.tree.map_structure(keras.ops.convert_to_tensor, call)))
+    kernel, bias = layer.weights_at(0.3)
+    assert model.predict(data[0], verbose=0) == pytest.approx(hidden @ kernel + bias, abs=1e-5)
+    model.save(tmp_path / "body.keras")
+    copy = keras.saving.load_model(tmp_path / "body.keras")
+    assert np.array_equal(copy.predict(data[0], verbose=0), model.predict(data[0], verbose=0))
+
+
+def test_interrupted_training_resumes_to_the_same_result(trained, tmp_path):
+    start, end, x, y = trained
+
+    def train(folder, seed, interrupted_in=None):
+        def interrupt(epoch, logs):
+            if epoch == interrupted_in:
+                raise KeyboardInterrupt
+
+        keras.utils.set_random_seed(seed)
+        model = curves.connect(start, end, fix_end=False, seed=4)  # With dropout and BatchNormalization.
+        model.compile(keras.optimizers.SGD(0.02, momentum=0.9), logits_loss())
+        callbacks = [
+            keras.callbacks.BackupAndRestore(tmp_path / folder, delete_checkpoint=False),
+            keras.callbacks.LambdaCallback(on_epoch_begin=interrupt),
+        ]
+        model.fit(x, y, batch_size=16, epochs=4, shuffle=False, callbacks=callbacks, verbose=0)
+        return values(model.variables + model.optimizer.variables)
+
+    whole = train("whole", seed=1)
+    with pytest.raises(KeyboardInterrupt):
+        train("parts", seed=1, interrupted_in=2)
+    for ours, expected in zip(train("parts", seed=2), whole):
+        assert np.array_equal(ours, expected)
 
 
 def test_round_trip_in_a_new_process(trained, tmp_path):
