@@ -7,7 +7,7 @@ import numpy as np
 from keras import ops
 
 from curves.layers import batch_norm_layers, batch_norm_statistics
-from curves.networks import read
+from curves.networks import restored
 
 
 def update_batch_norm(network, data, batch_size=128):
@@ -36,28 +36,12 @@ def update_batch_norm(network, data, batch_size=128):
         Garipov et al., NeurIPS 2018, section 4; Izmailov et al., Averaging Weights Leads to Wider Optima, UAI 2018,
         https://arxiv.org/abs/1803.05407
     """
-    with restored_on_error(network):
+    with restored(network, only_on_error=True):
         BatchNormEstimator(network).update(data, batch_size)
 
 
-@contextlib.contextmanager
-def restored_on_error(network):
-    """Puts the values of all variables of `network` back if the block fails or is interrupted.
-
-    On JAX, `predict` and `evaluate` take the values out of the model and, if they break off, do not bring them back.
-    """
-    variables = network.variables
-    values = [read(variable) for variable in variables]
-    try:
-        yield
-    except BaseException:
-        for variable, value in zip(variables, values):
-            variable.assign(value)
-        raise
-
-
 class BatchNormEstimator:
-    """`update_batch_norm` for repeated use on one network, inside `restored_on_error`: the pass is compiled once."""
+    """`update_batch_norm` for repeated use on one network, inside `restored`: the pass is compiled once."""
 
     def __init__(self, network):
         if not network.built:

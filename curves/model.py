@@ -1,4 +1,4 @@
-"""Training a curve: `connect` two networks, or put any body that is called as f(x, t=t) into a `CurveModel`."""
+"""Training a curve: a `CurveModel` draws a t for each step, and stands at one t for everything else."""
 
 import inspect
 import math
@@ -7,9 +7,9 @@ import keras
 import numpy as np
 from keras import ops
 
-from curves.layers import Curve, batch_norm_statistics, check_can_lie_on_a_curve
-from curves.networks import check_same_architecture, clone, read, refresh
-from curves.parametrization import Bezier, check_position
+from curves.layers import Curve
+from curves.networks import clone, read, refresh, regularization
+from curves.parametrization import check_position
 
 OBJECTIVES = ("uniform", "arc_length")
 MULTIPLIERS, MODULI = (171, 172, 170), (30269, 30307, 30323)
@@ -141,7 +141,7 @@ class CurveModel(keras.Model):
 
         The integral is a Gauss-Legendre sum on each segment, exact for a chain.
         """
-        layers = self._curve_layers()
+        layers = self.curve_layers()
         segments = math.lcm(*(layer.curve.num_bends - 1 for layer in layers))
         nodes, weights = np.polynomial.legendre.leggauss(8)
         positions = [(k + (node + 1) / 2) / segments for k in range(segments) for node in nodes]
@@ -156,7 +156,7 @@ class CurveModel(keras.Model):
 
     def init_linear(self):
         """Puts the inner bends on the straight line between the endpoints; see `Curve.init_linear`."""
-        for layer in self._curve_layers():
+        for layer in self.curve_layers():
             layer.init_linear()
 
     def weights_at(self, t):
@@ -176,10 +176,9 @@ class CurveModel(keras.Model):
 
     def penalty(self, t):
         """The part of the loss that depends on the weights at `t` alone: regularizers and weight decay, a float."""
-        with keras.StatelessScope([(v, v.value) for v in self.variables], collect_losses=True):
-            terms = list(self.losses)  # No call has been made in this scope: the regularizers of plain layers alone.
-        terms += [layer.penalty(t) for layer in self._curve_layers()]
-        return float(sum(ops.convert_to_numpy(term) for term in terms))
+        return regularization(self) + sum(
+            float(ops.convert_to_numpy(layer.penalty(t))) for layer in self.curve_layers()
+        )
 
     def arc_length(self, num_points=61):
         """Length of the curve in weight space, over the trainable weights.
@@ -204,15 +203,16 @@ class CurveModel(keras.Model):
         the Gram matrix of the bend differences, which is computed once.
         """
         total = np.zeros(len(positions) - 1)
-        for layer in self._curve_layers():
-            gram = _gram_of_differences(layer.bends)
+        for layer in self.curve_layers():
+            gram = gram_of_differences(layer.bends)
             steps = np.diff(
                 [ops.convert_to_numpy(layer.curve.coefficients(t)).astype("float64") for t in positions], axis=0
             )
             total += np.einsum("ji,ik,jk->j", steps, gram, steps)
         return np.sqrt(np.maximum(total, 0))
 
-    def _curve_layers(self):
+    def curve_layers(self):
+        """All `Curve` layers in the body."""
         return [layer for layer in self._flatten_layers() if isinstance(layer, Curve)]
 
     def _whole_network(self, method):
@@ -267,76 +267,11 @@ class _FiniteLoss(keras.callbacks.Callback):
         return True
 
 
-def connect(
-    start, end, curve=Bezier(3), fix_start=True, fix_end=True, weight_decay=0.0, objective="uniform", seed=None
-):
-    """A curve between two trained networks, ready to `compile` and `fit`.
-
-    The inner bends start on the straight line. The networks are copied and stay as they are.
-
-    Args:
-        start, end: Two built `keras.Model` of one architecture: phi(0) and phi(1).
-        curve: `Bezier(num_bends)` or `PolygonalChain(num_bends)`; `num_bends` counts both endpoints, so the default
-            `Bezier(3)` trains one bend, and `num_bends=2` is the straight line, with nothing to train.
-        fix_start, fix_end: Whether the endpoints stay as they are in training. Default: both.
-        weight_decay: Factor `wd` of a loss term `0.5 * wd * ||w(t)||^2` over all trainable weights, as in the paper.
-            Use this or the regularizers of the network, never the optimizer's `weight_decay`: that one would act on the
-            bends. Default: 0.
-        objective: "uniform" or "arc_length", the mean that is minimized; see `CurveModel`. Default: "uniform".
-        seed: Seed of the sequence of t. Default: random.
-
-    Returns:
-        A `CurveModel`.
-
-    Raises:
-        ValueError: if the architectures differ (the first differing weight is named), a network is not built or has
-            nothing to train, or weights that are frozen have different values in the two.
-
-    Example:
-        model = curves.connect(net_a, net_b)
-        model.compile("sgd", "sparse_categorical_crossentropy", metrics=["accuracy"])
-        model.fit(x_train, y_train, epochs=20)
-        curves.evaluate_path(model, (x_train, y_train), (x_test, y_test)).plot("path.png")
-
-    References:
-        Garipov et al., NeurIPS 2018, section 3.1, https://arxiv.org/abs/1802.10026
-    """
-    for network, name in ((start, "start"), (end, "end")):
-        if not isinstance(network, keras.Model):
-            raise ValueError(f"`{name}` must be a keras.Model. Received: {name}={network!r}")
-    check_same_architecture(start, end)
-    check_can_lie_on_a_curve(start)
-    check_can_lie_on_a_curve(end)
-    if not start.trainable_variables:
-        raise ValueError("`start` has no trainable weights: there is nothing to connect.")
-    _check_same_constants(start, end)
-    network = clone(start)
-    network.set_weights(start.get_weights())
-    refresh(network)
-    body = Curve(network, curve, fix_start, fix_end, weight_decay)
-    model = CurveModel(body, seed, objective, dtype=start.dtype_policy)
-    model.set_bend(0, start)
-    model.set_bend(-1, end)
-    model.init_linear()
-    return model
-
-
-def _check_same_constants(start, end):
-    """What is neither trained nor estimated must agree: there is one copy of it for the whole curve."""
-    statistics = {id(variable) for variable in batch_norm_statistics(start)}
-    for a, b in zip(start.non_trainable_weights, end.non_trainable_weights):
-        if id(a) not in statistics and not np.array_equal(read(a), read(b)):
-            raise ValueError(
-                f"`start` and `end` differ in '{a.path}', which is frozen and so cannot lie on the curve. Make it "
-                "trainable in both networks, or give both the same values."
-            )
-
-
-def _gram_of_differences(bends):
-    """G[i, k] = <w_i - w_0, w_k - w_0> in float64, for `bends[i]` a list of variables."""
+def gram_of_differences(bends, origin=0):
+    """G[i, k] = <w_i - w_o, w_k - w_o> in float64, for `bends[i]` a list of variables, and o = `origin`."""
     gram = np.zeros((len(bends), len(bends)))
     for slot in zip(*bends):
         values = np.stack([read(bend).astype("float64").ravel() for bend in slot])
-        differences = values - values[0]
+        differences = values - values[origin]
         gram += differences @ differences.T
     return gram

@@ -1,5 +1,6 @@
 """What curves need to know of any Keras network: copies of it, of its values, and whether two are alike."""
 
+import contextlib
 import itertools
 import re
 
@@ -94,6 +95,30 @@ def refresh(network):
     for layer in network._flatten_layers():
         if isinstance(layer, keras.layers.Normalization):
             layer.finalize_state()
+
+
+def regularization(network):
+    """The sum of the weight regularizers of `network`, a float; layers inside a `Curve` are not part of it."""
+    with keras.StatelessScope([(v, v.value) for v in network.variables], collect_losses=True):
+        terms = network.losses  # No call has been made in this scope: there are no activity regularizers among them.
+    return float(sum(ops.convert_to_numpy(term) for term in terms))
+
+
+@contextlib.contextmanager
+def restored(network, only_on_error=False):
+    """Puts the values of all variables of `network` back after the block, or only if it fails or is interrupted.
+
+    On JAX, `predict` and `evaluate` take the values out of the model and, if they break off, do not bring them back.
+    """
+    values = [(variable, read(variable)) for variable in network.variables]
+    try:
+        yield
+    except BaseException:
+        only_on_error = False
+        raise
+    finally:
+        for variable, value in values if not only_on_error else ():
+            variable.assign(value)
 
 
 def read(variable):

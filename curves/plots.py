@@ -1,10 +1,14 @@
 """Figures in the style of the paper. Only this file needs matplotlib."""
 
+import numpy as np
+
 LINE_STYLE = {"linestyle": "--", "color": "0.35"}
 
 
 def plot_paths(results, path=None):
-    """Train loss and test error along one or more paths, against t; the endpoints are marked by circles.
+    """Train loss, test error and ensemble error along one or more paths, against t; circles mark the endpoints.
+
+    The third panel, the test error of the ensemble of phi(0) and phi(t), is left out where that was not measured.
 
     Args:
         results: Dictionary of label to `PathResult`. A label with "line" in it is drawn dashed, in grey.
@@ -16,22 +20,87 @@ def plot_paths(results, path=None):
     from matplotlib.figure import Figure
 
     has_error = all("error" in result.test for result in results.values())
-    figure = Figure(figsize=(10, 3.8), layout="constrained")
     panels = [
-        ("train", "loss", 1, "train loss"),
-        ("test", "error", 100, "test error (%)") if has_error else ("test", "loss", 1, "test loss"),
+        ("train", "loss", 1, "train loss", "the network φ(t)"),
+        ("test", *(("error", 100, "test error (%)") if has_error else ("loss", 1, "test loss")), "the network φ(t)"),
     ]
-    all_axes = figure.subplots(1, 2)
-    for axes, (split, quantity, scale, label) in zip(all_axes, panels):
+    if all(result.ensemble for result in results.values()):
+        panels.append(("ensemble", "with_start_error", 100, "test error (%)", "the ensemble of φ(0) and φ(t)"))
+    figure = Figure(figsize=(5 * len(panels), 3.8), layout="constrained")
+    all_axes = figure.subplots(1, len(panels))
+    for axes, (split, quantity, scale, label, title) in zip(all_axes, panels):
         for name, result in results.items():
             values = scale * getattr(result, split)[quantity]
             style = LINE_STYLE if "line" in name else {}
             axes.plot(result.t, values, label=name, linewidth=2, **style)
             axes.plot(result.t[[0, -1]], values[[0, -1]], "o", color="black", clip_on=False)
-        axes.set(xlabel="t", ylabel=label, xlim=(0, 1))
+        axes.set(xlabel="t", ylabel=label, title=title, xlim=(0, 1))
         axes.set_ylim(bottom=min(0, axes.get_ylim()[0]))
         axes.grid(alpha=0.3)
     all_axes[0].legend()
     if path is not None:
         figure.savefig(path, dpi=150)
     return figure
+
+
+def plot_planes(results, path=None, split="train", quantity="loss"):
+    """Contours of one quantity on one or more planes through three points of weight space.
+
+    The levels are spaced evenly in the logarithm of the excess over the minimum; what lies above the last level is one
+    colour, labelled ">". Circles are trained networks, a diamond is a bend, the solid line is the curve, projected on
+    the plane if it does not lie in it, and the dashed one is the straight line.
+
+    Args:
+        results: Dictionary of title to `PlaneResult`, one panel for each.
+        path: File to write. Default: none.
+        split, quantity: What to draw: "train" or "test", and a key of that dictionary. Default: the train loss.
+
+    Returns:
+        A `matplotlib.figure.Figure`.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4 * len(results), 5), layout="constrained")
+    for axes, (title, result) in zip(figure.subplots(1, len(results), squeeze=False)[0], results.items()):
+        _draw_plane(figure, axes, result, split, quantity)
+        axes.set_title(title)
+    if path is not None:
+        figure.savefig(path, dpi=150)
+    return figure
+
+
+def _draw_plane(figure, axes, result, split, quantity):
+    from matplotlib.colors import BoundaryNorm
+
+    scale, unit = (100, " (%)") if quantity == "error" else (1, "")
+    values = scale * getattr(result, split)[quantity]
+    levels = _levels(values)
+    norm = BoundaryNorm(levels, ncolors=256, extend="max")
+    contours = axes.contourf(result.x, result.y, values, levels, norm=norm, cmap="viridis_r", extend="max")
+    axes.contour(result.x, result.y, values, levels, colors="white", linewidths=0.6)
+    bar = figure.colorbar(contours, ax=axes, ticks=levels, label=f"{split} {quantity}{unit}")
+    bar.ax.set_yticklabels([*(f"{level:.3g}" for level in levels[:-1]), f"> {levels[-1]:.3g}"])
+
+    (x_0, y_0), bend, (x_2, y_2) = result.vertices
+    marker = {"markeredgecolor": "white", "color": "black", "linestyle": "none", "markersize": 9}
+    axes.plot([x_0, x_2], [y_0, y_2], **LINE_STYLE, label="straight line")
+    if len(result.path):
+        axes.plot(*result.path.T, color="black", linewidth=2, label="curve")
+        axes.plot([x_0, x_2], [y_0, y_2], "o", **marker, label="endpoints")
+        axes.plot(*bend, "D", **marker, label="bend")
+    else:
+        axes.plot(*result.vertices.T, "o", **marker, label="networks")
+    axes.set(xlabel="distance in weight space, along the straight line", ylabel="distance in weight space")
+    if 0.25 < np.ptp(result.y) / np.ptp(result.x) < 4:
+        axes.set_aspect("equal")
+    axes.legend(loc="upper right", fontsize="small", framealpha=0.8)
+
+
+def _levels(values, number=8):
+    """Levels evenly spaced in the logarithm of the excess over the minimum, from its 2 % to its 90 % quantile."""
+    excess = values - np.min(values)
+    low, high = np.quantile(excess, [0.02, 0.9])
+    if not low < high:  # Nearly constant.
+        low, high = 0.0, max(float(np.max(excess)), 1e-6)
+    low = max(low, 1e-3 * high)
+    return np.min(values) + np.concatenate([[0.0], np.geomspace(low, high, number)])

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import curves
-from conftest import logits_loss, to_numpy, values
+from conftest import batch_norm_network, logits_loss, to_numpy, values
 
 
 def compiled(model):
@@ -72,11 +72,168 @@ def test_sample_weights_and_generators(trained):
         curves.evaluate_path(model, (x, y), iter([(x, y)]), num_points=2, verbose=False)
 
 
+def probabilities(network, x):
+    logits = network.predict(x, verbose=0).astype("float64")
+    exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return exponentials / exponentials.sum(axis=1, keepdims=True)
+
+
+@pytest.mark.parametrize("labels", ["integers", "one-hot"])
+def test_ensembles_along_the_path(trained, labels):
+    start, end, x, y = trained
+    model = curves.connect(start, end, seed=0)
+    model.set_bend(1, batch_norm_network())
+    targets, loss = y, logits_loss()
+    if labels == "one-hot":
+        targets, loss = np.eye(3)[y], keras.losses.CategoricalCrossentropy(from_logits=True)
+    model.compile("sgd", loss, metrics=["accuracy"])
+    result = curves.evaluate_path(model, (x, targets), (x, targets), num_points=4, batch_size=50, verbose=False)
+    members = []
+    for t in result.t:
+        network = model.network_at(t)
+        if 0 < t < 1:
+            curves.update_batch_norm(network, (x, y), batch_size=50)
+        members.append(probabilities(network, x))
+    for j in range(4):
+        for name, chosen in (("with_start", [members[0], members[j]]), ("so_far", members[: j + 1])):
+            mean = np.mean(chosen, axis=0)
+            assert result.ensemble[f"{name}_error"][j] == pytest.approx(np.mean(mean.argmax(axis=1) != y))
+            nll = -np.log(mean[np.arange(len(y)), y]).mean()
+            assert result.ensemble[f"{name}_nll"][j] == pytest.approx(nll, rel=1e-4)
+    assert result.ensemble["with_start_error"][0] == pytest.approx(result.test["error"][0])
+
+
+def test_regression():
+    def network():
+        return keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+
+    x = np.random.default_rng(0).normal(size=(20, 4)).astype("float32")
+    model = curves.connect(network(), network(), curves.PolygonalChain(2))
+    model.compile(loss="mse", metrics=["mae"])
+    result = curves.evaluate_path(model, (x, x[:, :2]), (x, x[:, :2]), num_points=3, verbose=False)
+    assert set(result.test) == {"loss", "nll", "mae"} and result.ensemble == {}
+    kernel, bias = model.weights_at(0.5)
+    residuals = x @ kernel + bias - x[:, :2]
+    assert result.test["mae"][1] == pytest.approx(np.abs(residuals).mean(), rel=1e-5)
+    assert result.train["loss"][1] == pytest.approx(np.square(residuals).mean(), rel=1e-5)
+    figure = result.plot(line=result)
+    assert [axes.get_ylabel() for axes in figure.axes] == ["train loss", "test loss"]
+
+
+def test_subsets(trained):
+    start, end, x, y = trained
+    model = compiled(curves.connect(start, end))
+    arguments = {"num_points": 3, "batch_size": 50, "verbose": False}
+    result = curves.evaluate_path(model, (x, y), (x, y), train_samples=30, bn_samples=20, **arguments)
+    chosen = [np.sort(np.random.default_rng(0).choice(50, n, replace=False)) for n in (30, 20)]
+    network = model.network_at(0.5)
+    curves.update_batch_norm(network, (x[chosen[1]], y[chosen[1]]), batch_size=50)
+    network.compile(loss=logits_loss())
+    expected = network.evaluate(x[chosen[0]], y[chosen[0]], verbose=0)
+    assert result.train["loss"][1] == pytest.approx(expected, rel=1e-5)
+    assert (result.settings["train_samples"], result.settings["bn_samples"]) == (30, 20)
+    with pytest.raises(ValueError, match="`bn_samples` must lie between 1 and the 50 samples"):
+        curves.evaluate_path(model, (x, y), (x, y), bn_samples=51, **arguments)
+    with pytest.raises(ValueError, match="`train_samples` needs `train` as arrays"):
+        curves.evaluate_path(model, Batches(x, y), (x, y), train_samples=5, **arguments)
+
+
+class Batches(keras.utils.PyDataset):
+    """Batches of 10; `fail_at` counts the batches of all passes."""
+
+    def __init__(self, x, y, fail_at=None):
+        super().__init__()
+        self.x, self.y, self.fail_at, self.count = x, y, fail_at, 0
+
+    def __len__(self):
+        return len(self.x) // 10
+
+    def __getitem__(self, index):
+        self.count += 1
+        if self.count == self.fail_at:
+            raise RuntimeError("power cut")
+        return self.x[10 * index : 10 * index + 10], self.y[10 * index : 10 * index + 10]
+
+
+@pytest.mark.parametrize("kind", ["path", "plane"])
+def test_interrupted_measurement_goes_on_where_it_stopped(trained, tmp_path, kind, monkeypatch):
+    start, end, x, y = trained
+    model = compiled(curves.connect(start, end, seed=0))
+    model.set_bend(1, batch_norm_network())
+    measure, calls = curves.measure.Meter.measure, []
+
+    def counted(meter):
+        calls.append(None)
+        if len(calls) == limit:
+            raise KeyboardInterrupt
+        return measure(meter)
+
+    def run(path, **arguments):
+        function = curves.evaluate_path if kind == "path" else curves.evaluate_plane
+        return function(model, (x, y), (x, y), num_points=4, path=path, verbose=False, **arguments)
+
+    limit = None
+    monkeypatch.setattr(curves.measure.Meter, "measure", counted)
+    whole, path, total = run(None), tmp_path / "points.npz", len(calls)
+    calls, limit = [], 3
+    with pytest.raises(KeyboardInterrupt):
+        run(path)
+    cls = type(whole)
+    with pytest.raises(ValueError, match=f"holds 2 of {total} points. Call the function"):
+        cls.load(path)
+    for change, message in (
+        ({"bn_samples": 20}, "its bn_samples is None, here it is 20"),
+        ({"batch_size": 64}, "its batch_size is 128, here it is 64"),
+    ):
+        with pytest.raises(ValueError, match=f"holds another measurement: {message}"):
+            run(path, **change)
+    calls, limit = [], None
+    resumed = run(path)
+    assert len(calls) == total - 2
+    calls = []
+    for result in (resumed, cls.load(path), run(path)):
+        assert result.summary() == whole.summary() and result.settings == whole.settings
+        for split in ("train", "test", *(["ensemble"] if kind == "path" else [])):
+            for name, array in getattr(whole, split).items():
+                assert np.array_equal(getattr(result, split)[name], array), name
+    assert not calls  # The finished file was read.
+    model.set_bend(1, batch_norm_network())
+    with pytest.raises(ValueError, match="holds another measurement: its model is"):
+        run(path)
+    other = curves.PlaneResult if kind == "path" else curves.PathResult
+    with pytest.raises(ValueError, match=f"must be a file of a {other.__name__}"):
+        other.load(path)
+
+
+def test_files_that_cannot_be_used(trained, tmp_path):
+    start, end, x, y = trained
+    model = compiled(curves.connect(start, end))
+
+    def run(path):
+        return curves.evaluate_path(model, (x, y), (x, y), num_points=2, path=path, verbose=False)
+
+    with pytest.raises(FileNotFoundError):
+        run(tmp_path / "missing" / "path.npz")
+    (tmp_path / "text.npz").write_text("not a result")
+    with pytest.raises(ValueError, match=r"is no .npz file, or a damaged one"):
+        run(tmp_path / "text.npz")
+    run(tmp_path / "path.npz")
+    content = (tmp_path / "path.npz").read_bytes()
+    (tmp_path / "path.npz").write_bytes(content[: len(content) // 2])
+    with pytest.raises(ValueError, match=r"is no .npz file, or a damaged one"):
+        run(tmp_path / "path.npz")
+    np.savez(tmp_path / "other.npz", a=1)
+    with pytest.raises(ValueError, match="`path` must be new or a file of this function"):
+        run(tmp_path / "other.npz")
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["other.npz", "path.npz", "text.npz"]
+
+
 def result():
     t = np.linspace(0, 1, 5)
     train = {"loss": np.array([1.0, 3.0, 5.0, 2.0, 2.0]), "nll": np.array([0.5, 2.5, 4.5, 1.5, 1.5])}
     test = {"loss": 2 * train["loss"], "error": np.array([0.1, 0.3, 0.6, 0.2, 0.2])}
-    return curves.PathResult(t, np.array([0.0, 1.0, 2.0, 3.0, 5.0]), 4.0, train, test)
+    ensemble = {"with_start_error": np.array([0.1, 0.2, 0.3, 0.1, 0.1])}
+    return curves.PathResult(t, np.array([0.0, 1.0, 2.0, 3.0, 5.0]), 4.0, train, test, ensemble, {"num_points": 5})
 
 
 def test_barrier_lengths_and_summary():
@@ -85,6 +242,8 @@ def test_barrier_lengths_and_summary():
     summary = result().summary()
     assert summary["train_loss_min"] == 1.0 and summary["train_loss_max"] == 5.0
     assert summary["train_loss_barrier"] == 3.0
+    assert summary["train_loss_mean"] == (0.5 * 1 + 3 + 5 + 2 + 0.5 * 2) / 4
+    assert summary["train_loss_length_mean"] == (2 + 4 + 3.5 + 2 * 2) / 5
     assert summary["arc_length"] == 5.0 and summary["length_ratio"] == 1.25 and summary["num_points"] == 5
 
 
@@ -93,12 +252,13 @@ def test_save_and_load(tmp_path):
     result().save(path)
     loaded = curves.PathResult.load(path)
     assert loaded.summary() == result().summary()
-    for split in ("train", "test"):
+    for split in ("train", "test", "ensemble"):
         for quantity, array in getattr(result(), split).items():
             assert np.array_equal(getattr(loaded, split)[quantity], array)
+    assert loaded.settings == {"num_points": 5}
     assert [file.name for file in tmp_path.iterdir()] == ["path.npz"]
     np.savez(tmp_path / "other.npz", a=1)
-    with pytest.raises(ValueError, match=r"lacks \['distance', 'straight_distance', 't'\]"):
+    with pytest.raises(ValueError, match="`path` must be a file of a PathResult"):
         curves.PathResult.load(tmp_path / "other.npz")
     with pytest.raises(FileNotFoundError):
         result().save(tmp_path / "missing" / "path.npz")
@@ -107,10 +267,11 @@ def test_save_and_load(tmp_path):
 def test_plot(tmp_path):
     figure = result().plot(tmp_path / "path.png", line=result())
     assert (tmp_path / "path.png").read_bytes().startswith(b"\x89PNG")
-    loss, error = figure.axes
+    loss, error, ensemble = figure.axes
     assert loss.get_ylabel() == "train loss" and error.get_ylabel() == "test error (%)"
     assert np.array_equal(loss.lines[0].get_ydata(), result().train["loss"])
     assert np.array_equal(error.lines[0].get_ydata(), 100 * result().test["error"])
+    assert np.array_equal(ensemble.lines[0].get_ydata(), 100 * result().ensemble["with_start_error"])
     assert [text.get_text() for text in loss.get_legend().get_texts()] == ["curve", "straight line"]
 
 

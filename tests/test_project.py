@@ -14,7 +14,19 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
 LAYERS = {  # Each file may import only from what stands before it.
-    "curves": ["parametrization", "networks", "layers", "model", "batch_norm", "evaluate", "plots"],
+    "curves": [
+        "parametrization",
+        "networks",
+        "layers",
+        "model",
+        "connect",
+        "batch_norm",
+        "measure",
+        "results",
+        "evaluate",
+        "validation",
+        "plots",
+    ],
     "keras_fge": ["schedule", "snapshots", "ensemble", "callback"],
 }
 

@@ -1,0 +1,74 @@
+"""A curve between two trained networks."""
+
+import keras
+import numpy as np
+
+from curves.layers import Curve, batch_norm_statistics, check_can_lie_on_a_curve
+from curves.model import CurveModel
+from curves.networks import check_same_architecture, clone, read, refresh
+from curves.parametrization import Bezier
+
+
+def connect(
+    start, end, curve=Bezier(3), fix_start=True, fix_end=True, weight_decay=0.0, objective="uniform", seed=None
+):
+    """A curve between two trained networks, ready to `compile` and `fit`.
+
+    The inner bends start on the straight line. The networks are copied and stay as they are.
+
+    Args:
+        start, end: Two built `keras.Model` of one architecture: phi(0) and phi(1).
+        curve: `Bezier(num_bends)` or `PolygonalChain(num_bends)`; `num_bends` counts both endpoints, so the default
+            `Bezier(3)` trains one bend, and `num_bends=2` is the straight line, with nothing to train.
+        fix_start, fix_end: Whether the endpoints stay as they are in training. Default: both.
+        weight_decay: Factor `wd` of a loss term `0.5 * wd * ||w(t)||^2` over all trainable weights, as in the paper.
+            Use this or the regularizers of the network, never the optimizer's `weight_decay`: that one would act on the
+            bends. Default: 0.
+        objective: "uniform" or "arc_length", the mean that is minimized; see `CurveModel`. Default: "uniform".
+        seed: Seed of the sequence of t. Default: random.
+
+    Returns:
+        A `CurveModel`.
+
+    Raises:
+        ValueError: if the architectures differ (the first differing weight is named), a network is not built or has
+            nothing to train, or weights that are frozen have different values in the two.
+
+    Example:
+        model = curves.connect(net_a, net_b)
+        model.compile("sgd", "sparse_categorical_crossentropy", metrics=["accuracy"])
+        model.fit(x_train, y_train, epochs=20)
+        curves.evaluate_path(model, (x_train, y_train), (x_test, y_test)).plot("path.png")
+
+    References:
+        Garipov et al., NeurIPS 2018, section 3.1, https://arxiv.org/abs/1802.10026
+    """
+    for network, name in ((start, "start"), (end, "end")):
+        if not isinstance(network, keras.Model):
+            raise ValueError(f"`{name}` must be a keras.Model. Received: {name}={network!r}")
+    check_same_architecture(start, end)
+    check_can_lie_on_a_curve(start)
+    check_can_lie_on_a_curve(end)
+    if not start.trainable_variables:
+        raise ValueError("`start` has no trainable weights: there is nothing to connect.")
+    _check_same_constants(start, end)
+    network = clone(start)
+    network.set_weights(start.get_weights())
+    refresh(network)
+    body = Curve(network, curve, fix_start, fix_end, weight_decay)
+    model = CurveModel(body, seed, objective, dtype=start.dtype_policy)
+    model.set_bend(0, start)
+    model.set_bend(-1, end)
+    model.init_linear()
+    return model
+
+
+def _check_same_constants(start, end):
+    """What is neither trained nor estimated must agree: there is one copy of it for the whole curve."""
+    statistics = {id(variable) for variable in batch_norm_statistics(start)}
+    for a, b in zip(start.non_trainable_weights, end.non_trainable_weights):
+        if id(a) not in statistics and not np.array_equal(read(a), read(b)):
+            raise ValueError(
+                f"`start` and `end` differ in '{a.path}', which is frozen and so cannot lie on the curve. Make it "
+                "trainable in both networks, or give both the same values."
+            )

@@ -1,0 +1,155 @@
+"""What a model is worth where it stands: its losses, errors and metrics on train and test data."""
+
+import hashlib
+
+import keras
+import numpy as np
+from keras import ops
+
+from curves.batch_norm import BatchNormEstimator
+from curves.networks import read
+
+ACCURACIES = ("accuracy", "acc", "sparse_categorical_accuracy", "categorical_accuracy", "binary_accuracy")
+
+
+class Meter:
+    """Measures one compiled model at one position after the other; nothing is compiled twice.
+
+    To be used inside `curves.networks.restored(model)`.
+
+    Args:
+        model: A compiled `keras.Model`.
+        train, test: What `keras.Model.evaluate` takes. BatchNormalization statistics come from `train`.
+        batch_size: Samples per batch, for arrays.
+        train_samples, bn_samples: How many samples of `train`, drawn at random with a fixed seed, are enough to measure
+            on and to estimate BatchNormalization statistics from. Default: all. Only for arrays.
+        penalty: Function of no arguments, the part of the loss that depends on the weights alone, where `model` stands.
+    """
+
+    def __init__(self, model, train, test, batch_size, train_samples, bn_samples, penalty):
+        if not model.compiled:
+            raise ValueError("`model` must be compiled with a loss: call `compile(optimizer, loss, metrics=[...])`.")
+        for name, data in (("train", train), ("test", test)):
+            if hasattr(data, "__next__"):
+                raise ValueError(f"`{name}` is read many times: give arrays or a data set, not a generator.")
+        self.model, self.batch_size, self.penalty = model, batch_size, penalty
+        self.data = {"train": _subset(train, train_samples, "train_samples"), "test": test}
+        self.batch_norm = BatchNormEstimator(model)
+        self._batch_norm_data = _subset(train, bn_samples, "bn_samples")
+        self.settings = {
+            "batch_size": batch_size,
+            "train_samples": train_samples,
+            "bn_samples": bn_samples,
+            "loss": _name(model.loss),
+            "model": _checksum_of_model(model, self.batch_norm.statistics),
+            "train": _checksum_of_data(train),
+            "test": _checksum_of_data(test),
+        }
+
+    def measure(self):
+        """Estimates the BatchNormalization statistics, and returns {"train_loss": ..., ...}, floats."""
+        self.batch_norm.update(self._batch_norm_data, self.batch_size)
+        penalty = self.penalty()
+        row = {}
+        for split, data in self.data.items():
+            values = evaluate(self.model, data, self.batch_size)
+            row.update(
+                {f"{split}_{name}": value for name, value in {**values, "nll": values["loss"] - penalty}.items()}
+            )
+        return row
+
+
+def evaluate(model, data, batch_size):
+    """`model.evaluate` on any kind of data, and "error", 1 - accuracy, if an accuracy was compiled."""
+    if isinstance(data, tuple):
+        x, y, *weights = data
+        arguments = {"sample_weight": weights[0] if weights else None, "batch_size": batch_size}
+        values = model.evaluate(x, y, **arguments, verbose=0, return_dict=True)
+    else:
+        values = model.evaluate(data, verbose=0, return_dict=True)
+    accuracies = [values[name] for name in ACCURACIES if name in values]
+    return {**values, **({"error": 1 - accuracies[0]} if accuracies else {})}
+
+
+class PathEnsemble:
+    """Ensembles of the positions that `add` was called at: of the first and the present one, and of all so far.
+
+    Args:
+        model: A compiled `keras.Model`. Its loss says whether it is a classifier, and whether it outputs logits.
+        data: Test data. Only arrays keep their order from pass to pass, so only for them there is something to measure.
+        carry: What `add` returned last, to go on from there.
+    """
+
+    def __init__(self, model, data, batch_size, carry):
+        loss = model.loss
+        crossentropy = (keras.losses.SparseCategoricalCrossentropy, keras.losses.CategoricalCrossentropy)
+        is_classifier = isinstance(loss, crossentropy) or loss in (
+            "sparse_categorical_crossentropy",
+            "categorical_crossentropy",
+        )
+        self.measurable = is_classifier and isinstance(data, tuple)
+        self.from_logits = getattr(loss, "from_logits", False)
+        self.model, self.data, self.batch_size = model, data, batch_size
+        self.start, self.total, self.count = carry.get("start"), carry.get("total", 0.0), int(carry.get("count", 0))
+
+    def add(self):
+        """Returns (row, carry): {"ensemble_with_start_error": ..., ...}, and the arrays to go on from."""
+        if not self.measurable:
+            return {}, {}
+        x, y, *weights = self.data
+        outputs = ops.cast(self.model.predict(x, batch_size=self.batch_size, verbose=0), "float32")
+        present = ops.convert_to_numpy(ops.softmax(outputs) if self.from_logits else outputs).astype("float64")
+        self.start = present if self.start is None else self.start
+        self.total, self.count = self.total + present, self.count + 1
+        row = {}
+        for name, sum_, size in (("with_start", self.start + present, 2), ("so_far", self.total, self.count)):
+            error, nll = _error_and_nll(sum_ / size, y, *weights)
+            row.update({f"ensemble_{name}_error": error, f"ensemble_{name}_nll": nll})
+        return row, {"start": self.start, "total": self.total, "count": self.count}
+
+
+def _error_and_nll(probabilities, labels, weights=None):
+    labels = np.asarray(labels)
+    is_one_hot = labels.ndim == 2 and labels.shape[1] > 1
+    labels = np.argmax(labels, axis=1) if is_one_hot else labels.reshape(-1).astype(int)
+    of_label = np.clip(probabilities[np.arange(len(labels)), labels], 1e-7, 1)
+    error = np.average(np.argmax(probabilities, axis=1) != labels, weights=weights)
+    return float(error), float(np.average(-np.log(of_label), weights=weights))
+
+
+def _subset(data, samples, name):
+    if samples is None:
+        return data
+    if not isinstance(data, tuple):
+        raise ValueError(f"`{name}` needs `train` as arrays (x, y); make another data set shorter itself.")
+    size = len(keras.tree.flatten(data[0])[0])
+    if not 1 <= samples <= size:
+        raise ValueError(f"`{name}` must lie between 1 and the {size} samples of `train`. Received: {name}={samples}")
+    chosen = np.sort(np.random.default_rng(0).choice(size, samples, replace=False))
+    return keras.tree.map_structure(lambda array: array[chosen], data)
+
+
+def _checksum_of_model(model, statistics):
+    """Of all values that training leaves behind, less what differs from position to position."""
+    ignored = {id(variable) for variable in statistics}
+    ignored.add(id(getattr(model, "t", None)))
+    variables = [v for v in model.variables if id(v) not in ignored and str(v.dtype).startswith(("float", "bfloat"))]
+    return _checksum(read(variable) for variable in variables)
+
+
+def _checksum_of_data(data):
+    """Of arrays; other data can be anything, and are known by their class only."""
+    return _checksum(keras.tree.flatten(data)) if isinstance(data, tuple) else type(data).__name__
+
+
+def _checksum(arrays):
+    digest = hashlib.sha256()
+    for array in arrays:
+        array = np.ascontiguousarray(array)
+        digest.update(f"{array.dtype}{array.shape}".encode())
+        digest.update(array.view(np.uint8).data if array.size else b"")
+    return digest.hexdigest()[:16]
+
+
+def _name(loss):
+    return loss if isinstance(loss, str) else getattr(loss, "name", getattr(loss, "__name__", type(loss).__name__))

@@ -1,0 +1,274 @@
+"""What was measured along a curve or on a plane: results that save, load, sum up and draw themselves."""
+
+import dataclasses
+import json
+import os
+import zipfile
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class PathResult:
+    """Measurements along a curve, at n positions.
+
+    Attributes:
+        t: Positions in [0, 1], shape `(n,)`.
+        distance: Arc length from phi(0) to phi(t), in the units of the weights, shape `(n,)`.
+        straight_distance: ||phi(1) - phi(0)||.
+        train, test: Dictionaries of arrays of shape `(n,)`: "loss" (the compiled loss with all regularizers), "nll"
+            (the loss without weight regularizers and decay: the negative log-likelihood where the loss is a
+            cross-entropy), "error" (1 - accuracy, a fraction, if an accuracy was compiled) and every compiled metric
+            under its own name.
+        ensemble: The same for ensembles on the test data, means of predicted probabilities: "with_start_error" and
+            "with_start_nll" of {phi(0), phi(t)}, "so_far_error" and "so_far_nll" of all positions up to t. Empty
+            unless the test data are arrays and the loss is a categorical cross-entropy.
+        settings: How it was measured: "num_points", "batch_size", "train_samples", "bn_samples" (None: all), and
+            checksums of the model and the data.
+    """
+
+    t: np.ndarray
+    distance: np.ndarray
+    straight_distance: float
+    train: dict
+    test: dict
+    ensemble: dict = dataclasses.field(default_factory=dict)
+    settings: dict = dataclasses.field(default_factory=dict)
+
+    @property
+    def arc_length(self):
+        """sum_j ||w(t_{j+1}) - w(t_j)|| over the n positions."""
+        return float(self.distance[-1])
+
+    def barrier(self, split="train", quantity="loss"):
+        """The largest value along the path minus the larger one of the two endpoints; 0 if no point lies higher."""
+        values = getattr(self, split)[quantity]
+        return float(np.max(values) - max(values[0], values[-1]))
+
+    def mean(self, split="train", quantity="loss", over="t"):
+        """The mean over the path: an integral, by the trapezoidal rule, over t or over arc length (`over="length"`)."""
+        axis = {"t": self.t, "length": self.distance if self.arc_length else self.t}[over]
+        return float(np.trapezoid(getattr(self, split)[quantity], axis) / (axis[-1] - axis[0]))
+
+    def summary(self):
+        """The lengths and, of each quantity, minimum, maximum, barrier and both means: a flat dictionary of floats."""
+        summary = {}
+        for split in ("train", "test", "ensemble"):
+            for quantity, values in getattr(self, split).items():
+                summary[f"{split}_{quantity}_min"] = float(np.min(values))
+                summary[f"{split}_{quantity}_max"] = float(np.max(values))
+                summary[f"{split}_{quantity}_mean"] = self.mean(split, quantity)
+                summary[f"{split}_{quantity}_length_mean"] = self.mean(split, quantity, over="length")
+                summary[f"{split}_{quantity}_barrier"] = self.barrier(split, quantity)
+        return {
+            **summary,
+            "arc_length": self.arc_length,
+            "straight_distance": self.straight_distance,
+            "length_ratio": self.arc_length / self.straight_distance if self.straight_distance else 1.0,
+            "num_points": len(self.t),
+        }
+
+    def save(self, path):
+        """Writes the result to `path`, a .npz file; the file is complete or not there."""
+        _save(self, path)
+
+    @classmethod
+    def load(cls, path):
+        """Reads a result that `save` or `curves.evaluate_path` wrote."""
+        return _load(cls, path)
+
+    def plot(self, path=None, line=None):
+        """Train loss, test error and ensemble error along the curve, in the style of the paper; needs matplotlib.
+
+        Args:
+            path: File to write, in a format that matplotlib knows by its ending. Default: none.
+            line: `PathResult` of the straight segment, drawn dashed for comparison. Default: none.
+
+        Returns:
+            A `matplotlib.figure.Figure`.
+        """
+        from curves.plots import plot_paths
+
+        return plot_paths({"curve": self, **({"straight line": line} if line else {})}, path)
+
+
+@dataclasses.dataclass(frozen=True)
+class PlaneResult:
+    """Measurements on the plane through three points w_0, w_1, w_2 of weight space.
+
+    A point of the plane is w_0 + x e_x + y e_y with orthonormal e_x = (w_2 - w_0) / ||w_2 - w_0|| and e_y, the rest of
+    w_1 - w_0, so x and y are in the units of the weights (paper, section 3 and appendix A.1).
+
+    Attributes:
+        x, y: Coordinates of the grid, shapes `(nx,)` and `(ny,)`.
+        vertices: (x, y) of w_0, w_1 and w_2, shape `(3, 2)`.
+        path: (x, y) of the curve, projected on the plane, shape `(61, 2)`; or `(0, 2)` without a curve.
+        path_distance: Distance of these points of the curve from the plane, shape `(61,)` or `(0,)`.
+        train, test: Dictionaries of arrays of shape `(ny, nx)`, as in `PathResult`.
+        settings: How it was measured, as in `PathResult`.
+    """
+
+    x: np.ndarray
+    y: np.ndarray
+    vertices: np.ndarray
+    path: np.ndarray
+    path_distance: np.ndarray
+    train: dict
+    test: dict
+    settings: dict = dataclasses.field(default_factory=dict)
+
+    def summary(self):
+        """The distances between the three points, and minimum and maximum of each quantity: floats."""
+        summary = {}
+        for split in ("train", "test"):
+            for quantity, values in getattr(self, split).items():
+                summary[f"{split}_{quantity}_min"] = float(np.min(values))
+                summary[f"{split}_{quantity}_max"] = float(np.max(values))
+        sides = {f"distance_{i}{k}": self.vertices[i] - self.vertices[k] for i, k in ((0, 1), (0, 2), (1, 2))}
+        return {
+            **summary,
+            **{name: float(np.linalg.norm(side)) for name, side in sides.items()},
+            "largest_distance_of_the_path": float(np.max(self.path_distance, initial=0.0)),
+            "num_points": self.x.size * self.y.size,
+        }
+
+    def save(self, path):
+        """Writes the result to `path`, a .npz file; the file is complete or not there."""
+        _save(self, path)
+
+    @classmethod
+    def load(cls, path):
+        """Reads a result that `save` or `curves.evaluate_plane` wrote."""
+        return _load(cls, path)
+
+    def plot(self, path=None, split="train", quantity="loss"):
+        """Contours in the style of the paper; needs matplotlib. See `curves.plot_planes` for several in one figure.
+
+        Args:
+            path: File to write, in a format that matplotlib knows by its ending. Default: none.
+            split, quantity: What to draw: "train" or "test", and a key of that dictionary. Default: the train loss.
+
+        Returns:
+            A `matplotlib.figure.Figure`.
+        """
+        from curves.plots import plot_planes
+
+        return plot_planes({"": self}, path, split, quantity)
+
+
+class Points:
+    """The rows of a measurement that goes on, one for each point, in a file that is whole after every one of them.
+
+    Args:
+        path: File, or None to keep the rows in memory only. What it holds already is taken up.
+        result_class: Class of the result that will replace the rows in this file.
+        settings: Dictionary, as JSON can hold it, that must be the same for the whole measurement.
+        num_points: Number of rows to come.
+
+    Attributes:
+        rows: List of dictionaries of floats.
+        carry: Dictionary of arrays that the next row depends on.
+        result: The finished result, if `path` holds one.
+    """
+
+    def __init__(self, path, result_class, settings, num_points):
+        self.path, self.settings, self.num_points = path, settings, num_points
+        self.rows, self.carry, self.result = [], {}, None
+        if path is None:
+            return
+        if not os.path.exists(path):
+            self._write()  # Whether it can be written should be known before the work begins.
+            return
+        arrays = _read(path)
+        kind, theirs = str(arrays.get("kind")), json.loads(str(arrays.get("settings", "{}")))
+        if kind not in (result_class.__name__, "unfinished"):
+            raise ValueError(f"`path` must be new or a file of this function. '{path}' holds something else: {kind}.")
+        for key, value in settings.items():
+            if theirs.get(key) != value:
+                raise ValueError(
+                    f"`path`: '{path}' holds another measurement: its {key} is {theirs.get(key)}, here it is {value}. "
+                    "Remove the file, or give another one."
+                )
+        if kind == result_class.__name__:
+            self.result = result_class.load(path)
+            return
+        columns = _part(arrays, "row")
+        self.rows = [dict(zip(columns, map(float, row))) for row in zip(*columns.values())]
+        self.carry = _part(arrays, "carry")
+
+    def add(self, row, carry=None):
+        self.rows.append(row)
+        self.carry = carry or {}
+        if self.path is not None:
+            self._write()
+
+    def columns(self, prefix):
+        """The values of all rows whose names begin with `prefix`, as a dictionary of arrays without it."""
+        names = [name for name in self.rows[0] if name.startswith(f"{prefix}_")]
+        return {name.removeprefix(f"{prefix}_"): np.array([row[name] for row in self.rows]) for name in names}
+
+    def _write(self):
+        rows = {f"row_{name}": np.array([row[name] for row in self.rows]) for name in (self.rows or [{}])[0]}
+        carry = {f"carry_{name}": array for name, array in self.carry.items()}
+        arrays = {"kind": "unfinished", "num_points": self.num_points, "settings": json.dumps(self.settings)}
+        _write(self.path, {**arrays, **rows, **carry})
+
+
+def _save(result, path):
+    arrays = {"kind": type(result).__name__}
+    for field in dataclasses.fields(result):
+        value = getattr(result, field.name)
+        if field.name == "settings":
+            arrays[field.name] = json.dumps(value)
+        elif field.type is dict:
+            arrays.update({f"{field.name}_{name}": array for name, array in value.items()})
+        else:
+            arrays[field.name] = value
+    _write(path, arrays)
+
+
+def _load(cls, path):
+    arrays = _read(path)
+    kind = str(arrays.get("kind"))
+    if kind == "unfinished":
+        done = len(next(iter(_part(arrays, "row").values()), ()))
+        raise ValueError(
+            f"'{path}' holds {done} of {arrays['num_points']} points. Call the function that began it again, with the "
+            "same `path`, to finish it."
+        )
+    if kind != cls.__name__:
+        raise ValueError(f"`path` must be a file of a {cls.__name__}. Received: '{path}', which holds: {kind}")
+    values = {}
+    for field in dataclasses.fields(cls):
+        if field.name == "settings":
+            values[field.name] = json.loads(str(arrays[field.name]))
+        elif field.type is dict:
+            values[field.name] = _part(arrays, field.name)
+        else:
+            values[field.name] = float(arrays[field.name]) if field.type is float else arrays[field.name]
+    return cls(**values)
+
+
+def _part(arrays, prefix):
+    return {k.removeprefix(f"{prefix}_"): array for k, array in arrays.items() if k.startswith(f"{prefix}_")}
+
+
+def _read(path):
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return dict(file)
+    except (ValueError, zipfile.BadZipFile, EOFError) as error:
+        raise ValueError(f"`path`: '{path}' is no .npz file, or a damaged one. numpy says: {error}") from error
+
+
+def _write(path, arrays):
+    temporary = f"{os.fspath(path)}.{os.getpid()}.tmp"
+    try:
+        with open(temporary, "wb") as file:
+            np.savez(file, **arrays)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        if os.path.exists(temporary):
+            os.unlink(temporary)

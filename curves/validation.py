@@ -1,0 +1,66 @@
+"""Validation along the curve, while it is trained."""
+
+import keras
+import numpy as np
+
+from curves.batch_norm import BatchNormEstimator
+from curves.measure import ACCURACIES, evaluate
+from curves.model import CurveModel
+from curves.networks import restored
+from curves.parametrization import check_position
+
+
+class PathValidation(keras.callbacks.Callback):
+    """Validates a `CurveModel` at several points of the curve after each epoch of `fit`.
+
+    At each point the BatchNormalization statistics are re-estimated, then the compiled loss and metrics are taken over
+    the validation data. To the logs it adds, for the loss, "error" (1 - accuracy) and every other metric,
+
+        val_path_max_loss, val_path_mean_loss, val_path_max_error, ...
+
+    maximum and mean over the points, for History, and for EarlyStopping, ModelCheckpoint and the like, if these come
+    after it in `callbacks`. Afterwards the model is as it was.
+
+    Args:
+        validation: What `keras.Model.evaluate` takes: arrays `(x, y)`, a `tf.data.Dataset`, a `PyDataset`, ...
+        train: Data for the BatchNormalization statistics, likewise. A few thousand samples are enough. Needed only for
+            networks with BatchNormalization.
+        points: Positions in [0, 1]. Default: the endpoints, the middle, and half-way between.
+        batch_size: Samples per batch, for arrays. Default: 128.
+
+    Raises:
+        ValueError: if a point lies outside [0, 1]; by `fit`, if the model is no `CurveModel`, or has
+            BatchNormalization and `train` is missing.
+
+    Example:
+        validation = curves.PathValidation((x_val, y_val), train=(x_train[:2000], y_train[:2000]))
+        stop = keras.callbacks.EarlyStopping("val_path_max_loss", mode="min", patience=5)
+        model.fit(x_train, y_train, epochs=100, callbacks=[validation, stop])
+    """
+
+    def __init__(self, validation, train=None, points=(0, 0.25, 0.5, 0.75, 1), batch_size=128):
+        super().__init__()
+        if len(points) == 0:
+            raise ValueError("`points` must have at least one position.")
+        self.points = [check_position(t) for t in points]
+        self.validation, self.train, self.batch_size = validation, train, batch_size
+
+    def on_train_begin(self, logs=None):
+        if not isinstance(self.model, CurveModel):
+            raise ValueError(f"PathValidation needs a curves.CurveModel. Received: {self.model!r}")
+        self._batch_norm = BatchNormEstimator(self.model)
+        if self._batch_norm.layers and self.train is None:
+            raise ValueError("The network has BatchNormalization: give PathValidation `train` to estimate it on.")
+
+    def on_epoch_end(self, epoch, logs=None):
+        model, rows = self.model, []
+        with restored(model):
+            for t in self.points:
+                model.t = t
+                self._batch_norm.update(self.train, self.batch_size)
+                rows.append(evaluate(model, self.validation, self.batch_size))
+        for name in rows[0]:
+            if name not in ACCURACIES:
+                values = [row[name] for row in rows]
+                logs[f"val_path_max_{name}"] = float(np.max(values))
+                logs[f"val_path_mean_{name}"] = float(np.mean(values))
