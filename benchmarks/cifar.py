@@ -20,10 +20,18 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from absl import app, flags
 
-from data import DATASETS
+from data import load_digits, load_folder
 
 FLAGS = flags.FLAGS
-flags.DEFINE_enum("dataset", "digits", sorted(DATASETS), "Data set. digits: 8 x 8 images, ships with scikit-learn.")
+flags.DEFINE_enum(
+    "dataset", "digits", ["digits", "folder"], "digits: 8 x 8 images, ships with scikit-learn. folder: see --data_dir."
+)
+flags.DEFINE_string("data_dir", None, "For --dataset=folder: images as train/<class>/*.jpg and test/<class>/*.jpg.")
+flags.DEFINE_integer("image_size", None, "For folder: resize images to so many pixels. Default: as they are.")
+flags.DEFINE_integer("train_size", None, "For folder: images to train on. Default: all but --validation_size.")
+flags.DEFINE_integer("validation_size", 5000, "For folder: training images put aside for validation.", lower_bound=1)
+flags.DEFINE_enum("network", "small_cnn", ["small_cnn", "small_cnn_bn"], "bn: with BatchNormalization.")
+flags.DEFINE_integer("width", 16, "Filters of the first stage of the network.", lower_bound=1)
 flags.DEFINE_enum("experiment", "all", ["all", "curves", "ensembles"], "Which half to run.")
 flags.DEFINE_string("output_dir", "results/digits", "Folder for record, paths and figures; made if missing.")
 flags.DEFINE_integer("seed", 0, "Seed of everything: initialization, order of the data, dropout, t.", lower_bound=0)
@@ -38,7 +46,12 @@ flags.DEFINE_bool("jit_compile", None, "Compile with XLA. Default: what Keras ch
 flags.DEFINE_integer("num_bends", 3, "Bends of the curves, both endpoints counted.", lower_bound=2)
 flags.DEFINE_integer("curve_epochs", 60, "Epochs of training a curve.", lower_bound=1)
 flags.DEFINE_float("curve_learning_rate", 0.02, "Learning rate of training a curve, before it decays.", lower_bound=0)
+flags.DEFINE_bool("arc_length", False, "Train the curves on the arc-length objective, too.")
 flags.DEFINE_integer("num_points", 61, "Points at which a path is evaluated.", lower_bound=2)
+flags.DEFINE_integer("plane_points", 13, "Points of a plane in each direction. 0: no planes.", lower_bound=0)
+flags.DEFINE_integer("train_samples", 0, "Training images that paths and planes measure on. 0: all.", lower_bound=0)
+flags.DEFINE_integer("bn_samples", 0, "Those that re-estimate BatchNormalization statistics. 0: all.", lower_bound=0)
+flags.DEFINE_integer("eval_batch_size", 500, "Images per batch in measurements.", lower_bound=1)
 
 flags.DEFINE_integer("runs", 12, "Independent runs of each method; kB ensembles pool k of them.", lower_bound=3)
 flags.DEFINE_float("fge_start", 0.6, "Part of the budget before FGE begins.", lower_bound=0, upper_bound=1)
@@ -55,16 +68,32 @@ def check(condition, message):
         sys.exit(f"error: {message}")
 
 
+def load_data():
+    if FLAGS.dataset == "digits":
+        return load_digits()
+    check(FLAGS.data_dir, "--dataset=folder needs --data_dir=<folder with train/<class>/*.jpg and test/<class>/*.jpg>.")
+    try:
+        return load_folder(FLAGS.data_dir, FLAGS.image_size, FLAGS.train_size, FLAGS.validation_size)
+    except ValueError as error:
+        sys.exit(f"error: --data_dir: {error}")
+
+
 def settings_from_flags(data):
     """The flags as attributes of one object, checked against each other and the data before any training."""
     settings = types.SimpleNamespace(**{flag.name: flag.value for flag in FLAGS.get_key_flags_for_module(__name__)})
     settings.jit_compile = "auto" if settings.jit_compile is None else settings.jit_compile
+    if settings.experiment != "curves":
+        check_ensembles(settings, -(-len(data.train[0]) // settings.batch_size))
+    return settings
+
+
+def check_ensembles(settings, steps):
+    """`steps` is the number of iterations of one epoch."""
     check(
         settings.fge_min_learning_rate < settings.fge_max_learning_rate,
         f"--fge_min_learning_rate={settings.fge_min_learning_rate} must be below "
         f"--fge_max_learning_rate={settings.fge_max_learning_rate}.",
     )
-    steps = -(-len(data.train[0]) // settings.batch_size)
     cycle = settings.fge_cycle_epochs * steps
     check(
         cycle % 2 == 0,
@@ -81,7 +110,6 @@ def settings_from_flags(data):
         settings.sse_cycles <= settings.epochs,
         f"--sse_cycles={settings.sse_cycles} must not exceed --epochs={settings.epochs}.",
     )
-    return settings
 
 
 def check_writable(folder):
@@ -95,7 +123,7 @@ def check_writable(folder):
 
 def main(arguments):
     check(len(arguments) == 1, f"Flags start with two dashes, as in --seed=1. Received: {' '.join(arguments[1:])}")
-    data = DATASETS[FLAGS.dataset]()
+    data = load_data()
     settings = settings_from_flags(data)
     check_writable(settings.output_dir)
 
@@ -111,11 +139,12 @@ def main(arguments):
     )
     with report.ProgressBars() as progress:
         if settings.experiment in ("all", "curves"):
-            paths, seconds = experiments.timed(experiments.run_curves, settings, data, progress)
-            record["curves"], record["wall_seconds"]["curves"] = report.curve_summary(paths), seconds
-            for name, path in paths.items():
-                path.save(os.path.join(settings.output_dir, name.replace(" ", "_") + ".npz"))
-            report.draw_curves(paths, settings.output_dir)
+            (paths, planes), seconds = experiments.timed(experiments.run_curves, settings, data, progress)
+            record["curves"], record["planes"] = report.summaries(paths), report.summaries(planes)
+            record["wall_seconds"]["curves"] = seconds
+            report.save_results(paths, settings.output_dir)
+            report.save_results(planes, settings.output_dir, prefix="plane_")
+            report.draw_curves(paths, planes, settings.output_dir)
             report.write_json(record, os.path.join(settings.output_dir, "record.json"))
         if settings.experiment in ("all", "ensembles"):
             (groups, trace), seconds = experiments.timed(experiments.run_ensembles, settings, data, progress)

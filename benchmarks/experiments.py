@@ -12,13 +12,14 @@ from keras import ops
 
 import curves
 import keras_fge
-from networks import small_cnn
+from networks import NETWORKS
 
 
 def make_network(settings, data, seed):
     """A new network, initialized by `seed`, compiled with the settings of ordinary training."""
     keras.utils.set_random_seed(seed)
-    network = small_cnn(data.train[0].shape[1:], data.num_classes, settings.weight_decay)
+    make = NETWORKS[settings.network]
+    network = make(data.train[0].shape[1:], data.num_classes, settings.weight_decay, settings.width)
     compile_model(network, settings, settings.learning_rate)
     return network
 
@@ -57,31 +58,50 @@ def run_curves(settings, data, progress):
     """Two networks from different seeds, the straight line between them, and the curves that connect them.
 
     Returns:
-        Dictionary of label to `curves.PathResult`.
+        (paths, planes): dictionaries of label to `curves.PathResult`, and to `curves.PlaneResult`: the planes through
+        three independent networks, and through the bends of each curve.
     """
+    train_subset = {"train_samples": settings.train_samples or None, "bn_samples": settings.bn_samples or None}
     ends = []
-    for seed in (settings.seed, settings.seed + 1):
+    for seed in range(settings.seed, settings.seed + (3 if settings.plane_points else 2)):
         network = make_network(settings, data, seed)
-        with progress.task(f"endpoint {len(ends) + 1}", settings.epochs) as ticker:
+        with progress.task(f"network {len(ends) + 1}", settings.epochs) as ticker:
             schedule = paper_schedule(settings.learning_rate, settings.epochs)
             fit(network, settings, data, settings.epochs, [schedule, ticker])
         ends.append(network)
-    parametrizations = {
-        "straight line": curves.PolygonalChain(2),
-        "Bezier curve": curves.Bezier(settings.num_bends),
-        "polygonal chain": curves.PolygonalChain(settings.num_bends),
+
+    paths, planes = {}, {}
+
+    def measure_plane(label, networks):
+        with progress.task(f"{label}: plane", None):
+            arguments = {"num_points": settings.plane_points, **train_subset, "batch_size": settings.eval_batch_size}
+            planes[label] = curves.evaluate_plane(networks, data.train, data.test, **arguments, verbose=False)
+
+    if settings.plane_points:
+        measure_plane("three independent networks", [ends[0], ends[2], ends[1]])
+    lines = {
+        "straight line": (curves.PolygonalChain(2), "uniform"),
+        "Bezier curve": (curves.Bezier(settings.num_bends), "uniform"),
+        "polygonal chain": (curves.PolygonalChain(settings.num_bends), "uniform"),
     }
-    results = {}
-    for name, curve in parametrizations.items():
-        model = curves.connect(*ends, curve, seed=settings.seed)  # The network brings its own weight decay.
+    if settings.arc_length:
+        lines["Bezier by length"] = (curves.Bezier(settings.num_bends), "arc_length")
+        lines["chain by length"] = (curves.PolygonalChain(settings.num_bends), "arc_length")
+    for name, (curve, objective) in lines.items():
+        # The network brings its own weight decay.
+        model = curves.connect(ends[0], ends[1], curve, objective=objective, seed=settings.seed)
         compile_model(model, settings, settings.curve_learning_rate)
         if model.trainable_variables:
+            keras.utils.set_random_seed(settings.seed)
             with progress.task(name, settings.curve_epochs) as ticker:
                 schedule = paper_schedule(settings.curve_learning_rate, settings.curve_epochs)
                 fit(model, settings, data, settings.curve_epochs, [schedule, ticker])
         with progress.task(f"{name}: loss along it", None):
-            results[name] = curves.evaluate_path(model, data.train, data.test, settings.num_points, verbose=False)
-    return results
+            arguments = {"num_points": settings.num_points, **train_subset, "batch_size": settings.eval_batch_size}
+            paths[name] = curves.evaluate_path(model, data.train, data.test, **arguments, verbose=False)
+        if settings.plane_points and curve.num_bends == 3 and objective == "uniform":
+            measure_plane(name, model)
+    return paths, planes
 
 
 # --- Ensembles --------------------------------------------------------------------------------------------------------

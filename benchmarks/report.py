@@ -66,21 +66,23 @@ class ProgressBars:
 def print_curves(results):
     table = Table(title="Curves between two independently trained networks")
     table.add_column("path", no_wrap=True)
-    for name in ("train loss", "test error %", "barrier", "length"):
+    for name in ("train loss", "mean", "error %", "barrier", "length"):
         table.add_column(name, justify="right", no_wrap=True)
     line = next(iter(results.values()))
-    rows = {"endpoints": (line.train["loss"][[0, -1]], line.test["error"][[0, -1]], "", "")}
+    rows = {"endpoints": (line.train["loss"][[0, -1]], "", line.test["error"][[0, -1]], "", "")}
     for name, result in results.items():
+        mean = f"{result.mean():.3f} {result.mean(over='length'):.3f}"
         length = f"{result.summary()['length_ratio']:.3f}"
-        rows[name] = (result.train["loss"], result.test["error"], f"{result.barrier():.4f}", length)
-    for name, (loss, error, barrier, length) in rows.items():
-        loss = f"{np.min(loss):.3f} to {np.max(loss):.3f}"
-        error = f"{100 * np.min(error):.2f} to {100 * np.max(error):.2f}"
-        table.add_row(name, loss, error, barrier, length)
+        rows[name] = (result.train["loss"], mean, result.test["error"], f"{result.barrier():.3f}", length)
+    for name, (loss, mean, error, barrier, length) in rows.items():
+        loss = f"{np.min(loss):.3f}-{np.max(loss):.3f}"
+        error = f"{100 * np.min(error):.2f}-{100 * np.max(error):.2f}"
+        table.add_row(name, loss, mean, error, barrier, length)
     console.print(table)
     console.print(
-        "Minimum to maximum along the path. Barrier, in nats: the largest train loss (with weight decay) on the path "
-        "minus that of the worse endpoint. Length: of the path in weight space, over the straight distance.\n"
+        "Minimum to maximum along the path, of train loss and test error; mean of the train loss over t, and over arc "
+        "length. Barrier, in nats: the largest train loss (with weight decay) on the path minus that of the worse "
+        "endpoint. Length: of the path in weight space, over the straight distance.\n"
     )
 
 
@@ -112,8 +114,11 @@ def _plus_minus(value, error, scale, digits):
 # --- Figures ----------------------------------------------------------------------------------------------------------
 
 
-def draw_curves(results, folder):
-    curves.plot_paths(results, os.path.join(folder, "curves.png"))
+def draw_curves(paths, planes, folder):
+    curves.plot_paths(paths, os.path.join(folder, "curves.png"))
+    if planes:
+        curves.plot_planes(planes, os.path.join(folder, "planes_train_loss.png"))
+        curves.plot_planes(planes, os.path.join(folder, "planes_test_error.png"), "test", "error")
 
 
 def draw_fge(trace, folder):
@@ -192,8 +197,13 @@ def new_record(settings):
     }
 
 
-def curve_summary(results):
+def summaries(results):
     return {name: result.summary() for name, result in results.items()}
+
+
+def save_results(results, folder, prefix=""):
+    for name, result in results.items():
+        result.save(os.path.join(folder, prefix + name.replace(" ", "_") + ".npz"))
 
 
 def write_json(record, path):

@@ -69,13 +69,17 @@ def test_import_needs_only_keras_numpy_and_one_backend():
     assert {"curves", "keras_fge"} <= loaded
 
 
-EXAMPLES = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+EXAMPLES = [
+    example
+    for file in ("README.md", "docs/curves.md")
+    for example in re.findall(r"```python\n(.*?)```", (ROOT / file).read_text(), flags=re.DOTALL)
+]
 
 
 @pytest.mark.parametrize("index", range(len(EXAMPLES)))
-def test_examples_of_the_readme_run(index, tmp_path, monkeypatch):
+def test_examples_of_the_documents_run(index, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    exec(compile(EXAMPLES[index], f"README example {index}", "exec"), {})
+    exec(compile(EXAMPLES[index], f"example {index}", "exec"), {})
 
 
 def test_readme_has_an_example_of_each_half():
@@ -112,16 +116,26 @@ def benchmark(*flags):
 
 
 def test_benchmark_runs_end_to_end_and_writes_its_record(tmp_path):
-    flags = ["--epochs=4", "--curve_epochs=2", "--num_points=3", "--runs=3", "--fge_start=0.5", "--fge_cycle_epochs=2"]
+    flags = ["--epochs=4", "--curve_epochs=2", "--num_points=3", "--plane_points=2", "--arc_length"]
+    flags += ["--runs=3", "--fge_start=0.5", "--fge_cycle_epochs=2"]
     result = benchmark(*flags, "--seed=3", "--sse_cycles=2", f"--output_dir={tmp_path}/out")
     assert result.returncode == 0, result.stderr
     files = {path.name for path in (tmp_path / "out").iterdir()}
-    paths = {"straight_line.npz", "Bezier_curve.npz", "polygonal_chain.npz"}
-    assert files == {"record.json", "curves.png", "fge.png", "budgets.png", *paths}
+    names = {
+        "straight_line",
+        "Bezier_curve",
+        "polygonal_chain",
+        "Bezier_curve_arc_length",
+        "polygonal_chain_arc_length",
+    }
+    planes = {"plane_three_independent_networks", "plane_Bezier_curve", "plane_polygonal_chain"}
+    figures = {"curves", "planes_train_loss", "planes_test_error", "fge", "budgets"}
+    assert files == {"record.json", *(f"{n}.npz" for n in names | planes), *(f"{n}.png" for n in figures)}
     record = json.loads((tmp_path / "out" / "record.json").read_text())
     assert record["seed"] == 3 and record["flags"]["epochs"] == 4 and "--seed=3" in record["command"]
     assert record["backend"] == keras.backend.backend() and record["packages"]["keras"] == keras.__version__
-    assert set(record["curves"]) == {"straight line", "Bezier curve", "polygonal chain"}
+    assert {name.replace(" ", "_") for name in record["curves"]} == names
+    assert len(record["planes"]) == 3 and record["planes"]["Bezier curve"]["largest_distance_of_the_path"] < 1e-4
     assert record["curves"]["straight line"]["length_ratio"] == pytest.approx(1)
     groups = record["ensembles"]["groups"]
     counts = {(g["method"], g["budget"]): g["members"] for g in groups}
@@ -133,6 +147,56 @@ def test_benchmark_runs_end_to_end_and_writes_its_record(tmp_path):
     assert cell["error_se"] == pytest.approx(np.std(singles, ddof=1) / np.sqrt(3))
     for text in ("endpoints", "straight line", "barrier", "Ind, 1 per run", "FGE minus the single network"):
         assert text in result.stdout
+
+
+def test_folder_of_images(tmp_path):
+    from PIL import Image
+
+    from data import load_folder
+
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 20), ("test", 4)):
+        for label, name in enumerate(("cat", "dog")):
+            (tmp_path / "images" / split / name).mkdir(parents=True)
+            for index in range(count):
+                pixels = np.full((8, 8, 3), 100 * label + index) + rng.integers(0, 2, (8, 8, 1))
+                Image.fromarray(pixels.astype("uint8")).save(tmp_path / "images" / split / name / f"{index:04}.png")
+    folder = str(tmp_path / "images")
+    data = load_folder(folder, train_size=30, validation_size=8)
+    assert [len(part[0]) for part in (data.train, data.validation, data.test)] == [30, 8, 8]
+    assert data.train[0].shape == (30, 8, 8, 3) and data.num_classes == 2 and data.name == "images"
+    for x, y in (data.train, data.validation, data.test):
+        level = 255 * x.mean(axis=(1, 2, 3))
+        assert np.array_equal(level > 60, y == 1) and x.dtype == np.float32
+    seen = np.concatenate([data.train[0], data.validation[0]]).mean(axis=(1, 2, 3))
+    assert len(np.unique(seen.round(6))) > 30  # No image twice.
+    assert load_folder(folder, 4, validation_size=8).test[0].shape == (8, 4, 4, 3)
+
+    common = ["--epochs=2", "--curve_epochs=1", "--num_points=2", "--plane_points=0", "--experiment=curves"]
+    result = benchmark(
+        "--dataset=folder",
+        f"--data_dir={folder}",
+        "--validation_size=8",
+        "--batch_size=8",
+        *common,
+        "--network=small_cnn_bn",
+        "--bn_samples=16",
+        "--train_samples=20",
+        f"--output_dir={tmp_path}/out",
+    )
+    assert result.returncode == 0, result.stderr
+    assert "images: 32 training, 8 validation, 8 test images" in result.stdout
+
+    for flags, message in (
+        ([], "--dataset=folder needs --data_dir"),
+        ([f"--data_dir={tmp_path}"], "must hold images as train/<class>"),
+        ([f"--data_dir={folder}", "--validation_size=40"], "has 40 training images, too few for 40 to validate on"),
+    ):
+        result = benchmark("--dataset=folder", *flags)
+        assert result.returncode != 0 and message in result.stderr and "Traceback" not in result.stderr
+    Image.new("RGB", (5, 5)).save(tmp_path / "images" / "test" / "cat" / "small.png")
+    with pytest.raises(ValueError, match=r"must have one size, use --image_size. Received: \[\(5, 5, 3\), \(8, 8, 3\)"):
+        load_folder(folder, validation_size=8)
 
 
 @pytest.mark.parametrize(
