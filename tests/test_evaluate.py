@@ -60,6 +60,40 @@ def test_model_stands_where_it_stood_also_after_an_error(trained):
     assert float(to_numpy(model.t)) == pytest.approx(0.2)
 
 
+@keras.saving.register_keras_serializable(package="tests")
+class Counting(keras.layers.Dense):
+    """Counts how often its Python code runs: once for each time that a function around it is compiled."""
+
+    runs = 0
+
+    def call(self, inputs, training=None):
+        Counting.runs += 1
+        return super().call(inputs, training)
+
+
+@pytest.mark.skipif(keras.backend.backend() == "torch", reason="Keras does not compile on torch")
+@pytest.mark.parametrize("kind", ["path", "plane"])
+def test_number_of_compilations_does_not_depend_on_the_number_of_points(kind):
+    x, y = np.ones((20, 4), "float32"), np.zeros(20, int)
+    runs = []
+    for num_points in (2, 5):
+        ends = []
+        for _ in range(3):
+            ends.append(
+                keras.Sequential(
+                    [keras.Input((4,)), keras.layers.BatchNormalization(), Counting(3, activation="softmax")]
+                )
+            )
+        model = curves.connect(*ends[:2])
+        model.set_bend(1, ends[2])
+        model.compile(loss="sparse_categorical_crossentropy", metrics=["accuracy"])
+        Counting.runs = 0
+        function = curves.evaluate_path if kind == "path" else curves.evaluate_plane
+        function(model, (x, y), (x, y), num_points=num_points, batch_size=10, verbose=False)
+        runs.append(Counting.runs)
+    assert runs[0] == runs[1] > 0
+
+
 def test_sample_weights_and_generators(trained):
     start, end, x, y = trained
     model = compiled(curves.connect(start, end))
