@@ -51,7 +51,7 @@ def connect(
     check_can_lie_on_a_curve(end)
     if not start.trainable_variables:
         raise ValueError("`start` has no trainable weights: there is nothing to connect.")
-    _check_same_constants(start, end)
+    check_same_constants(start, end, "`start`", "`end`")
     network = clone(start)
     network.set_weights(start.get_weights())
     refresh(network)
@@ -63,12 +63,12 @@ def connect(
     return model
 
 
-def _check_same_constants(start, end):
+def check_same_constants(start, end, start_name, end_name):
     """What is neither trained nor estimated must agree: there is one copy of it for the whole curve."""
     statistics = {id(variable) for variable in batch_norm_statistics(start)}
     for a, b in zip(start.non_trainable_weights, end.non_trainable_weights):
         if id(a) not in statistics and not np.array_equal(read(a), read(b)):
             raise ValueError(
-                f"`start` and `end` differ in '{a.path}', which is frozen and so cannot lie on the curve. Make it "
-                "trainable in both networks, or give both the same values."
+                f"{start_name} and {end_name} differ in '{a.path}', which is frozen and so has one "
+                "value for all. Make it trainable in both networks, or give both the same values."
             )

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from curves.connect import check_same_constants
 from curves.measure import Meter, PathEnsemble
 from curves.model import CurveModel, gram_of_differences
 from curves.networks import check_same_architecture, read, regularization, restored
@@ -185,7 +186,9 @@ def _plane_of_networks(networks, bends):
     for index, network in enumerate(networks):
         if not isinstance(network, keras.Model):
             raise ValueError(f"`networks[{index}]` must be a keras.Model. Received: {network!r}")
-        check_same_architecture(networks[0], network, "`networks[0]`", f"`networks[{index}]`")
+        names = "`networks[0]`", f"`networks[{index}]`"
+        check_same_architecture(networks[0], network, *names)
+        check_same_constants(networks[0], network, *names)
     weights = [network.trainable_variables for network in networks]
     slots = [((three[0],), tuple(map(read, three))) for three in zip(*weights)]
     return networks[0], slots, _checked(gram_of_differences(weights)[1:, 1:])

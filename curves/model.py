@@ -91,6 +91,10 @@ class CurveModel(keras.Model):
 
     def fit(self, *args, **kwargs):
         """As `keras.Model.fit`. If the loss is not finite, a `FloatingPointError`, and the last good weights."""
+        if self.built and not self.trainable_variables:
+            raise ValueError(
+                "There is nothing to train: all bends are fixed endpoints. The curve can be measured as it is."
+            )
         fit = super().fit
         arguments = inspect.signature(fit).bind(*args, **kwargs).arguments
         callbacks = arguments.pop("callbacks", None)

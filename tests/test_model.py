@@ -163,6 +163,13 @@ def test_loss_that_is_not_finite_ends_fit_with_the_last_good_weights(trained, go
     model.fit(x, y, verbose=0, callbacks=[keras.callbacks.LearningRateScheduler(lambda epoch: 0.01)])
 
 
+def test_line_with_fixed_ends_has_nothing_to_train():
+    model = curves.connect(linear_network(random_weights(0)), linear_network(random_weights(1)), curves.Bezier(2))
+    model.compile("sgd", "mse")
+    with pytest.raises(ValueError, match="There is nothing to train"):
+        model.fit(np.ones((4, 4)), np.ones((4, 2)), verbose=0)
+
+
 def test_bad_objective():
     with pytest.raises(ValueError, match=r"`objective` must be one of .* Received: objective='length'"):
         curves.connect(linear_network(), linear_network(), objective="length")

@@ -160,6 +160,11 @@ def test_bad_arguments(trained):
     with pytest.raises(ValueError, match="must have the same architecture"):
         wrong = keras.Sequential([keras.Input((6, 6, 2)), keras.layers.Conv2D(1, 3)])
         curves.evaluate_plane([start, end, wrong], *data)
+    frozen = [compiled(batch_norm_network()) for _ in range(3)]
+    for network in frozen:
+        network.layers[1].trainable = False
+    with pytest.raises(ValueError, match=r"`networks\[0\]` and `networks\[1\]` differ in '.*kernel', which is frozen"):
+        curves.evaluate_plane(frozen, *data)
     with pytest.raises(ValueError, match="`bends` are for a CurveModel"):
         curves.evaluate_plane([start, end, batch_norm_network()], *data, bends=(0, 1, 2))
     with pytest.raises(ValueError, match="must be compiled"):
