@@ -108,6 +108,26 @@ def test_numbers_of_the_readme_stand_in_the_records():
     assert f"a step costs {speed['ratio_to_plain']['FGE']:.2f} of an ordinary" in readme
 
 
+def test_numbers_on_stratified_positions_stand_in_the_record():
+    text = " ".join((ROOT / "docs/curves.md").read_text().split())
+    record = json.loads((ROOT / "benchmarks/results/gradient_variance.json").read_text())
+    ratios = {
+        place: {k: f"{variances[k] / variances['1']:.2f}" for k in "24"}
+        for place, variances in record["relative_variance"].items()
+    }
+    begin, end, time = ratios["straight line"], ratios["trained curve"], record["relative_time"]
+    assert f"to {begin['2']} (K = 2) and {begin['4']} (K = 4) of that of one t" in text
+    assert f"only to {end['2']} and {end['4']} at its end" in text
+    assert f"a step takes {time['2']:.2f} and {time['4']:.2f} of the time" in text
+    losses = {k: np.array(values) for k, values in record["mean_loss"].items()}
+    assert all(len(values) == 5 for values in losses.values())
+    for k, values in losses.items():
+        assert f"{values.mean():.4f} ± {values.std(ddof=1) / np.sqrt(5):.4f} (K = {k})" in text
+    for k in "24":
+        change = losses[k] - losses["1"]
+        assert f"{change.mean():.4f} ± {change.std(ddof=1) / np.sqrt(5):.4f}" in text
+
+
 # --- The benchmark ----------------------------------------------------------------------------------------------------
 
 
