@@ -5,7 +5,7 @@ import itertools
 import keras
 from keras import ops
 
-from curves.networks import check_same_architecture, clone, read, refresh
+from curves.networks import check_same_architecture, clone, read
 from curves.parametrization import Bezier, Parametrization
 
 
@@ -220,10 +220,6 @@ class Curve(keras.layers.Layer):
                 bend.assign(start + index / last * (end - start))
         for variable, start, end in zip(self.statistics, *self.endpoint_statistics):
             variable.assign((read(start) + read(end)) / 2)
-
-    def load_own_variables(self, store):
-        super().load_own_variables(store)
-        refresh(self.layer)
 
     def compute_mask(self, *args, **kwargs):
         return self.layer.compute_mask(*args, **kwargs)

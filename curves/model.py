@@ -66,6 +66,9 @@ class CurveModel(keras.Model):
         self.body = body
         self.seed = seed
         self.objective = objective
+        names = getattr(getattr(body, "layer", body), "output_names", None)
+        if names:
+            self.output_names = names  # By these, `compile` finds losses and metrics that are given by output.
         start = np.random.default_rng(seed).integers(1, MODULI)
         self.generator = keras.Variable(start, trainable=False, dtype="int32", name="generator")
         self._t = Position(0.5, trainable=False, dtype="float32", autocast=False, name="t")

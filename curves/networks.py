@@ -24,7 +24,7 @@ def clone(layer):
         if not isinstance(layer, keras.Model):
             return type(layer).from_config(layer.get_config())
         layer.compiled = False  # Or Keras would clone optimizer and loss too, and fail where these are the user's own.
-        return keras.models.clone_model(layer)
+        copy = keras.models.clone_model(layer)
     except Exception as error:
         raise ValueError(
             f"'{layer.name}' ({type(layer).__name__}) could not be rebuilt from its configuration. A class of your own "
@@ -33,6 +33,17 @@ def clone(layer):
     finally:
         if compiled:
             layer.compiled = True
+    ours, theirs = ([len(part.layers) for part in _sequential_parts(network)] for network in (layer, copy))
+    if ours != theirs:
+        raise ValueError(
+            f"A part of '{layer.name}' is a Sequential model in which one layer stands twice. Keras copies (and saves) "
+            "it only once: share the layer in a functional model instead."
+        )
+    return copy
+
+
+def _sequential_parts(network):
+    return [part for part in network._flatten_layers() if isinstance(part, keras.Sequential)]
 
 
 def check_same_architecture(start, end, start_name="`start`", end_name="`end`"):
@@ -86,6 +97,7 @@ def _arithmetic(network):
         except NotImplementedError:  # A class of the user's own, of which only the name can be compared.
             config = {"name": layer.name}
         kept = {key: value for key, value in config.items() if not ONLY_IN_TRAINING.search(key)}
+        kept = keras.saving.serialize_keras_object(kept)  # Arrays become lists, which can be compared.
         descriptions.append({"class": type(layer).__name__, **kept})
     return descriptions
 

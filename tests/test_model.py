@@ -456,6 +456,30 @@ def test_networks_that_cannot_be_connected():
         curves.connect(half_frozen(), half_frozen())
 
 
+def test_layer_twice_in_a_nested_sequential_model():
+    def network():
+        first, second, inputs = layers.Dense(4), layers.Dense(4), keras.Input((4,))
+        return keras.Model(inputs, keras.Sequential([keras.Input((4,)), first, second, first])(inputs))
+
+    with pytest.raises(ValueError, match="Sequential model in which one layer stands twice"):
+        curves.connect(network(), network())
+
+
+def test_arrays_in_a_configuration_are_compared():
+    class Table(layers.Dense):
+        def __init__(self, units, table, **kwargs):
+            super().__init__(units, **kwargs)
+            self.table = np.asarray(table)
+
+        def get_config(self):
+            return {**super().get_config(), "table": self.table}
+
+    one, same, other = (keras.Sequential([keras.Input((4,)), Table(2, table)]) for table in ([1, 2], [1, 2], [1, 3]))
+    assert curves.connect(one, same).built
+    with pytest.raises(ValueError, match="differ in `table`"):
+        curves.connect(one, other)
+
+
 def test_class_without_a_configuration():
     class Custom(keras.Model):
         def __init__(self, make):

@@ -1,0 +1,436 @@
+"""One contract for every kind of network: the curve is the plain network at w(t), and the same on every backend.
+
+`python tests/test_networks.py` writes the numbers that all backends are held to, `networks_reference.json`.
+"""
+
+import functools
+import importlib
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+from keras import applications, layers, ops
+
+import curves
+from conftest import to_numpy, values
+
+BACKEND = keras.backend.backend()
+REFERENCE = pathlib.Path(__file__).with_name("networks_reference.json")
+T, SEED = 0.3, 4
+
+rng = np.random.default_rng(0)
+IMAGES = rng.normal(1.0, 2.0, (8, 6, 6, 2)).astype("float32")
+VECTORS = rng.normal(size=(8, 5)).astype("float32")
+SEQUENCES = rng.normal(size=(8, 7, 5)).astype("float32")
+TOKENS = np.array([[1, 2, 3, 0, 0], [4, 1, 0, 0, 0], [5, 4, 3, 2, 1], [2, 0, 0, 0, 0]] * 2)
+PHOTOS = rng.normal(size=(8, 32, 32, 3)).astype("float32")
+
+
+@keras.saving.register_keras_serializable(package="networks")
+class Shifted(layers.Layer):
+    """A layer of the user's own: a weight, an argument, and a state that training changes."""
+
+    def __init__(self, factor, **kwargs):
+        super().__init__(**kwargs)
+        self.factor = factor
+
+    def build(self, input_shape):
+        self.shift = self.add_weight(name="shift", shape=(input_shape[-1],), initializer="ones")
+        self.calls = self.add_weight(name="calls", shape=(), initializer="zeros", trainable=False)
+
+    def call(self, x, training=None):
+        if training:
+            self.calls.assign(self.calls + 1)
+        return self.factor * x + self.shift / (1 + self.calls)
+
+    def get_config(self):
+        return {**super().get_config(), "factor": self.factor}
+
+
+@keras.saving.register_keras_serializable(package="networks")
+class Residual(keras.Model):
+    """A network of the user's own, with a list of layers."""
+
+    def __init__(self, width, **kwargs):
+        super().__init__(**kwargs)
+        self.width = width
+        self.blocks = [layers.Dense(width, activation="tanh") for _ in range(2)]
+        self.norm = layers.BatchNormalization()
+        self.head = layers.Dense(3)
+
+    def call(self, x, training=None):
+        for block in self.blocks:
+            x = x + block(x)
+        return self.head(self.norm(x, training=training))
+
+    def get_config(self):
+        return {**super().get_config(), "width": self.width}
+
+
+def stack(shape, *members):
+    return keras.Sequential([keras.Input(shape), *members])
+
+
+def functional():
+    inputs = keras.Input((5,))
+    x = layers.Dense(5, activation="relu")(inputs)
+    x = layers.Concatenate()([layers.Add()([x, inputs]), layers.Dense(2, activation="gelu")(x)])
+    return keras.Model(inputs, layers.Dense(3)(x))
+
+
+def subclassed():
+    network = Residual(5)
+    network(VECTORS)
+    return network
+
+
+def nested():
+    inputs = keras.Input((6, 6, 2))
+    inner = stack((4, 4, 3), layers.Conv2D(3, 3, padding="same"), layers.BatchNormalization(momentum=0.8))
+    block = keras.Sequential([inner, layers.ReLU(), layers.Conv2D(4, 3)])
+    x = block(layers.BatchNormalization()(layers.Conv2D(3, 3)(inputs)))
+    return keras.Model(inputs, layers.Dense(3)(layers.Flatten()(x)))
+
+
+def shared():
+    left, right = keras.Input((5,)), keras.Input((5,))
+    dense = layers.Dense(5, activation="tanh")
+    x = keras.Input((5,))
+    tower = keras.Model(x, dense(layers.BatchNormalization()(dense(x))))
+    return keras.Model([left, right], layers.Dense(2)(layers.Subtract()([tower(left), tower(right)])))
+
+
+def several():
+    inputs = {"picture": keras.Input((6, 6, 2), name="picture"), "vector": keras.Input((5,), name="vector")}
+    x = layers.Flatten()(layers.Conv2D(3, 3, activation="relu")(inputs["picture"]))
+    x = layers.Concatenate()([x, layers.Dense(4)(inputs["vector"])])
+    return keras.Model(inputs, {"kind": layers.Dense(3)(x), "size": layers.Dense(1)(x)})
+
+
+def transformer():
+    tokens = keras.Input((5,), dtype="int32")
+    positions = ops.cumsum(ops.ones_like(tokens), axis=1) - 1
+    x = layers.Embedding(6, 8, mask_zero=True)(tokens) + layers.Embedding(5, 8)(positions)
+    attended = layers.MultiHeadAttention(2, 4)(layers.LayerNormalization()(x), x, use_causal_mask=True)
+    x = layers.Add()([x, attended])
+    x = layers.Add()([x, layers.Dense(8)(layers.Dense(16, activation="gelu")(layers.LayerNormalization()(x)))])
+    return keras.Model(tokens, layers.Dense(6)(x))
+
+
+def regularized():
+    return stack(
+        (5,),
+        layers.Dense(6, activation="relu", kernel_regularizer="l2", bias_regularizer=keras.regularizers.L1(0.1)),
+        layers.Dense(3, activity_regularizer=keras.regularizers.L2(0.3)),
+    )
+
+
+def adapted():
+    norm = layers.Normalization()
+    norm.adapt(3 * VECTORS + 2)
+    return stack((5,), norm, layers.Dense(3))
+
+
+def mixed(policy):
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(policy)
+    try:
+        norm = layers.BatchNormalization()
+        return stack((6, 6, 2), layers.Conv2D(4, 3), norm, layers.ReLU(), layers.Flatten(), layers.Dense(3))
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+def application(make, **arguments):
+    return make(weights=None, classes=4, classifier_activation=None, input_shape=(32, 32, 3), **arguments)
+
+
+RANDOM = {
+    "dropout": (lambda: stack((5,), layers.Dense(8), layers.Dropout(0.3), layers.Dense(3)), VECTORS),
+    "spatial_dropout": (
+        lambda: stack((7, 5), layers.Conv1D(6, 3), layers.SpatialDropout1D(0.4), layers.LSTM(3, dropout=0.2)),
+        SEQUENCES,
+    ),
+    "gaussian_noise": (lambda: stack((5,), layers.GaussianNoise(0.5), layers.Dense(3)), VECTORS),
+    "gaussian_dropout": (lambda: stack((5,), layers.Dense(8), layers.GaussianDropout(0.3), layers.Dense(3)), VECTORS),
+}
+MIXED = {policy: (functools.partial(mixed, policy), IMAGES) for policy in ("mixed_bfloat16", "mixed_float16")}
+APPLICATIONS = {
+    "ResNet50V2": (lambda: application(applications.ResNet50V2), PHOTOS),
+    "MobileNetV2": (lambda: application(applications.MobileNetV2, alpha=0.35), PHOTOS),
+    "EfficientNetB0": (lambda: application(applications.EfficientNetB0), PHOTOS),
+    "DenseNet121": (lambda: application(applications.DenseNet121), PHOTOS),
+}
+NETWORKS = {
+    **APPLICATIONS,  # First, because they take longest.
+    "functional": (functional, VECTORS),
+    "sequential": (lambda: stack((5,), layers.Dense(4, activation="relu"), layers.Dense(3)), VECTORS),
+    "subclassed": (subclassed, VECTORS),
+    "nested": (nested, IMAGES),
+    "shared": (shared, [VECTORS, VECTORS[::-1].copy()]),
+    "several": (several, {"picture": IMAGES, "vector": VECTORS}),
+    "masked": (lambda: stack((5,), layers.Embedding(6, 4, mask_zero=True), layers.LSTM(3)), TOKENS),
+    "conv2d": (
+        lambda: stack((6, 6, 2), layers.Conv2D(4, 3, strides=2, padding="same"), layers.MaxPool2D(), layers.Flatten()),
+        IMAGES,
+    ),
+    "separable": (lambda: stack((6, 6, 2), layers.SeparableConv2D(3, 3, activation="relu")), IMAGES),
+    "depthwise": (lambda: stack((6, 6, 2), layers.DepthwiseConv2D(3, depth_multiplier=2)), IMAGES),
+    "transposed": (lambda: stack((6, 6, 2), layers.Conv2DTranspose(3, 3, strides=2)), IMAGES),
+    "conv1d": (lambda: stack((7, 5), layers.Conv1D(3, 3, padding="causal"), layers.GlobalMaxPool1D()), SEQUENCES),
+    "batch_norm": (lambda: stack((6, 6, 2), layers.BatchNormalization(), layers.Conv2D(3, 3)), IMAGES),
+    "frozen_batch_norm": (
+        lambda: stack((5,), layers.BatchNormalization(trainable=False, name="frozen"), layers.Dense(3)),
+        VECTORS,
+    ),
+    "synchronized_batch_norm": (
+        lambda: stack((5,), layers.Dense(4), layers.BatchNormalization(synchronized=True)),
+        VECTORS,
+    ),
+    "group_norm": (lambda: stack((6, 6, 2), layers.Conv2D(4, 3), layers.GroupNormalization(2)), IMAGES),
+    "layer_norm": (lambda: stack((7, 5), layers.Dense(4), layers.LayerNormalization()), SEQUENCES),
+    "embedding": (lambda: stack((5,), layers.Embedding(6, 4), layers.Flatten(), layers.Dense(3)), TOKENS),
+    "lstm": (lambda: stack((7, 5), layers.LSTM(4, return_sequences=True), layers.LSTM(3)), SEQUENCES),
+    "gru": (lambda: stack((7, 5), layers.GRU(3)), SEQUENCES),
+    "bidirectional": (lambda: stack((7, 5), layers.Bidirectional(layers.GRU(3, return_sequences=True))), SEQUENCES),
+    "transformer": (transformer, TOKENS),
+    "custom_layer": (lambda: stack((5,), layers.Dense(4), Shifted(0.5), layers.Dense(3)), VECTORS),
+    "regularized": (regularized, VECTORS),
+    "adapted": (adapted, VECTORS),
+    "rescaled": (lambda: stack((6, 6, 2), layers.Rescaling(0.5, offset=1), layers.Conv2D(3, 3)), IMAGES),
+    **RANDOM,
+    **MIXED,
+}
+RANDOM["EfficientNetB0"] = APPLICATIONS["EfficientNetB0"]
+if BACKEND != "tensorflow":
+    del NETWORKS["synchronized_batch_norm"]  # Keras has it for TensorFlow only.
+
+
+def made(case, seed):
+    """The network, with weights from numpy: of one scale for all seeds, and not too far apart."""
+    network = NETWORKS[case][0]()
+    common, own = np.random.default_rng(99), np.random.default_rng(seed)
+    for variable in network.weights:
+        name, shape = variable.path.split("/")[-1], tuple(variable.shape)
+        if name in ("mean", "variance", "count", "calls"):  # Adapted, or counted.
+            continue
+        noise = common.normal(size=shape)
+        if "frozen" not in variable.path:
+            noise = 0.9 * noise + 0.4 * own.normal(size=shape)
+        if name in ("gamma", "beta", "moving_variance"):  # With this beta, few ReLUs stand where rounding flips them.
+            value = 1 + 0.1 * noise
+        elif len(shape) == 1 or name == "bias":
+            value = 0.1 * noise
+        else:
+            inputs = np.prod(shape[:2] if "depthwise" in variable.path else shape[:-1])
+            value = np.sqrt(2 / inputs) * noise
+        variable.assign(value.astype("float32"))
+    return network
+
+
+@functools.cache
+def networks(case):
+    """Start, end, and one for the bend between them. Shared: no test may change them."""
+    return [made(case, seed) for seed in (1, 2, 3)]
+
+
+def connected(case):
+    start, end, middle = networks(case)
+    model = curves.connect(start, end, seed=SEED)
+    model.set_bend(1, middle)
+    model.t = T
+    return model
+
+
+def plain_at(case, t, model):
+    """The plain network at t, combined by numpy in float64 from the networks of which the curve was made."""
+    start, end, middle = networks(case)
+    plain = NETWORKS[case][0]()
+    for variable, w0, w1, w2 in zip(*(n.trainable_variables for n in (plain, start, middle, end))):
+        w0, w1, w2 = (value.astype("float64") for value in values([w0, w1, w2]))
+        variable.assign(((1 - t) ** 2 * w0 + 2 * t * (1 - t) * w1 + t**2 * w2).astype("float32"))
+    for variable, a, b in zip(*(n.non_trainable_weights for n in (plain, start, end))):
+        variable.assign((to_numpy(a) + to_numpy(b)) / 2)
+    for variable, seed in zip(plain.non_trainable_variables, model.body.layer.non_trainable_variables):
+        if "seed_generator" in variable.path:
+            variable.assign(to_numpy(seed))
+    return plain
+
+
+def flat(outputs):
+    outputs = [to_numpy(ops.cast(output, "float32")) for output in keras.tree.flatten(outputs)]
+    return np.concatenate([output.ravel() for output in outputs]).astype("float64")
+
+
+def called(network, x):
+    return flat(network(x, training=False))
+
+
+def predicted(network, x):
+    """By `predict`, which JAX compiles as a whole: faster there for one call than operation by operation."""
+    network.run_eagerly = BACKEND != "jax"
+    return flat(network.predict(x, batch_size=8, verbose=0))
+
+
+def assert_close(ours, expected, tolerance):
+    """Within `tolerance` of the largest value of the array, and of float32."""
+    np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-6 + tolerance * np.max(np.abs(expected)))
+
+
+def first_position(seed):
+    """The t of the first step, by Wichmann and Hill."""
+    moduli = np.array([30269, 30307, 30323])
+    state = np.random.default_rng(seed).integers(1, moduli) * (171, 172, 170) % moduli
+    return float(np.sum(state.astype("float32") / moduli.astype("float32")) % 1)
+
+
+def fit_step(case, network, jit_compile):
+    """One step of gradient descent towards random numbers. Returns the loss before the step."""
+    x = NETWORKS[case][1]
+    targets = np.random.default_rng(5)
+    y = keras.tree.map_structure(lambda output: targets.normal(size=output.shape), networks(case)[0](x))
+    arguments = {}
+    if BACKEND == "tensorflow":
+        arguments = {"jit_compile": jit_compile, "run_eagerly": case in APPLICATIONS and not jit_compile}
+    keras.utils.set_random_seed(0)  # On torch, dropout without a seed is drawn globally.
+    network.compile(keras.optimizers.SGD(0.01 if case in APPLICATIONS else 0.1), "mse", **arguments)
+    return network.fit(x, y, batch_size=8, shuffle=False, verbose=0).history["loss"][0]
+
+
+def contract(case, jit_compile=False):
+    """What holds for every network; returns numbers to compare between backends."""
+    x = NETWORKS[case][1]
+    start, end, _ = networks(case)
+    before = values(start.weights + end.weights)
+    model = connected(case)
+    body = model.body
+
+    slots = len(start.trainable_variables)
+    norms = sum(isinstance(m, layers.BatchNormalization) and m.trainable for m in start._flatten_layers())
+    assert len(model.trainable_variables) == slots
+    assert len(model.non_trainable_variables) == 2 * slots + len(start.non_trainable_variables) + 2 * 2 * norms + 2
+
+    tolerance = 0.01 if case in MIXED else 1e-5
+    plain = plain_at(case, T, model)
+    predictions = called(model, x)
+    assert_close(predictions, called(plain, x), tolerance)
+    assert_close(called(model.network_at(T), x), predictions, tolerance)
+    for ours, expected in zip(body.weights_at(T), plain.get_weights()):
+        assert_close(ours, expected, 1e-6)
+
+    t = first_position(SEED)
+    plain = plain_at(case, t, model)
+    if case in APPLICATIONS:  # To the bit: rounding would flip a ReLU somewhere, and change gradients by percents.
+        plain.set_weights(body.weights_at(t))
+    fixed, free, at_t = values(body.bends[0] + body.bends[2]), values(body.bends[1]), values(plain.trainable_variables)
+    loss = fit_step(case, model, jit_compile)
+    assert all(np.array_equal(a, b) for a, b in zip(values(body.bends[0] + body.bends[2]), fixed))
+    assert all(np.array_equal(a, b) for a, b in zip(values(start.weights + end.weights), before))
+    changes = [b - a for a, b in zip(free, values(body.bends[1]))]
+    assert any(np.any(change) for change in changes)
+    if not (BACKEND == "jax" and case in APPLICATIONS):  # It would take minutes to compile them once more.
+        assert loss == pytest.approx(fit_step(case, plain, jit_compile), rel=tolerance)
+        for change, a, b in zip(changes, at_t, values(plain.trainable_variables)):
+            assert_close(change, 2 * t * (1 - t) * (b - a), max(tolerance, 1e-4))
+        for ours, expected in zip(values(body.layer.non_trainable_variables), values(plain.non_trainable_variables)):
+            assert_close(ours, expected, tolerance)
+
+    moved = called(model, x)
+    if case not in APPLICATIONS:
+        assert_close(flat(model.predict(x, verbose=0)), moved, tolerance)
+    if case != "custom_layer":  # Its state has changed.
+        for position, network in ((0, start), (1, end)):
+            model.t = position
+            assert np.array_equal(called(model, x), called(network, x))
+    numbers = {
+        "mean": np.mean(predictions),
+        "std": np.std(predictions),
+        "loss": loss,
+        "change": np.sqrt(sum(np.sum(change.astype("float64") ** 2) for change in changes)),
+        "moved": np.mean((moved - predictions) ** 2),
+    }
+    counts = {"trainable": slots, "non_trainable": len(model.non_trainable_variables)}
+    return {**counts, **{name: float(f"{number:.7g}") for name, number in numbers.items()}}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def quick():
+    """On torch, threads are many times slower if they share the cores; on JAX, it is compilation that takes minutes."""
+    if BACKEND == "torch":
+        torch = importlib.import_module("torch")
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        yield
+        torch.set_num_threads(threads)
+    elif BACKEND == "jax":
+        config = importlib.import_module("jax").config
+        config.update("jax_disable_most_optimizations", True)
+        yield
+        config.update("jax_disable_most_optimizations", False)
+    else:
+        yield
+
+
+COMPILED = [case for case in NETWORKS if case not in APPLICATIONS] if BACKEND == "tensorflow" else []
+
+
+@pytest.mark.parametrize(
+    ("case", "jit_compile"),
+    [*((case, False) for case in NETWORKS), *((case, True) for case in COMPILED)],
+    ids=[*NETWORKS, *(f"{case}_jit" for case in COMPILED)],
+)
+def test_contract(case, jit_compile):
+    numbers, reference = contract(case, jit_compile), json.loads(REFERENCE.read_text())[case]
+    exact = ["trainable", "non_trainable"]
+    assert [numbers[name] for name in exact] == [reference[name] for name in exact]
+    tolerance = 1e-2 if case in APPLICATIONS or case in MIXED else 1e-4
+    for name in ("mean", "std") if case in RANDOM else reference.keys() - exact:
+        assert numbers[name] == pytest.approx(reference[name], rel=tolerance), name
+
+
+def test_outputs_by_name():
+    def network():
+        inputs = keras.Input((5,))
+        return keras.Model(inputs, [layers.Dense(2, name="kind")(inputs), layers.Dense(1, name="size")(inputs)])
+
+    targets = {"kind": np.zeros((8, 2)), "size": np.zeros((8, 1))}
+    model = curves.connect(network(), network())
+    for fitted in (network(), model):
+        fitted.compile("sgd", {"kind": "mse", "size": "mae"})
+        logs = fitted.fit(VECTORS, targets, verbose=0).history
+        assert logs.keys() == {"loss", "kind_loss", "size_loss"}
+
+
+LOADER = """
+import pathlib, sys
+sys.path.insert(0, sys.argv[1])
+import keras, numpy as np, test_networks
+for path in sorted(pathlib.Path(sys.argv[2]).glob("*.keras")):
+    model = keras.saving.load_model(path)
+    outputs = test_networks.predicted(model, test_networks.NETWORKS[path.stem][1])
+    print("same" if np.array_equal(outputs, np.load(path.with_suffix(".npy"))) else "other", path.stem)
+"""
+
+
+@pytest.mark.parametrize("group", ["applications", "others"])
+def test_round_trips_in_a_new_process(group, tmp_path):
+    cases = sorted(APPLICATIONS if group == "applications" else NETWORKS.keys() - APPLICATIONS)
+    for case in cases:
+        model = connected(case)
+        np.save(tmp_path / f"{case}.npy", predicted(model, NETWORKS[case][1]))
+        model.save(tmp_path / f"{case}.keras")
+    command = [sys.executable, "-c", LOADER, str(pathlib.Path(__file__).parent), str(tmp_path)]
+    environment = {**os.environ, "JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "OMP_NUM_THREADS": "1"}
+    result = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.split() == [word for case in cases for word in ("same", case)]
+
+
+if __name__ == "__main__":
+    lines = [f'"{case}": {json.dumps(contract(case))}' for case in sorted(NETWORKS)]
+    REFERENCE.write_text("{\n" + ",\n".join(lines) + "\n}\n")
