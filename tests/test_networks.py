@@ -412,23 +412,34 @@ sys.path.insert(0, sys.argv[1])
 import keras, numpy as np, test_networks
 for path in sorted(pathlib.Path(sys.argv[2]).glob("*.keras")):
     model = keras.saving.load_model(path)
-    outputs = test_networks.predicted(model, test_networks.NETWORKS[path.stem][1])
-    print("same" if np.array_equal(outputs, np.load(path.with_suffix(".npy"))) else "other", path.stem)
+    same = np.array_equal(test_networks.trace(path.stem, model), np.load(path.with_suffix(".npy")))
+    print("same" if same else "other")
 """
+
+
+def trace(case, model):
+    """What must be the same after loading: predictions, or all weights where these would take minutes to compile."""
+    if case not in APPLICATIONS:
+        return predicted(model, NETWORKS[case][1])
+    return np.concatenate([weight.ravel() for weight in model.get_weights()])
 
 
 @pytest.mark.parametrize("group", ["applications", "others"])
 def test_round_trips_in_a_new_process(group, tmp_path):
     cases = sorted(APPLICATIONS if group == "applications" else NETWORKS.keys() - APPLICATIONS)
     for case in cases:
-        model = connected(case)
-        np.save(tmp_path / f"{case}.npy", predicted(model, NETWORKS[case][1]))
+        start = made(case, 1)
+        model = curves.connect(start, start)
+        for bend in model.body.bends[1]:
+            bend.assign(0.9 * to_numpy(bend) + 0.01)
+        model.t = T
+        np.save(tmp_path / f"{case}.npy", trace(case, model))
         model.save(tmp_path / f"{case}.keras")
     command = [sys.executable, "-c", LOADER, str(pathlib.Path(__file__).parent), str(tmp_path)]
     environment = {**os.environ, "JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "OMP_NUM_THREADS": "1"}
     result = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
-    assert result.stdout.split() == [word for case in cases for word in ("same", case)]
+    assert result.stdout.split() == ["same"] * len(cases)
 
 
 if __name__ == "__main__":
