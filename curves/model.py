@@ -243,11 +243,13 @@ class _FiniteLoss(keras.callbacks.Callback):
     """Ends a training whose loss is not finite, with all values as they were at the end of the last good epoch."""
 
     def on_train_begin(self, logs=None):
-        if not self.model.optimizer.built:
-            self.model.optimizer.build(self.model.trainable_variables)
-        self._time = "the beginning"
         self._good = []
-        self._remember()
+        # On TensorFlow, layers that see data for the first time are built in the first step.
+        if all(layer.built for layer in self.model._flatten_layers(include_self=False)):
+            if not self.model.optimizer.built:
+                self.model.optimizer.build(self.model.trainable_variables)
+            self._time = "the beginning"
+            self._remember()
 
     def on_epoch_end(self, epoch, logs=None):
         # The loss of an epoch is a mean over its steps: one that is not finite shows.
@@ -258,9 +260,9 @@ class _FiniteLoss(keras.callbacks.Callback):
         for variable, value in self._good:
             variable.assign(value)
         cause = "a weight is not finite" if np.isfinite(loss) else f"the loss is {loss}"
+        kept = f"All values were put back to those of {self._time}." if self._good else "No earlier values were known."
         raise FloatingPointError(
-            f"After epoch {epoch + 1} {cause}. All values were put back to those of {self._time}. Try a lower learning "
-            "rate, or `clipnorm` in the optimizer."
+            f"After epoch {epoch + 1} {cause}. {kept} Try a lower learning rate, or `clipnorm` in the optimizer."
         )
 
     def _remember(self):

@@ -35,9 +35,10 @@ def plot_paths(results, path=None):
             axes.plot(result.t, values, label=name, linewidth=2, **style)
             axes.plot(result.t[[0, -1]], values[[0, -1]], "o", color="black", clip_on=False)
         axes.set(xlabel="t", ylabel=label, title=title, xlim=(0, 1))
-        axes.set_ylim(bottom=min(0, axes.get_ylim()[0]))
+        if split != "ensemble":  # Its differences are small.
+            axes.set_ylim(bottom=min(0, axes.get_ylim()[0]))
         axes.grid(alpha=0.3)
-    all_axes[0].legend()
+    figure.legend(*all_axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(results))
     if path is not None:
         figure.savefig(path, dpi=150)
     return figure

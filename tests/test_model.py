@@ -304,6 +304,14 @@ def test_body_of_the_users_own(tmp_path):
     copy.fit(x, y, verbose=0)
 
 
+def test_loss_that_is_not_finite_in_the_first_epoch_of_an_unbuilt_body():
+    model = curves.CurveModel(Body(), seed=0)
+    model.compile(keras.optimizers.SGD(1e25), logits_loss())
+    x = np.ones((32, 4), "float32")
+    with pytest.raises(FloatingPointError, match=r"After epoch 1 .*(No earlier values|those of the beginning)"):
+        model.fit(x, np.zeros(32), epochs=3, batch_size=4, verbose=0)
+
+
 @pytest.mark.parametrize("structure", ["first", "last", "dictionary"])
 def test_functional_body_with_t_among_its_inputs(structure, tmp_path):
     x, t = keras.Input((6, 6, 2), name="x"), keras.Input(batch_shape=(), name="t")

@@ -141,13 +141,7 @@ def test_benchmark_runs_end_to_end_and_writes_its_record(tmp_path):
     result = benchmark(*flags, "--seed=3", "--sse_cycles=2", f"--output_dir={tmp_path}/out")
     assert result.returncode == 0, result.stderr
     files = {path.name for path in (tmp_path / "out").iterdir()}
-    names = {
-        "straight_line",
-        "Bezier_curve",
-        "polygonal_chain",
-        "Bezier_curve_arc_length",
-        "polygonal_chain_arc_length",
-    }
+    names = {"straight_line", "Bezier_curve", "polygonal_chain", "Bezier_by_length", "chain_by_length"}
     planes = {"plane_three_independent_networks", "plane_Bezier_curve", "plane_polygonal_chain"}
     figures = {"curves", "planes_train_loss", "planes_test_error", "fge", "budgets"}
     assert files == {"record.json", *(f"{n}.npz" for n in names | planes), *(f"{n}.png" for n in figures)}
