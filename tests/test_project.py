@@ -12,6 +12,8 @@ import keras
 import numpy as np
 import pytest
 
+import curves
+
 ROOT = pathlib.Path(__file__).parent.parent
 LAYERS = {  # Each file may import only from what stands before it.
     "curves": [
@@ -87,15 +89,34 @@ def test_readme_has_an_example_of_each_half():
     assert any("keras_fge.FGE" in example for example in EXAMPLES)
 
 
+def loss_range(summary):
+    return f"{summary['train_loss_min']:.3f} to {summary['train_loss_max']:.3f}"
+
+
+def end_of_row(summary):
+    error = f"{100 * summary['test_error_min']:.2f} to {100 * summary['test_error_max']:.2f}"
+    return f"{error} | {summary['train_loss_barrier']:.3f} | {summary['length_ratio']:.3f} |"
+
+
+def test_numbers_on_photographs_stand_in_the_record():
+    readme = (ROOT / "README.md").read_text()
+    record = json.loads((ROOT / "benchmarks/results/cifar10_jpeg/record.json").read_text())
+    assert len(record["curves"]) == 5 and record["flags"]["dataset"] == "folder"
+    for name, s in record["curves"].items():
+        means = f"{s['train_loss_mean']:.3f}, {s['train_loss_length_mean']:.3f}"
+        assert f"| {name} | {loss_range(s)} | {means} | {end_of_row(s)}" in readme
+    line = curves.PathResult.load(ROOT / "benchmarks/results/cifar10_jpeg/straight_line.npz").test["error"]
+    assert f"test error {100 * line[0]:.1f} and {100 * line[-1]:.1f} %" in readme
+    assert f"{record['wall_seconds']['curves'] / 60:.0f} minutes" in readme
+
+
 def test_numbers_of_the_readme_stand_in_the_records():
     readme = (ROOT / "README.md").read_text()
     record = json.loads((ROOT / "benchmarks/results/digits/record.json").read_text())
     speed = json.loads((ROOT / "benchmarks/results/speed.json").read_text())
-    for name, label in (("straight line", "straight line"), ("Bezier curve", "Bezier curve, 3 bends")):
-        s = record["curves"][name]
-        loss = f"{s['train_loss_min']:.3f} to {s['train_loss_max']:.3f}"
-        error = f"{100 * s['test_error_min']:.2f} to {100 * s['test_error_max']:.2f}"
-        assert f"| {label} | {loss} | {error} | {s['train_loss_barrier']:.3f} |" in readme
+    for name, s in record["curves"].items():
+        label = name if name == "straight line" else f"{name}, 3 bends"
+        assert f"| {label} | {loss_range(s)} | {end_of_row(s)}" in readme
     assert record["curves"]["straight line"]["train_loss_barrier"] > 1
     assert record["curves"]["polygonal chain"]["train_loss_barrier"] < 0.02
     for method, label in (("Ind", "(Ind)"), ("SSE", "(SSE)"), ("FGE", "**FGE**")):
@@ -104,7 +125,9 @@ def test_numbers_of_the_readme_stand_in_the_records():
             assert any(label in line and number in line for line in readme.splitlines())
     difference = record["ensembles"]["fge_minus_ind"]["error"]
     assert f"by {100 * difference['mean']:.2f} ± {100 * difference['se']:.2f} points" in readme
-    assert f"each step costing {speed['ratio_to_plain']['curve, 3 bends']:.2f} of an ordinary" in readme
+    ratio = f"{speed['ratio_to_plain']['curve, 3 bends']:.2f}"
+    assert f"each step costing {ratio} of an ordinary one, with either objective" in readme
+    assert ratio == f"{speed['ratio_to_plain']['curve, arc length']:.2f}"
     assert f"a step costs {speed['ratio_to_plain']['FGE']:.2f} of an ordinary" in readme
 
 
