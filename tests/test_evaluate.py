@@ -306,7 +306,7 @@ def test_plot(tmp_path):
     assert np.array_equal(loss.lines[0].get_ydata(), result().train["loss"])
     assert np.array_equal(error.lines[0].get_ydata(), 100 * result().test["error"])
     assert np.array_equal(ensemble.lines[0].get_ydata(), 100 * result().ensemble["with_start_error"])
-    assert [text.get_text() for text in loss.get_legend().get_texts()] == ["curve", "straight line"]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["curve", "straight line"]
 
 
 def test_bad_arguments(trained):
