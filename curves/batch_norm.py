@@ -87,7 +87,8 @@ class _StatisticsReader(keras.Model):
             self.network(inputs, training=False)
         row = [ops.cast(ops.shape(keras.tree.flatten(inputs)[0])[0], "float32")]
         for layer in self.layers_to_read:
-            calls = self.heard[id(layer)]  # More than one, where a layer is shared.
+            # More than one call, where a layer is shared; none, where inference does not reach it: no change.
+            calls = self.heard.get(id(layer)) or [(layer.moving_mean.value, layer.moving_variance.value)]
             row += [sum(values) / len(calls) for values in zip(*calls)]
         return ops.expand_dims(ops.concatenate([ops.reshape(value, (-1,)) for value in row]), 0)
 
@@ -112,6 +113,8 @@ class _StatisticsReader(keras.Model):
 
     def _heard_call(self, layer, call):
         def heard_call(*args, **kwargs):
+            for variable in (layer.moving_mean, layer.moving_variance):
+                variable.assign(ops.zeros_like(variable.value))  # Even 0 times a value that is not finite is NaN.
             outputs = call(*args, **{**kwargs, "training": True})
             statistics = (layer.moving_mean.value, layer.moving_variance.value)
             self.heard.setdefault(id(layer), []).append(statistics)

@@ -46,7 +46,8 @@ def evaluate_path(
 
     Raises:
         ValueError: if the model is no `CurveModel` or not compiled, `num_points` is below 2, data are a generator, or
-            `path` holds a measurement of another model, other data or other settings.
+            `path` holds a measurement of another model, other data or other settings (of data that are no arrays, only
+            the class is compared).
 
     References:
         Garipov et al., NeurIPS 2018, section 4, https://arxiv.org/abs/1802.10026
@@ -56,7 +57,7 @@ def evaluate_path(
     if num_points < 2:
         raise ValueError(f"`num_points` must be at least 2. Received: num_points={num_points}")
     meter = Meter(model, train, test, batch_size, train_samples, bn_samples, lambda: model.penalty(read(model.t)))
-    settings = {"num_points": num_points, **meter.settings}
+    settings = {"num_points": int(num_points), **meter.settings, **_description(model)}
     points = Points(path, PathResult, settings, num_points)
     if points.result:
         return points.result
@@ -138,6 +139,9 @@ def evaluate_plane(
 
     meter = Meter(model, train, test, batch_size, train_samples, bn_samples, penalty)
     settings = {"num_points": list(map(int, numbers)), "margin": margin, **meter.settings}
+    settings["penalty"] = f"{penalty():.5g}"
+    if curve:
+        settings.update(_description(curve), bends=_three_bends(curve, bends))
     settings["vertices"] = [round(float(value), 4) for value in vertices.ravel()]
     points = Points(path, PlaneResult, settings, len(x) * len(y))
     if points.result:
@@ -166,6 +170,16 @@ def evaluate_plane(
     if path is not None:
         result.save(path)
     return result
+
+
+def _description(model):
+    """What tells a curve from another one with the same bends: kind, fixed ends and penalty."""
+    kinds = {f"{c.curve!r}, fix_start={c.fix_start}, fix_end={c.fix_end}" for c in model.curve_layers()}
+    return {
+        "curve": sorted(kinds),
+        "num_bends": max(c.curve.num_bends for c in model.curve_layers()),
+        "penalty": f"{model.penalty(0.5):.5g}",
+    }
 
 
 def _measure_all(model, points, places, measure, verbose):
@@ -208,12 +222,12 @@ def _plane_of_bends(model, bends):
 def _three_bends(model, bends):
     numbers = {layer.curve.num_bends for layer in model.curve_layers()}
     if bends is None and numbers == {3}:
-        return (0, 1, 2)
+        return [0, 1, 2]
     if bends is None or len(set(bends)) != 3 or not all(0 <= index < min(numbers) for index in bends):
         raise ValueError(
             f"`bends` must be three of the bends 0 to {min(numbers) - 1} of the curve. Received: bends={bends}"
         )
-    return tuple(bends)
+    return list(map(int, bends))
 
 
 def _checked(gram):

@@ -30,7 +30,8 @@ class Curve(keras.layers.Layer):
         curve: `Bezier` or `PolygonalChain`. `num_bends` counts both endpoints. Default: `Bezier(3)`.
         fix_start, fix_end: Whether the first / the last bend stays as it is in training. Default: both.
         weight_decay: Factor `wd` of a loss term `0.5 * wd * ||w(t)||^2` over all slots. It equals `weight_decay=wd` of
-            PyTorch's SGD on w(t), and `L2(wd / 2)` as a Keras regularizer on every weight. Default: 0.
+            PyTorch's SGD on w(t), and `L2(wd / 2)` as a Keras regularizer on every weight. This and the layer's
+            regularizers count once for each call of this layer in a body. Default: 0.
 
     Call arguments:
         inputs: What `layer` takes; further arguments are handed on to it.
@@ -156,7 +157,7 @@ class Curve(keras.layers.Layer):
         """[0.5 * weight_decay * ||w(t)||^2], or nothing; to be called inside `_scope`."""
         if not self.weight_decay:
             return []
-        squares = [ops.sum(ops.square(variable.value)) for variable in self.slots]
+        squares = [ops.sum(ops.square(ops.cast(variable.value, "float32"))) for variable in self.slots]
         return [0.5 * self.weight_decay * sum(squares)]
 
     def penalty(self, t):
@@ -254,11 +255,13 @@ class _CurveOf(Curve):
     layer_class = None
 
     def __init__(self, curve, fix_start, fix_end, weight_decay, name, layer_arguments):
+        trainable = layer_arguments.pop("trainable", True)
         layer = self.layer_class(**layer_arguments)
-        super().__init__(layer, curve, fix_start, fix_end, weight_decay, name=name)
+        super().__init__(layer, curve, fix_start, fix_end, weight_decay, name=name, trainable=trainable)
 
     def get_config(self):
-        return {**self.layer.get_config(), "name": self.name, **self._curve_config()}
+        own = {"name": self.name, "trainable": self.trainable}
+        return {**self.layer.get_config(), **own, **self._curve_config()}
 
 
 @keras.saving.register_keras_serializable(package="curves")

@@ -1,6 +1,7 @@
 """What a model is worth where it stands: its losses, errors and metrics on train and test data."""
 
 import hashlib
+import json
 
 import keras
 import numpy as np
@@ -33,6 +34,7 @@ class Meter:
             if hasattr(data, "__next__"):
                 raise ValueError(f"`{name}` is read many times: give arrays or a data set, not a generator.")
         self.model, self.batch_size, self.penalty = model, batch_size, penalty
+        train, test = _without_none(train), _without_none(test)
         self.data = {"train": _subset(train, train_samples, "train_samples"), "test": test}
         self.batch_norm = BatchNormEstimator(model)
         self._batch_norm_data = _subset(train, bn_samples, "bn_samples")
@@ -40,7 +42,7 @@ class Meter:
             "batch_size": batch_size,
             "train_samples": train_samples,
             "bn_samples": bn_samples,
-            "loss": _name(model.loss),
+            **_compiled(model),
             "model": _checksum_of_model(model, self.batch_norm.statistics),
             "train": _checksum_of_data(train),
             "test": _checksum_of_data(test),
@@ -67,6 +69,12 @@ def evaluate(model, data, batch_size):
         values = model.evaluate(x, y, **arguments, verbose=0, return_dict=True)
     else:
         values = model.evaluate(data, verbose=0, return_dict=True)
+    for name, value in values.items():
+        if np.ndim(value):
+            raise ValueError(
+                f"The metric '{name}' must be one number. Received: shape {np.shape(value)}. Compile it with an "
+                "average, as in keras.metrics.F1Score('macro')."
+            )
     accuracies = [values[name] for name in ACCURACIES if name in values]
     return {**values, **({"error": 1 - accuracies[0]} if accuracies else {})}
 
@@ -87,7 +95,7 @@ class PathEnsemble:
             "sparse_categorical_crossentropy",
             "categorical_crossentropy",
         )
-        self.measurable = is_classifier and isinstance(data, tuple)
+        self.measurable = is_classifier and isinstance(data, tuple) and getattr(loss, "ignore_class", None) is None
         self.from_logits = getattr(loss, "from_logits", False)
         self.model, self.data, self.batch_size = model, data, batch_size
         self.start, self.total, self.count = carry.get("start"), carry.get("total", 0.0), int(carry.get("count", 0))
@@ -96,8 +104,12 @@ class PathEnsemble:
         """Returns (row, carry): {"ensemble_with_start_error": ..., ...}, and the arrays to go on from."""
         if not self.measurable:
             return {}, {}
-        x, y, *weights = self.data
-        outputs = ops.cast(self.model.predict(x, batch_size=self.batch_size, verbose=0), "float32")
+        x, y, *weights = _without_none(self.data)
+        outputs = self.model.predict(x, batch_size=self.batch_size, verbose=0)
+        self.measurable = isinstance(outputs, np.ndarray) and outputs.ndim == 2  # One label for each sample.
+        if not self.measurable:
+            return {}, {}
+        outputs = ops.cast(outputs, "float32")
         present = ops.convert_to_numpy(ops.softmax(outputs) if self.from_logits else outputs).astype("float64")
         self.start = present if self.start is None else self.start
         self.total, self.count = self.total + present, self.count + 1
@@ -108,13 +120,14 @@ class PathEnsemble:
         return row, {"start": self.start, "total": self.total, "count": self.count}
 
 
-def _error_and_nll(probabilities, labels, weights=None):
+def _error_and_nll(probabilities, labels, weights=1.0):
+    """As Keras takes metrics and losses: the error without sample weights, the NLL with them, divided by N."""
     labels = np.asarray(labels)
     is_one_hot = labels.ndim == 2 and labels.shape[1] > 1
     labels = np.argmax(labels, axis=1) if is_one_hot else labels.reshape(-1).astype(int)
     of_label = np.clip(probabilities[np.arange(len(labels)), labels], 1e-7, 1)
-    error = np.average(np.argmax(probabilities, axis=1) != labels, weights=weights)
-    return float(error), float(np.average(-np.log(of_label), weights=weights))
+    error = np.mean(np.argmax(probabilities, axis=1) != labels)
+    return float(error), float(np.mean(-np.log(of_label) * np.reshape(weights, (-1,))))
 
 
 def _subset(data, samples, name):
@@ -151,5 +164,13 @@ def _checksum(arrays):
     return digest.hexdigest()[:16]
 
 
-def _name(loss):
-    return loss if isinstance(loss, str) else getattr(loss, "name", getattr(loss, "__name__", type(loss).__name__))
+def _compiled(model):
+    """What the model was compiled to measure, as JSON can hold it."""
+    config = model.get_compile_config() or {}
+    kept = {name: config.get(name) for name in ("loss", "loss_weights", "metrics", "weighted_metrics")}
+    return json.loads(json.dumps(kept, default=str))
+
+
+def _without_none(data):
+    """Data without the empty place of sample weights, as in (x, y, None)."""
+    return data[:2] if isinstance(data, tuple) and len(data) == 3 and data[2] is None else data

@@ -74,23 +74,23 @@ def _draw_plane(figure, axes, result, split, quantity):
     from matplotlib.colors import BoundaryNorm
 
     scale, unit = (100, " (%)") if quantity == "error" else (1, "")
-    values = scale * getattr(result, split)[quantity]
-    levels = _levels(values)
+    values = np.ma.masked_invalid(scale * getattr(result, split)[quantity])
+    levels = _levels(values.compressed())
     norm = BoundaryNorm(levels, ncolors=256, extend="max")
     contours = axes.contourf(result.x, result.y, values, levels, norm=norm, cmap="viridis_r", extend="max")
     axes.contour(result.x, result.y, values, levels, colors="white", linewidths=0.6)
     bar = figure.colorbar(contours, ax=axes, ticks=levels, label=f"{split} {quantity}{unit}")
     bar.ax.set_yticklabels([*(f"{level:.3g}" for level in levels[:-1]), f"> {levels[-1]:.3g}"])
 
-    (x_0, y_0), bend, (x_2, y_2) = result.vertices
     marker = {"markeredgecolor": "white", "color": "black", "linestyle": "none", "markersize": 9}
-    axes.plot([x_0, x_2], [y_0, y_2], **LINE_STYLE, label="straight line")
+    ends = np.ones(3, dtype=bool)
     if len(result.path):
         axes.plot(*result.path.T, color="black", linewidth=2, label="curve")
-        axes.plot([x_0, x_2], [y_0, y_2], "o", **marker, label="endpoints")
-        axes.plot(*bend, "D", **marker, label="bend")
-    else:
-        axes.plot(*result.vertices.T, "o", **marker, label="networks")
+        ends = np.isin(result.settings.get("bends", (0, 1, 2)), (0, result.settings.get("num_bends", 3) - 1))
+        axes.plot(*result.vertices[~ends].T, "D", **marker, label="bend" if sum(~ends) == 1 else "bends")
+    axes.plot(*result.vertices[ends].T, "o", **marker, label="endpoints" if len(result.path) else "networks")
+    if ends[0] and ends[2]:
+        axes.plot(*result.vertices[[0, 2]].T, **LINE_STYLE, label="straight line", zorder=1)
     axes.set(xlabel="distance in weight space, along the straight line", ylabel="distance in weight space")
     if 0.25 < np.ptp(result.y) / np.ptp(result.x) < 4:
         axes.set_aspect("equal")

@@ -3,9 +3,10 @@
 import dataclasses
 import json
 import os
-import zipfile
 
 import numpy as np
+
+from curves.files import read_npz, to_npz, write_atomically
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +42,10 @@ class PathResult:
         return float(self.distance[-1])
 
     def barrier(self, split="train", quantity="loss"):
-        """The largest value along the path minus the larger one of the two endpoints; 0 if no point lies higher."""
+        """The largest value along the path minus the larger one of the two endpoints; 0 if no point lies higher.
+
+        For quantities of which less is better.
+        """
         values = getattr(self, split)[quantity]
         return float(np.max(values) - max(values[0], values[-1]))
 
@@ -179,7 +183,7 @@ class Points:
         if not os.path.exists(path):
             self._write()  # Whether it can be written should be known before the work begins.
             return
-        arrays = _read(path)
+        arrays = read_npz(path, path)
         kind, theirs = str(arrays.get("kind")), json.loads(str(arrays.get("settings", "{}")))
         if kind not in (result_class.__name__, "unfinished"):
             raise ValueError(f"`path` must be new or a file of this function. '{path}' holds something else: {kind}.")
@@ -197,6 +201,9 @@ class Points:
         self.carry = _part(arrays, "carry")
 
     def add(self, row, carry=None):
+        if self.rows and set(row) != set(self.rows[0]):
+            theirs = sorted(self.rows[0])
+            raise ValueError(f"`path`: '{self.path}' holds {theirs}, but here {sorted(row)} are measured.")
         self.rows.append(row)
         self.carry = carry or {}
         if self.path is not None:
@@ -211,7 +218,7 @@ class Points:
         rows = {f"row_{name}": np.array([row[name] for row in self.rows]) for name in (self.rows or [{}])[0]}
         carry = {f"carry_{name}": array for name, array in self.carry.items()}
         arrays = {"kind": "unfinished", "num_points": self.num_points, "settings": json.dumps(self.settings)}
-        _write(self.path, {**arrays, **rows, **carry})
+        write_atomically(self.path, to_npz({**arrays, **rows, **carry}))
 
 
 def _save(result, path):
@@ -224,11 +231,11 @@ def _save(result, path):
             arrays.update({f"{field.name}_{name}": array for name, array in value.items()})
         else:
             arrays[field.name] = value
-    _write(path, arrays)
+    write_atomically(path, to_npz(arrays))
 
 
 def _load(cls, path):
-    arrays = _read(path)
+    arrays = read_npz(path, path)
     kind = str(arrays.get("kind"))
     if kind == "unfinished":
         done = len(next(iter(_part(arrays, "row").values()), ()))
@@ -251,24 +258,3 @@ def _load(cls, path):
 
 def _part(arrays, prefix):
     return {k.removeprefix(f"{prefix}_"): array for k, array in arrays.items() if k.startswith(f"{prefix}_")}
-
-
-def _read(path):
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            return dict(file)
-    except (ValueError, zipfile.BadZipFile, EOFError) as error:
-        raise ValueError(f"`path`: '{path}' is no .npz file, or a damaged one. numpy says: {error}") from error
-
-
-def _write(path, arrays):
-    temporary = f"{os.fspath(path)}.{os.getpid()}.tmp"
-    try:
-        with open(temporary, "wb") as file:
-            np.savez(file, **arrays)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        if os.path.exists(temporary):
-            os.unlink(temporary)

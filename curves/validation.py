@@ -48,11 +48,18 @@ class PathValidation(keras.callbacks.Callback):
     def on_train_begin(self, logs=None):
         if not isinstance(self.model, CurveModel):
             raise ValueError(f"PathValidation needs a curves.CurveModel. Received: {self.model!r}")
+        self._batch_norm = None
+        if self.model.built:  # On TensorFlow, a body of the user's own may be built by the first step only.
+            self._prepare()
+
+    def _prepare(self):
         self._batch_norm = BatchNormEstimator(self.model)
         if self._batch_norm.layers and self.train is None:
             raise ValueError("The network has BatchNormalization: give PathValidation `train` to estimate it on.")
 
     def on_epoch_end(self, epoch, logs=None):
+        if self._batch_norm is None:
+            self._prepare()
         model, rows = self.model, []
         with restored(model):
             for t in self.points:

@@ -179,3 +179,23 @@ def test_networks_without_batch_norm_and_with_renorm():
     renorm = keras.Sequential([keras.Input((4,)), layers.BatchNormalization(renorm=True)])
     with pytest.raises(ValueError, match="renorm=True"):
         curves.update_batch_norm(renorm, (np.ones((3, 4)), np.zeros(3)))
+
+
+def test_statistics_that_are_not_finite_and_layers_that_inference_does_not_reach():
+    class Auxiliary(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.used, self.unused = layers.BatchNormalization(), layers.BatchNormalization()
+
+        def call(self, x, training=False):
+            x = self.used(x, training=training)
+            return self.unused(x, training=True) if training else x
+
+    network = Auxiliary()
+    x = images()[0]
+    network(x, training=True)
+    network.used.moving_variance.assign(np.full(2, np.inf))
+    before = to_numpy(network.unused.moving_mean)
+    curves.update_batch_norm(network, (x,), batch_size=50)
+    assert to_numpy(network.used.moving_variance) == pytest.approx(x.var(axis=(0, 1, 2)), rel=1e-4)
+    assert to_numpy(network.unused.moving_mean) == pytest.approx(before, rel=1e-5)

@@ -318,3 +318,60 @@ def test_bad_arguments(trained):
         curves.evaluate_path(model, (x, y), (x, y))
     with pytest.raises(ValueError, match="`num_points` must be at least 2"):
         curves.evaluate_path(compiled(model), (x, y), (x, y), num_points=1)
+
+
+def test_a_point_that_is_not_finite_spoils_no_other(trained):
+    start, end, x, y = trained
+    model = compiled(curves.connect(start, end, curves.PolygonalChain(5), seed=0))
+    for variable in model.body.bends[1]:
+        variable.assign(np.full(variable.shape, 1e30, "float32"))
+    loss = curves.evaluate_path(model, (x, y), (x, y), num_points=5, verbose=False).train["loss"]
+    assert list(np.isfinite(loss)) == [True, False, True, True, True]
+
+
+@pytest.mark.parametrize("change", ["loss", "metrics", "weight_decay"])
+def test_files_measured_with_another_loss_or_penalty_are_refused(trained, tmp_path, change):
+    start, end, x, y = trained
+    data, path = ((x, y), (x, y)), tmp_path / "path.npz"
+    line = curves.Bezier(2)
+    curves.evaluate_path(compiled(curves.connect(start, end, line)), *data, num_points=2, path=path, verbose=False)
+    model = compiled(curves.connect(start, end, line, weight_decay=float(change == "weight_decay")))
+    if change == "loss":
+        model.compile(loss=keras.losses.SparseCategoricalCrossentropy(), metrics=["accuracy"])
+    if change == "metrics":
+        model.compile(loss=logits_loss(), metrics=["accuracy", keras.metrics.SparseTopKCategoricalAccuracy(2)])
+    with pytest.raises(ValueError, match=r"its (loss|metrics|penalty) is .*, here it is"):
+        curves.evaluate_path(model, *data, num_points=2, path=path, verbose=False)
+
+
+@pytest.mark.parametrize("outputs", ["per position", "two"])
+def test_no_ensembles_of_outputs_that_are_not_one_class_for_each_sample(outputs):
+    def network():
+        inputs = keras.Input((5, 4))
+        logits = keras.layers.Dense(3)(inputs)
+        return keras.Model(inputs, logits if outputs == "per position" else [logits[:, 0], logits[:, 1]])
+
+    x, y = np.ones((20, 5, 4), "float32"), np.zeros((20, 5), int)
+    labels = y if outputs == "per position" else [y[:, 0], y[:, 1]]
+    model = curves.connect(network(), network(), seed=0)
+    model.compile("sgd", logits_loss())
+    result = curves.evaluate_path(model, (x, labels), (x, labels, None), num_points=2, verbose=False)
+    assert not result.ensemble and np.all(np.isfinite(result.test["loss"]))
+
+
+def test_sample_weights_of_the_ensemble_are_those_of_the_loss(trained):
+    start, end, x, y = trained
+    model = compiled(curves.connect(start, end, seed=0))
+    weighted = (x, y, np.linspace(0, 5, len(x)).astype("float32"))
+    result = curves.evaluate_path(model, (x, y), weighted, num_points=2, verbose=False)
+    assert result.ensemble["with_start_nll"][0] == pytest.approx(result.test["nll"][0], rel=1e-4)
+    assert result.ensemble["with_start_error"][0] == pytest.approx(result.test["error"][0], abs=1e-6)
+
+
+def test_metrics_that_are_not_one_number(trained):
+    start, end, x, y = trained
+    model = curves.connect(start, end, seed=0)
+    model.compile("sgd", keras.losses.CategoricalCrossentropy(from_logits=True), metrics=[keras.metrics.F1Score()])
+    labels = np.eye(3, dtype="float32")[y]
+    with pytest.raises(ValueError, match="The metric 'f1_score' must be one number"):
+        curves.evaluate_path(model, (x, labels), (x, labels), num_points=2, verbose=False)

@@ -258,3 +258,12 @@ def test_missing_and_impossible_positions():
         layer(VECTORS)
     with pytest.raises(ValueError, match="`index` must lie in"):
         on_curve("dense", curves.Bezier(3))[0].set_bend(3, layers.Dense(2))
+
+
+def test_trainable_survives_a_file():
+    layer = curves.CurveDense(3, trainable=False)
+    layer.build((None, 2))
+    assert len(layer.bends) == 3 and len(layer.bends[0]) == 2 and not layer.trainable_variables
+    copy = curves.CurveDense.from_config(layer.get_config())
+    copy.build((None, 2))
+    assert not copy.trainable and not copy.trainable_variables and len(copy.variables) == len(layer.variables)

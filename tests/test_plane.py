@@ -178,3 +178,20 @@ def test_bad_arguments(trained):
         curves.evaluate_plane(model, *data, num_points=1)
     with pytest.raises(ValueError, match="`margin` must not be negative"):
         curves.evaluate_plane(model, *data, margin=-1)
+
+
+def test_plot_with_two_inner_bends_and_a_point_that_is_not_finite():
+    def network(seed):
+        keras.utils.set_random_seed(seed)
+        return keras.Sequential([keras.Input((2,)), keras.layers.Dense(3)])
+
+    model = curves.connect(network(0), network(1), curves.Bezier(4))
+    model.compile(loss="mse")
+    for seed, bend in enumerate(model.body.bends[1:3]):
+        for variable in bend:
+            variable.assign(np.random.default_rng(seed).normal(size=variable.shape))
+    data = np.ones((8, 2), "float32"), np.zeros((8, 3), "float32")
+    result = curves.evaluate_plane(model, data, data, bends=(0, 1, 2), num_points=3, verbose=False)
+    result.train["loss"][2, 1] = np.nan
+    _, labels = result.plot().axes[0].get_legend_handles_labels()
+    assert labels == ["curve", "bends", "endpoints"]  # No straight line: bend 2 is no end.

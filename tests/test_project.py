@@ -17,6 +17,7 @@ import curves
 ROOT = pathlib.Path(__file__).parent.parent
 LAYERS = {  # Each file may import only from what stands before it.
     "curves": [
+        "files",
         "parametrization",
         "networks",
         "layers",

@@ -74,3 +74,13 @@ def test_bad_arguments(trained):
         network = model.network_at(0)
         network.compile("sgd", logits_loss())
         network.fit(x, y, verbose=0, callbacks=[curves.PathValidation((x, y))])
+
+
+def test_a_body_that_the_first_step_builds():
+    x, t = keras.Input((4,)), keras.Input(batch_shape=(), name="t")
+    data = np.ones((8, 4), "float32"), np.zeros(8, int)
+    free = keras.Model([x, t], curves.CurveDense(3, fix_end=False)(x, t=t))
+    model = curves.CurveModel(free, seed=0)
+    model.compile("sgd", logits_loss())
+    history = model.fit(*data, verbose=0, callbacks=[curves.PathValidation(data)]).history
+    assert np.isfinite(history["val_path_max_loss"]).all()
