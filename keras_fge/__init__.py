@@ -5,7 +5,8 @@ NeurIPS 2018, https://arxiv.org/abs/1802.10026
 """
 
 from keras_fge.callback import FGE, SnapshotEnsemble
-from keras_fge.ensemble import Ensemble, classification_metrics
+from keras_fge.ensemble import Ensemble
+from keras_fge.metrics import calibrated_metrics, classification_metrics, regression_metrics
 from keras_fge.schedule import cosine, piecewise_linear, triangular
 from keras_fge.snapshots import Snapshot
 
@@ -14,8 +15,10 @@ __all__ = [
     "Ensemble",
     "Snapshot",
     "SnapshotEnsemble",
+    "calibrated_metrics",
     "classification_metrics",
     "cosine",
     "piecewise_linear",
+    "regression_metrics",
     "triangular",
 ]

@@ -99,11 +99,6 @@ def scheduled_optimizer(optimizer):
     optimizer = getattr(optimizer, "inner_optimizer", optimizer)
     if not hasattr(optimizer, "_learning_rate") or hasattr(optimizer, "optimizers"):
         raise ValueError(f"An optimizer with one learning rate is needed. Received: {type(optimizer).__name__}")
-    if getattr(optimizer, "gradient_accumulation_steps", None):
-        raise ValueError(
-            "Cyclical learning rates count updates, and do not support `gradient_accumulation_steps`. Received: "
-            f"gradient_accumulation_steps={optimizer.gradient_accumulation_steps}"
-        )
     return optimizer
 
 

@@ -185,9 +185,10 @@ def test_from_logits_comes_from_the_compiled_loss():
         ("sparse_categorical_crossentropy", False),
         (keras.losses.SparseCategoricalCrossentropy(), False),
         ([keras.losses.SparseCategoricalCrossentropy(from_logits=True)], True),
-        (keras.losses.MeanSquaredError(), False),
+        (keras.losses.MeanSquaredError(), None),
+        ("mse", None),
     ],
-    ids=["string", "probabilities", "list with logits", "regression"],
+    ids=["string", "probabilities", "list with logits", "regression", "string of a regression"],
 )
 def test_from_logits_of_every_form_of_loss(loss, expected):
     fge = keras_fge.FGE(0.1, 0.01, cycle_steps=2)
@@ -195,7 +196,7 @@ def test_from_logits_of_every_form_of_loss(loss, expected):
     model.compile("sgd", loss)
     fge.set_model(model)
     fge.snapshots = [keras_fge.Snapshot.of(model)]
-    assert fge.ensemble().from_logits == expected
+    assert fge.ensemble().from_logits is expected
     assert fge.ensemble(from_logits=not expected).from_logits != expected
 
 

@@ -8,7 +8,7 @@ import pytest
 from keras import ops
 
 import keras_fge
-from conftest import to_numpy, values
+from conftest import logits_loss, to_numpy, values
 
 BACKEND = keras.backend.backend()
 
@@ -190,11 +190,115 @@ def test_two_cyclical_callbacks_in_one_fit():
     assert weight(model) == pytest.approx(-6 * 0.25)
 
 
-def test_optimizers_without_one_learning_rate_per_update():
+@pytest.mark.parametrize("steps", [6, 7])
+def test_gradient_accumulation_counts_batches_and_snapshots_follow_an_update(steps):
     model = UnitGradient()
-    model.compile(keras.optimizers.SGD(0.25, gradient_accumulation_steps=2), "mse")
-    with pytest.raises(ValueError, match="`gradient_accumulation_steps`"):
-        fit(model, epochs=1, callbacks=[keras_fge.FGE(0.1, 0.01, cycle_steps=4)])
+    optimizer = keras.optimizers.SGD(0.25, gradient_accumulation_steps=2)
+    model.compile(optimizer, lambda y, prediction: ops.mean(prediction, axis=-1))
+    fit(model, epochs=1, steps=steps)  # Of 7 batches, the last waits for its update.
+    begun = steps % 2
+    start = weight(model)
+    fge = keras_fge.FGE(1.0, 0.1, cycle_steps=8)
+    fit(model, epochs=4, callbacks=[fge], steps=steps)
+    updates = (4 * steps + begun) // 2
+    after = start - np.cumsum([fge_by_hand(step, 1.0, 0.1, 4) for step in range(1, updates + 1)])
+    assert weight(model) == pytest.approx(after[-1], abs=1e-5)
+    assert [snapshot.step for snapshot in fge.snapshots] == list(range(4, 4 * steps + begun + 1, 8))
+    for snapshot in fge.snapshots:
+        assert snapshot.weights[0] == pytest.approx(after[snapshot.step // 2 - 1], abs=1e-5)
+    with pytest.raises(ValueError, match=r"between two updates.* every gradient_accumulation_steps=2 .*multiple of 4"):
+        fit(model, epochs=1, callbacks=[keras_fge.FGE(0.1, 0.01, cycle_steps=6)])
+
+
+@pytest.mark.parametrize("rate", ["number", "schedule"])
+@pytest.mark.parametrize("arguments", COMPILED, ids=str)
+def test_after_ordinary_training_in_one_fit(arguments, rate):
+    own = keras.optimizers.schedules.PolynomialDecay(0.5, 12, 0.1)
+    model = unit_gradient_model(own if rate == "schedule" else 0.25, **arguments)
+    fge = keras_fge.FGE(1.0, 0.1, cycle_steps=12, start_epoch=2)
+    history = fit(model, epochs=5, callbacks=[fge])
+    before = [float(own(step)) for step in range(12)] if rate == "schedule" else [0.25] * 12
+    rates = np.array(before + [fge_by_hand(step, 1.0, 0.1, 12) for step in range(1, 19)])
+    after = -np.cumsum(rates)
+    assert weight(model) == pytest.approx(after[-1], abs=1e-5)
+    assert [snapshot.step for snapshot in fge.snapshots] == [6, 18]
+    assert [snapshot.weights[0] for snapshot in fge.snapshots] == pytest.approx(after[[17, 29]], abs=1e-5)
+    assert history.history["learning_rate"][2:] == pytest.approx(rates[17::6], abs=1e-6)
+    with pytest.raises(ValueError, match="0 epochs of 6 steps from epoch 2 on and would end before the first snapshot"):
+        fit(model, epochs=2, callbacks=[keras_fge.FGE(1.0, 0.1, cycle_steps=12, start_epoch=2)])
+
+
+@pytest.mark.parametrize("kind", ["generator of unknown length", "class weights"])
+def test_other_kinds_of_data(kind):
+    x, y = np.zeros((12, 1), "float32"), np.ones((12, 1), "float32")
+    model = unit_gradient_model()
+    fge = keras_fge.FGE(1.0, 0.1, cycle_steps=4)
+    if kind == "class weights":
+        model.fit(x, y, batch_size=2, verbose=0, callbacks=[fge], class_weight={1: 0.5})
+    else:
+        model.fit(((x[:2], y[:2]) for _ in range(6)), verbose=0, callbacks=[fge])
+    factor = 0.5 if kind == "class weights" else 1.0
+    after = -factor * np.cumsum([fge_by_hand(step, 1.0, 0.1, 4) for step in range(1, 7)])
+    assert [snapshot.step for snapshot in fge.snapshots] == [2, 6]
+    assert [snapshot.weights[0] for snapshot in fge.snapshots] == pytest.approx(after[[1, 5]], abs=1e-5)
+
+
+@pytest.mark.parametrize("data", ["arrays", "data set"])
+def test_metrics_of_each_cycle(trained, data, tmp_path):
+    start, _, x, y = trained
+    network = keras.models.clone_model(start)
+    network.set_weights(start.get_weights())
+    network.compile(keras.optimizers.SGD(0.01), logits_loss())
+
+    class Batches(keras.utils.PyDataset):
+        def __len__(self):
+            return 2
+
+        def __getitem__(self, index):
+            return x[25 * index : 25 * index + 25], y[25 * index : 25 * index + 25]
+
+    validation = (x, y) if data == "arrays" else Batches()
+    fge = keras_fge.FGE(0.05, 0.001, cycle_steps=4, validation_data=validation)
+    history = network.fit(x, y, batch_size=25, epochs=5, verbose=0, callbacks=[fge]).history
+    sizes = fge.ensemble().evaluate_sizes(x, y)
+    singles = [keras_fge.Ensemble(network, [s], from_logits=True).evaluate(x, y) for s in fge.snapshots]
+    trainable = [index for index, v in enumerate(network.weights) if v.trainable]
+    flat = [np.concatenate([s.weights[i].ravel() for i in trainable]) for s in fge.snapshots]
+    first = np.concatenate([start.get_weights()[i].ravel() for i in trainable])
+    assert len(fge.snapshots) == 3
+    for k, snapshot in enumerate(fge.snapshots):
+        metrics = snapshot.metrics
+        assert metrics["member_error"] == pytest.approx(singles[k]["error"])
+        assert metrics["ensemble_error"] == pytest.approx(sizes["error"][k])
+        assert metrics["ensemble_nll"] == pytest.approx(sizes["nll"][k], rel=1e-5)
+        assert metrics["distance_from_start"] == pytest.approx(np.linalg.norm(flat[k] - first), rel=1e-5)
+        last = first if k == 0 else flat[k - 1]
+        assert metrics["distance_from_last"] == pytest.approx(np.linalg.norm(flat[k] - last), rel=1e-4)
+        for name, value in metrics.items():
+            assert history[name][2 * k] == value
+    figure = fge.plot(tmp_path / "run.png")
+    assert (tmp_path / "run.png").read_bytes().startswith(b"\x89PNG")
+    rate, error, distance = figure.axes
+    assert rate.lines[-1].get_ydata() == pytest.approx([fge_by_hand(i, 0.05, 0.001, 4) for i in range(1, 11)])
+    assert {text.get_text() for text in error.get_legend().get_texts()} == {"member error", "ensemble error"}
+    assert distance.get_xlabel() == "iteration"
+
+
+def test_logs_have_the_same_names_in_every_epoch(trained, tmp_path):
+    start, _, x, y = trained
+    network = keras.models.clone_model(start)
+    network.compile(keras.optimizers.SGD(0.01), logits_loss())
+    fge = keras_fge.FGE(0.05, 0.001, cycle_epochs=2, start_epoch=1, validation_data=(x, y))
+    logger = keras.callbacks.CSVLogger(tmp_path / "log.csv")
+    history = network.fit(x, y, epochs=3, verbose=0, callbacks=[fge, logger]).history
+    assert np.isnan(history["member_error"]).tolist() == [True, False, False]
+    header, *rows = (tmp_path / "log.csv").read_text().splitlines()
+    assert "ensemble_nll" in header and len(rows) == 3
+
+
+def test_optimizers_without_one_learning_rate():
+    with pytest.raises(ValueError, match="An optimizer with one learning rate is needed"):
+        keras_fge.schedule.scheduled_optimizer(keras.optimizers.Optimizer)
 
 
 def test_a_run_that_ends_before_its_first_snapshot_warns():
@@ -234,6 +338,11 @@ def test_snapshots_hold_all_weights_and_stay_as_they_were(trained):
         (lambda: keras_fge.FGE(0.05, 0.01, cycle_epochs=0), "`cycle_epochs` must be a positive integer"),
         (lambda: keras_fge.FGE(0.05, 0.01, cycle_epochs=1.5), "`cycle_epochs` must be a positive integer"),
         (lambda: keras_fge.FGE(0.05, 0.01, cycle_epochs=2, cycle_steps=4), "either `cycle_epochs` or `cycle_steps`"),
+        (lambda: keras_fge.FGE(0.05, 0.01, start_epoch=-1), "`start_epoch` must be 0 or a positive integer"),
+        (lambda: keras_fge.FGE(0.05, 0.01, cycle_steps="4"), "`cycle_steps` must be a positive integer"),
+        (lambda: keras_fge.FGE(0.05, 0.01, resume=True), "`resume=True` needs the `directory`"),
+        (lambda: keras_fge.FGE(0.05, 0.01, validation_data=iter([])), "`validation_data` is read many times"),
+        (lambda: keras_fge.FGE(0.05, 0.01, validation_data=(1, 2, 3)), r"`validation_data` must be \(x, y\)"),
         (lambda: keras_fge.SnapshotEnsemble(0.1), "either `cycle_epochs` or `cycle_steps`"),
         (lambda: keras_fge.SnapshotEnsemble(0.0, cycle_epochs=2), "`max_learning_rate` must be positive"),
     ],

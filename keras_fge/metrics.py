@@ -1,0 +1,128 @@
+"""What predictions are worth: error, likelihood and calibration, also after temperature scaling."""
+
+import numpy as np
+
+ECE_BINS = 15
+FOLDS = 5
+
+
+def classification_metrics(probabilities, labels):
+    """Error, NLL, Brier score and expected calibration error of predicted probabilities; see `Ensemble.evaluate`.
+
+    Args:
+        probabilities: Shape `(N, classes)`, or `(N, 1)` for the probability of class 1 of two.
+        labels: Integers of shape `(N,)` or `(N, 1)`, or one-hot of shape `(N, classes)`.
+
+    Returns:
+        `{"error", "nll", "brier", "ece"}`, floats.
+    """
+    return _metrics(*_checked(probabilities, labels))
+
+
+def calibrated_metrics(probabilities, labels, folds=FOLDS, seed=0):
+    """NLL, Brier score and calibration error after temperature scaling, cross-validated.
+
+    The samples are split at random into folds. Each is scaled by the temperature T that fits the *others* best:
+
+        p_T = softmax(log(p) / T),   T = argmin of the NLL,   1/64 <= T <= 64
+
+    The error does not change. The temperature never sees the sample that it scales, so that ensembles can be compared
+    on test data, as Ashukha et al. do.
+
+    Args:
+        probabilities, labels: As for `classification_metrics`.
+        folds: Number of folds, at least 2. Default: 5.
+        seed: Of the split. Default: 0.
+
+    Returns:
+        `{"calibrated_nll", "calibrated_brier", "calibrated_ece", "temperature"}`: floats, the last the mean over the
+        folds.
+
+    References:
+        Guo et al., On Calibration of Modern Neural Networks, ICML 2017, https://arxiv.org/abs/1706.04599
+        Ashukha et al., Pitfalls of In-Domain Uncertainty Estimation and Ensembling in Deep Learning, ICLR 2020,
+        https://arxiv.org/abs/2002.06470
+    """
+    probabilities, labels = _checked(probabilities, labels)
+    if not 2 <= folds <= len(labels):
+        raise ValueError(f"`folds` must be from 2 to the number of samples, {len(labels)}. Received: folds={folds}")
+    logits = np.log(np.maximum(probabilities, 1e-7))
+    scaled, temperatures = np.empty_like(logits), []
+    for fold in np.array_split(np.random.default_rng(seed).permutation(len(labels)), folds):
+        others = np.setdiff1d(np.arange(len(labels)), fold)
+        temperatures.append(_best_temperature(logits[others], labels[others]))
+        scaled[fold] = _softmax(logits[fold] / temperatures[-1])
+    metrics = _metrics(scaled, labels)
+    calibrated = {f"calibrated_{name}": metrics[name] for name in ("nll", "brier", "ece")}
+    return {**calibrated, "temperature": float(np.mean(temperatures))}
+
+
+def regression_metrics(predictions, targets):
+    """Mean squared and mean absolute error over all elements: `{"mse", "mae"}`, floats."""
+    predictions, targets = np.asarray(predictions, "float64"), np.asarray(targets, "float64")
+    if predictions.shape != targets.shape and predictions.shape != (*targets.shape, 1):
+        raise ValueError(f"`y` must have the shape of the predictions, {predictions.shape}. Received: {targets.shape}")
+    difference = predictions.reshape(targets.shape) - targets
+    return {"mse": float(np.mean(difference**2)), "mae": float(np.mean(np.abs(difference)))}
+
+
+def _metrics(probabilities, labels):
+    samples, classes = probabilities.shape
+    correct = np.argmax(probabilities, axis=1) == labels
+    confidence = np.max(probabilities, axis=1)
+    bins = np.clip(np.ceil(confidence * ECE_BINS).astype(int) - 1, 0, ECE_BINS - 1)  # (b/15, (b+1)/15]
+    gaps = np.bincount(bins, weights=correct - confidence, minlength=ECE_BINS)
+    return {
+        "error": float(1 - np.mean(correct)),
+        "nll": float(-np.mean(np.log(np.maximum(probabilities[np.arange(samples), labels], 1e-7)))),
+        "brier": float(np.mean(np.sum((probabilities - np.eye(classes)[labels]) ** 2, axis=1))),
+        "ece": float(np.sum(np.abs(gaps)) / samples),
+    }
+
+
+def _best_temperature(logits, labels):
+    """The T with the least NLL: it is convex in 1/T, so its slope there is brought to 0 by bisection."""
+    of_labels = logits[np.arange(len(labels)), labels]
+    low, high = -6.0, 6.0  # log2(1/T)
+    for _ in range(30):
+        middle = (low + high) / 2
+        slope = np.mean(np.sum(_softmax(logits * 2**middle) * logits, axis=1) - of_labels)
+        low, high = (low, middle) if slope > 0 else (middle, high)
+    return 2 ** -((low + high) / 2)
+
+
+def _softmax(logits):
+    exponentials = np.exp(logits - np.max(logits, axis=1, keepdims=True))
+    return exponentials / np.sum(exponentials, axis=1, keepdims=True)
+
+
+def _checked(probabilities, labels):
+    """Probabilities of shape `(N, classes)` in float64, and integer labels of shape `(N,)`."""
+    probabilities = np.asarray(probabilities, dtype="float64")
+    if probabilities.ndim != 2:
+        raise ValueError(f"`probabilities` must have shape (samples, classes). Received: {probabilities.shape}")
+    if probabilities.shape[1] == 1:
+        probabilities = np.concatenate([1 - probabilities, probabilities], axis=1)
+    sums = np.sum(probabilities, axis=1)
+    if not (np.min(probabilities) >= 0 and np.max(np.abs(sums - 1)) <= 1e-3):  # Also where there is a NaN.
+        raise ValueError(
+            "The outputs of the network are no probabilities: they must be non-negative and sum to 1. If they are "
+            "logits, set from_logits=True; if the network is no classifier, from_logits=None. Received: sums from "
+            f"{np.min(sums):.3g} to {np.max(sums):.3g}"
+        )
+    return probabilities, _integer_labels(labels, *probabilities.shape)
+
+
+def _integer_labels(labels, samples, classes):
+    labels = np.asarray(labels)
+    if labels.shape == (samples, classes) and classes > 1:
+        return np.argmax(labels, axis=1)
+    if labels.shape not in ((samples,), (samples, 1)):
+        raise ValueError(
+            f"`y` must have shape ({samples},), ({samples}, 1) or ({samples}, {classes}), one label for each "
+            f"prediction. Received: shape {labels.shape}"
+        )
+    labels = labels.reshape(samples).astype("int64")
+    if samples and not (labels.min() >= 0 and labels.max() < classes):
+        raise ValueError(f"`y` must hold classes 0 to {classes - 1}. Received: {labels.min()} to {labels.max()}")
+    return labels

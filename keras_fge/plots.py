@@ -1,0 +1,39 @@
+"""The figure of a run, in the style of the paper. Only this file needs matplotlib."""
+
+
+def plot_run(steps, learning_rates, snapshots, path=None):
+    """Learning rate, errors and distances against the iteration, below each other (paper, figure 4).
+
+    Args:
+        steps: Iterations 1, 2, ...
+        learning_rates: The learning rate of each.
+        snapshots: List of `Snapshot` with metrics.
+        path: File to write. Default: none.
+
+    Returns:
+        A `matplotlib.figure.Figure`.
+    """
+    from matplotlib.figure import Figure
+
+    taken = [snapshot.step for snapshot in snapshots]
+    errors = [name for name in snapshots[0].metrics if name.endswith("error")]
+    panels = [("learning rate", {}), ("error (%)", {name: 100 for name in errors})][: 2 if errors else 1]
+    panels.append(("distance", {"distance_from_start": 1, "distance_from_last": 1}))
+    figure = Figure(figsize=(6, 2.2 * len(panels)), layout="constrained")
+    all_axes = figure.subplots(len(panels), 1, sharex=True)
+    for axes, (label, series) in zip(all_axes, panels):
+        for step in taken:
+            axes.axvline(step, color="0.6", linestyle=":", zorder=0)
+        for name, scale in series.items():
+            values = [scale * snapshot.metrics[name] for snapshot in snapshots]
+            axes.plot(taken, values, "o-", markersize=4, label=name.replace("_", " "))
+        if series:
+            axes.legend(fontsize="small")
+        axes.set_ylabel(label)
+        axes.grid(alpha=0.3)
+    all_axes[0].plot(steps, learning_rates, color="tab:red")
+    all_axes[0].set_title("Dotted lines: snapshots")
+    all_axes[-1].set_xlabel("iteration")
+    if path is not None:
+        figure.savefig(path, dpi=150)
+    return figure

@@ -1,0 +1,268 @@
+"""Runs that are killed, at any moment, and go on from their folder; folders that cannot be used."""
+
+import errno
+import json
+import os
+import pathlib
+import random
+import signal
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+import keras_fge
+from conftest import batch_norm_network, images, logits_loss, values
+
+ROOT = pathlib.Path(__file__).parent.parent
+BACKEND = keras.backend.backend()
+
+# Trains with a folder. The process kills itself at its KILL-th event, where events are the steps of the training, and
+# the moments before and after a file gets its name.
+PROGRAM = """
+import os, signal, sys
+import keras, numpy as np
+sys.path.insert(0, "tests")
+import keras_fge
+from conftest import batch_norm_network, images, logits_loss
+
+events, replace = 0, os.replace
+def event(*args):
+    global events
+    events += 1
+    if events == int(sys.argv[2]):
+        os.kill(os.getpid(), signal.SIGKILL)
+def watched_replace(*args):
+    event()
+    replace(*args)
+    event()
+os.replace = watched_replace
+
+class Steps(keras.callbacks.Callback):
+    def on_train_batch_begin(self, batch, logs=None):
+        event()
+
+keras.utils.set_random_seed(int(sys.argv[3]))
+x, y = images()
+network = batch_norm_network()
+network.compile(keras.optimizers.SGD(0.02, momentum=0.9), logits_loss())
+folder = sys.argv[1]
+fge = keras_fge.FGE(0.02, 0.001, cycle_steps=6, start_epoch=1, validation_data=(x, y), directory=folder, resume=True)
+network.fit(fge.batches(x, y, batch_size=10, seed=5), epochs=5, verbose=0, callbacks=[Steps(), fge])
+variables = network.variables + network.optimizer.variables
+np.savez(folder + "/end.npz", *[keras.ops.convert_to_numpy(v.value) for v in variables])
+print(events)
+"""
+
+
+def run(folder, kill=0, seed=0):
+    return subprocess.run(
+        [sys.executable, "-c", PROGRAM, str(folder), str(kill), str(seed)],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+
+
+def contents(folder):
+    manifest = json.loads((folder / "manifest.json").read_text())
+    with np.load(folder / "end.npz") as end:
+        return manifest["members"], [array.tobytes() for array in end.values()]
+
+
+def test_a_run_killed_again_and_again_ends_with_the_same_bits(tmp_path):
+    result = run(tmp_path / "whole")
+    assert result.returncode == 0, result.stderr
+    expected, total = contents(tmp_path / "whole"), int(result.stdout)
+    assert len(expected[0]) == 3 and total > 40
+    generator = random.Random(BACKEND)
+    kills = 0
+    for attempt in range(8):
+        # Another seed each time: all that is random comes from the folder. Early moments only where nothing is there.
+        moment = generator.randint(1, total // 2)
+        result = run(tmp_path / "killed", moment, seed=attempt if (tmp_path / "killed/manifest.json").exists() else 0)
+        if result.returncode == 0:
+            break
+        assert result.returncode == -signal.SIGKILL, result.stderr
+        kills += 1
+        if (tmp_path / "killed/manifest.json").exists():  # What there is can be read at any moment.
+            members = json.loads((tmp_path / "killed/manifest.json").read_text())["members"]
+            assert not members or len(keras_fge.Ensemble.load(tmp_path / "killed")) == len(members)
+    else:
+        result = run(tmp_path / "killed", seed=99)
+        assert result.returncode == 0, result.stderr
+    assert kills >= 1
+    assert contents(tmp_path / "killed") == expected
+
+
+def network_and_data():
+    x, y = images()
+    network = batch_norm_network()
+    network.compile(keras.optimizers.SGD(0.02, momentum=0.9), logits_loss())
+    return network, x, y
+
+
+def fit(network, x, y, fge, epochs=4):
+    network.fit(x, y, batch_size=25, shuffle=False, epochs=epochs, verbose=0, callbacks=[fge])
+    return fge
+
+
+class Interrupt(keras.callbacks.Callback):
+    def on_epoch_begin(self, epoch, logs=None):
+        if epoch == 2:
+            raise KeyboardInterrupt
+
+
+def test_snapshots_in_the_folder_are_those_of_a_run_in_memory(tmp_path):
+    keras.utils.set_random_seed(1)
+    network, x, y = network_and_data()
+    begin = network.get_weights()
+    kept = fit(network, x, y, keras_fge.FGE(0.02, 0.001, cycle_steps=4))
+    network, x, y = network_and_data()
+    network.set_weights(begin)
+    stored = fit(network, x, y, keras_fge.FGE(0.02, 0.001, cycle_steps=4, directory=tmp_path / "run"))
+    assert len(stored.snapshots) == len(kept.snapshots) == 2
+    loaded = keras_fge.Ensemble.load(tmp_path / "run")
+    for a, b, c in zip(kept.snapshots, stored.snapshots, loaded.snapshots):
+        assert all(np.array_equal(v, w) and np.array_equal(v, u) for v, w, u in zip(a.weights, b.weights, c.weights))
+        assert a.metrics == pytest.approx(b.metrics, rel=1e-6) and b.metrics == c.metrics
+        assert (a.step, a.learning_rate) == (c.step, c.learning_rate)
+    assert loaded.from_logits is True
+    assert loaded.predict(x) == pytest.approx(kept.ensemble().predict(x), abs=1e-6)
+    network.fit(x, y, epochs=1, verbose=0)  # A later fit begins with its first epoch.
+    assert network.history.epoch == [0]
+
+
+def test_resume_in_the_same_process_after_an_interrupt(tmp_path):
+    network, x, y = network_and_data()
+    begin = network.get_weights()
+    whole = fit(network, x, y, keras_fge.FGE(0.02, 0.001, cycle_steps=4))
+    expected = values(network.weights)
+    network, x, y = network_and_data()
+    network.set_weights(begin)
+    arguments = {"cycle_steps": 4, "directory": tmp_path / "run", "resume": True}
+    fge = keras_fge.FGE(0.02, 0.001, **arguments)
+    with pytest.raises(KeyboardInterrupt):
+        network.fit(x, y, batch_size=25, shuffle=False, epochs=4, verbose=0, callbacks=[fge, Interrupt()])
+    other, x, y = network_and_data()
+    resumed = fit(other, x, y, keras_fge.FGE(0.02, 0.001, **arguments))
+    assert other.history.epoch == [2, 3]
+    assert all(np.array_equal(a, b) for a, b in zip(expected, values(other.weights)))
+    assert [s.metrics for s in resumed.snapshots] == [pytest.approx(s.metrics) for s in whole.snapshots]
+    again = fit(other, x, y, keras_fge.FGE(0.02, 0.001, **arguments))  # It is complete: nothing happens.
+    assert other.history.epoch == [] and len(again.snapshots) == 2
+    longer = fit(other, x, y, keras_fge.FGE(0.02, 0.001, **arguments), epochs=6)
+    assert other.history.epoch == [4, 5] and len(longer.snapshots) == 3
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("no resume", "holds a run already. Continue it with `resume=True`"),
+        ("settings", "holds another run: its max_learning_rate is 0.02, here it is 0.05"),
+        ("data", "holds another run: its steps_per_epoch is 2, here it is 1"),
+        ("network", "the run of another network or optimizer"),
+        ("optimizer", "the run of another network or optimizer"),
+    ],
+)
+def test_folders_of_other_runs(tmp_path, change, message):
+    network, x, y = network_and_data()
+    folder = tmp_path / "run"
+    fit(network, x, y, keras_fge.FGE(0.02, 0.001, cycle_steps=4, directory=folder), epochs=2)
+    files = {path.name: path.read_bytes() for path in folder.iterdir()}
+    rate = 0.05 if change == "settings" else 0.02
+    if change == "network":
+        network = keras.Sequential([keras.Input((6, 6, 2)), layers.Flatten(), layers.Dense(3)])
+        network.compile(keras.optimizers.SGD(0.02), logits_loss())
+    if change == "optimizer":
+        network.compile("adam", logits_loss())
+    if change == "data":
+        x, y = x[:20], y[:20]
+    fge = keras_fge.FGE(rate, 0.001, cycle_steps=4, directory=folder, resume=change != "no resume")
+    before = values(network.weights)
+    with pytest.raises(ValueError, match=message):
+        fit(network, x, y, fge)
+    assert all(np.array_equal(a, b) for a, b in zip(before, values(network.weights)))
+    assert files == {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_networks_that_are_not_built(tmp_path):
+    network = keras.Sequential([layers.Flatten(), layers.Dense(3)])
+    network.compile("sgd", logits_loss())
+    x, y = images()
+    if BACKEND == "tensorflow":  # Elsewhere, Keras builds the network before the callbacks begin.
+        with pytest.raises(ValueError, match="needs a network that is built"):
+            fit(network, x, y, keras_fge.FGE(0.02, 0.001, cycle_steps=4, directory=tmp_path / "run"))
+    else:
+        fit(network, x, y, keras_fge.FGE(0.02, 0.001, cycle_steps=4, directory=tmp_path / "run"))
+
+
+def test_a_full_disk_ends_the_run_and_leaves_what_is_there(tmp_path, monkeypatch):
+    network, x, y = network_and_data()
+    fge = keras_fge.FGE(0.02, 0.001, cycle_steps=4, directory=tmp_path / "run", resume=True)
+    fsync, full = os.fsync, []
+
+    def full_disk(file):
+        if len(fge.snapshots) == 2 and not full:
+            full.append(file)
+            raise OSError(errno.ENOSPC, "No space left on device")
+        fsync(file)
+
+    monkeypatch.setattr(os, "fsync", full_disk)
+    with pytest.raises(OSError, match="No space left on device"):
+        fit(network, x, y, fge)
+    assert len(fge.snapshots) == 2 and len(fge.ensemble().predict(x)) == len(x)
+    assert len(keras_fge.Ensemble.load(tmp_path / "run")) == 1
+    assert not list((tmp_path / "run").glob("*.tmp*"))
+    other, x, y = network_and_data()  # When there is room again:
+    resumed = fit(other, x, y, keras_fge.FGE(0.02, 0.001, cycle_steps=4, directory=tmp_path / "run", resume=True))
+    assert all(np.array_equal(a, b) for a, b in zip(resumed.snapshots[1].weights, fge.snapshots[1].weights))
+
+
+def test_folders_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("")
+    network, x, y = network_and_data()
+    before = values(network.weights)
+    with pytest.raises(OSError):
+        fit(network, x, y, keras_fge.FGE(0.02, 0.001, cycle_steps=4, directory=tmp_path / "file" / "run"))
+    assert all(np.array_equal(a, b) for a, b in zip(before, values(network.weights)))
+
+
+@pytest.mark.parametrize("damage", ["truncated", "altered", "removed"])
+def test_damaged_members(tmp_path, damage):
+    network, x, y = network_and_data()
+    fit(network, x, y, keras_fge.FGE(0.02, 0.001, cycle_steps=4, directory=tmp_path / "run"))
+    second = keras_fge.Ensemble.load(tmp_path / "run").snapshots[1]
+    path, content = pathlib.Path(second.path), bytearray(pathlib.Path(second.path).read_bytes())
+    if damage == "truncated":
+        path.write_bytes(content[:-10])
+    elif damage == "altered":
+        content[len(content) // 2] ^= 1
+        path.write_bytes(content)
+    else:
+        path.unlink()
+    with pytest.raises(ValueError, match=f"'{path}' is (damaged|missing).*`skip_damaged=True` would leave it out"):
+        keras_fge.Ensemble.load(tmp_path / "run")
+    with pytest.warns(UserWarning, match="It is left out"):
+        ensemble = keras_fge.Ensemble.load(tmp_path / "run", skip_damaged=True)
+    assert len(ensemble) == 1 and len(ensemble.predict(x)) == len(x)
+
+
+def test_damaged_manifests_and_states(tmp_path):
+    network, x, y = network_and_data()
+    folder = tmp_path / "run"
+    fit(network, x, y, keras_fge.FGE(0.02, 0.001, cycle_steps=4, directory=folder))
+    state = folder / "state.npz"
+    state.write_bytes(state.read_bytes()[:-100])
+    with pytest.raises(ValueError, match=r"state.npz' is no .npz file, or a damaged one"):
+        fit(network, x, y, keras_fge.FGE(0.02, 0.001, cycle_steps=4, directory=folder, resume=True))
+    assert len(keras_fge.Ensemble.load(folder)) == 2
+    (folder / "manifest.json").write_text("{")
+    with pytest.raises(ValueError, match=r"manifest.json' is no manifest of an ensemble"):
+        keras_fge.Ensemble.load(folder)
+    with pytest.raises(ValueError, match=r"there is no ensemble in"):
+        keras_fge.Ensemble.load(tmp_path / "other")
