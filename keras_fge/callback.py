@@ -227,7 +227,7 @@ class CyclicEnsemble(keras.callbacks.Callback, abc.ABC):
         self.snapshots.append(snapshot)  # Before it is written: should that fail, it is still here.
         self.snapshots[-1] = self._stored(snapshot, "member")
         self._last_snapshot_step = step
-        if self.directory is not None and is_chief():
+        if self.directory is not None:
             self._write_manifest()
 
     def _validate(self, model):
@@ -291,10 +291,9 @@ class CyclicEnsemble(keras.callbacks.Callback, abc.ABC):
                 f"`directory`: '{self.directory}' holds a run already. Continue it with `resume=True`, or give another "
                 "folder."
             )
-        if is_chief():
-            self._folder.create(model)
-            self._write_state(0)
-            self._write_manifest()
+        self._folder.create(model)
+        self._write_state(0)
+        self._write_manifest()
 
     def _known_from_logits(self):
         try:
@@ -353,7 +352,8 @@ class CyclicEnsemble(keras.callbacks.Callback, abc.ABC):
         self._folder.write_state(counters, [to_array(variable) for variable in self._state()])
 
     def _write_manifest(self):
-        self._folder.write_manifest(self.snapshots, **self._about)
+        if is_chief():
+            self._folder.write_manifest(self.snapshots, **self._about)
 
     def _stored(self, snapshot, prefix):
         """The snapshot, in the folder if there is one."""

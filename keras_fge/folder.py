@@ -34,7 +34,7 @@ class Folder:
         return os.path.exists(self._in("manifest.json"))
 
     def create(self, network):
-        """Makes the folder and saves the network.
+        """Makes the folder and saves the network. To be called by all processes, where there are several.
 
         Raises:
             ValueError: if it holds an ensemble.
@@ -42,13 +42,15 @@ class Folder:
         """
         if self.exists():
             raise ValueError(f"`directory`: '{self.path}' holds an ensemble already. Give another one.")
-        os.makedirs(self.path, exist_ok=True)
+        if is_chief():
+            os.makedirs(self.path, exist_ok=True)
         temporary = self._in(f"network.{os.getpid()}.tmp.keras")
         try:
             copy = clone(network)  # Without the optimizer, and whatever it takes to compile the network.
-            copy.set_weights(network.get_weights())
-            copy.save(temporary)
-            replace(temporary, self._in("network.keras"))
+            copy.set_weights(network.get_weights())  # On several processes, these two lines communicate.
+            if is_chief():
+                copy.save(temporary)
+                replace(temporary, self._in("network.keras"))
         except (ValueError, TypeError, NotImplementedError) as error:
             warnings.warn(
                 f"'{network.name}' cannot be saved; `Ensemble.load('{self.path}', network=...)` will need one that you "

@@ -1,5 +1,8 @@
 """Ensembles against numpy; metrics against scikit-learn and hand-computed cases."""
 
+import subprocess
+import sys
+
 import keras
 import numpy as np
 import pytest
@@ -8,6 +11,7 @@ from hypothesis import strategies as st
 from keras import layers
 from sklearn.metrics import accuracy_score, brier_score_loss, log_loss
 
+import curves
 import keras_fge
 from conftest import logits_loss, values
 
@@ -240,3 +244,241 @@ def test_bad_input():
         ensemble.evaluate(X)
     with pytest.raises(TypeError, match="indexed by slices"):
         ensemble[0]
+
+
+# --- Calibration ------------------------------------------------------------------------------------------------------
+
+
+def test_temperature_of_each_fold_is_the_best_one_for_the_others():
+    from scipy.optimize import minimize_scalar
+
+    generator = np.random.default_rng(3)
+    logits = 4 * generator.normal(size=(200, 4))
+    labels = np.array([generator.choice(4, p=softmax(row / 3)) for row in logits])
+    calibrated = keras_fge.calibrated_metrics(softmax(logits), labels, folds=4, seed=7)
+    scaled, temperatures = np.zeros((200, 4)), []
+    for fold in np.array_split(np.random.default_rng(7).permutation(200), 4):
+        others = [n for n in range(200) if n not in fold]
+        nll = lambda log_t, rows: log_loss(labels[rows], softmax(logits[rows] / np.exp(log_t)), labels=range(4))  # noqa: E731
+        temperatures.append(np.exp(minimize_scalar(nll, args=(others,), bounds=(-4, 4), method="bounded").x))
+        scaled[fold] = softmax(logits[fold] / temperatures[-1])
+    assert calibrated["temperature"] == pytest.approx(np.mean(temperatures), rel=1e-3)
+    expected = keras_fge.classification_metrics(scaled, labels)
+    for name in ("nll", "brier", "ece"):
+        assert calibrated[f"calibrated_{name}"] == pytest.approx(expected[name], abs=1e-3)
+    assert calibrated["calibrated_nll"] < keras_fge.classification_metrics(softmax(logits), labels)["nll"]
+    assert 2 < calibrated["temperature"] < 4.5  # The labels were drawn at a temperature of 3.
+
+
+def test_calibrated_metrics_of_ensembles_of_every_size():
+    ensemble = keras_fge.Ensemble(network(), snapshots())
+    sizes = ensemble.evaluate_sizes(X, Y, calibrate=True)
+    for k in (1, 3):
+        expected = keras_fge.calibrated_metrics(ensemble[:k].predict(X), Y)
+        assert {name: sizes[name][k - 1] for name in expected} == pytest.approx(expected, abs=1e-4)
+    assert ensemble.evaluate(X, Y, calibrate=True)["calibrated_nll"] == pytest.approx(sizes["calibrated_nll"][-1])
+    with pytest.raises(ValueError, match="`folds` must be from 2 to the number of samples, 50"):
+        keras_fge.calibrated_metrics(ensemble.predict(X), Y, folds=51)
+
+
+def test_predictions_that_are_always_right_have_the_lowest_temperature():
+    assert keras_fge.calibrated_metrics(np.tile([[0.6, 0.4]], (10, 1)), np.zeros(10))["temperature"] < 0.02
+
+
+# --- Other kinds of outputs -------------------------------------------------------------------------------------------
+
+
+def test_regression_mean_variance_and_errors():
+    members = snapshots()
+    ensemble = keras_fge.Ensemble(network(None), members, from_logits=None)
+    outputs = np.stack([X.astype("float64") @ kernel + bias for kernel, bias in members])
+    targets = rng.normal(size=(50, 3))
+    assert ensemble.predict(X) == pytest.approx(outputs.mean(axis=0), abs=1e-5)
+    assert ensemble.predict_variance(X) == pytest.approx(outputs.var(axis=0), abs=1e-4)
+    error = outputs.mean(axis=0) - targets
+    expected = {"mse": np.mean(error**2), "mae": np.mean(np.abs(error))}
+    assert ensemble.evaluate(X, targets) == pytest.approx(expected, rel=1e-5)
+    with pytest.raises(ValueError, match="`y` must have the shape of the predictions"):
+        ensemble.evaluate(X, Y)
+
+
+def two_outputs(structure):
+    inputs = keras.Input((4,))
+    outputs = [layers.Dense(3, name="digit")(inputs), layers.Dense(1, name="angle")(inputs)]
+    return keras.Model(inputs, outputs if structure == "list" else {"digit": outputs[0], "angle": outputs[1]})
+
+
+@pytest.mark.parametrize("structure", ["list", "dictionary"])
+def test_outputs_of_two_kinds(structure):
+    model = two_outputs(structure)
+    model.compile("sgd", {"digit": logits_loss(), "angle": "mse"})
+    angles = rng.normal(size=(50, 1)).astype("float32")
+    y = [Y, angles] if structure == "list" else {"digit": Y, "angle": angles}
+    fge = keras_fge.FGE(0.1, 0.01, cycle_steps=2, validation_data=(X, y))
+    model.fit(X, y, batch_size=25, epochs=2, verbose=0, callbacks=[fge])
+    metrics = fge.ensemble().evaluate(X, y)
+    outputs = []
+    for snapshot in fge.snapshots:
+        model.set_weights(snapshot.weights)
+        outputs.append(model.predict(X, verbose=0))
+    digit, angle = (0, 1) if structure == "list" else ("digit", "angle")
+    probabilities = np.mean([softmax(o[digit]) for o in outputs], axis=0)
+    expected = keras_fge.classification_metrics(probabilities, Y)
+    assert metrics["digit_nll"] == pytest.approx(expected["nll"], rel=1e-4)
+    assert metrics["angle_mse"] == pytest.approx(np.mean((np.mean([o[angle] for o in outputs], axis=0) - angles) ** 2))
+    assert fge.snapshots[-1].metrics["ensemble_digit_nll"] == pytest.approx(metrics["digit_nll"], rel=1e-5)
+    single = fge.ensemble().to_model().predict(X, verbose=0)
+    assert single[digit] == pytest.approx(probabilities, abs=1e-5)
+    with pytest.raises(ValueError, match="one value for each of 2 outputs"):
+        keras_fge.Ensemble(model, fge.snapshots, [True]).predict(X)
+
+
+# --- What follows from an ensemble ------------------------------------------------------------------------------------
+
+
+def test_disagreement_and_distances():
+    members = snapshots()
+    ensemble = keras_fge.Ensemble(network(), members)
+    classes = [np.argmax(X @ kernel + bias, axis=1) for kernel, bias in members]
+    flat = [np.concatenate([kernel.ravel(), bias]) for kernel, bias in members]
+    for j in range(3):
+        for k in range(3):
+            assert ensemble.disagreement(X)[j, k] == pytest.approx(np.mean(classes[j] != classes[k]))
+            assert ensemble.distances()[j, k] == pytest.approx(np.linalg.norm(flat[j] - flat[k]))
+
+
+def test_average_weights_with_batch_norm(trained):
+    start, end, x, y = trained
+    ensemble = keras_fge.Ensemble(start, [start.get_weights(), end.get_weights()], from_logits=True)
+    average = ensemble.average_weights((x, y), batch_size=25)
+    expected = keras.models.clone_model(start)
+    expected.set_weights([(a + b) / 2 for a, b in zip(start.get_weights(), end.get_weights())])
+    curves.update_batch_norm(expected, (x, y), batch_size=25)
+    for ours, theirs in zip(values(average.weights), values(expected.weights)):
+        assert ours == pytest.approx(theirs, abs=1e-6)
+    with pytest.raises(ValueError, match=r"`train` is needed: .* has BatchNormalization"):
+        ensemble.average_weights()
+    same = keras_fge.Ensemble(start, [start.get_weights()] * 3).average_weights((x, y), batch_size=25)
+    for ours, theirs in zip(values(same.trainable_variables), values(start.trainable_variables)):
+        assert np.array_equal(ours, theirs)
+
+
+def test_average_weights_keeps_weights_that_are_no_floats():
+    class Counter(layers.Layer):
+        def build(self, shape):
+            self.count = self.add_weight(shape=(), dtype="int32", initializer="zeros", trainable=False)
+
+        def call(self, x):
+            return x
+
+        def get_config(self):
+            return super().get_config()
+
+    with keras.saving.custom_object_scope({"Counter": Counter}):
+        model = keras.Sequential([keras.Input((2,)), Counter(), layers.Dense(1)])
+        one, two = model.get_weights(), [w + 2 for w in model.get_weights()]
+        average = values(keras_fge.Ensemble(model, [one, two]).average_weights().weights)
+    assert average[0] == 0 and average[1] == pytest.approx(one[1] + 1)
+
+
+def test_one_model(trained, tmp_path):
+    start, end, x, _ = trained
+    ensemble = keras_fge.Ensemble(start, [start.get_weights(), end.get_weights()], from_logits=True)
+    model = ensemble.to_model()
+    assert model.predict(x, verbose=0) == pytest.approx(ensemble.predict(x), abs=1e-5)
+    assert not model.trainable_variables
+    model.save(tmp_path / "ensemble.keras")
+    loaded = keras.saving.load_model(tmp_path / "ensemble.keras")
+    assert np.array_equal(loaded.predict(x, verbose=0), model.predict(x, verbose=0))
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        model.export(tmp_path / "served", verbose=False)
+        served = tf.saved_model.load(str(tmp_path / "served"))
+        assert served.serve(x).numpy() == pytest.approx(ensemble.predict(x), abs=1e-5)
+    assert keras_fge.Ensemble(network(), snapshots(1)).to_model().predict(X, verbose=0).shape == (50, 3)
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class OwnClass(keras.Model):
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.dense = layers.Dense(3)
+
+    def call(self, x):
+        return self.dense(x)
+
+
+class NotRegistered(OwnClass):
+    def __init__(self, units):
+        super().__init__()
+        self.dense = layers.Dense(units)
+
+    def get_config(self):
+        raise NotImplementedError
+
+
+def test_networks_of_a_class_of_ones_own(tmp_path):
+    model = OwnClass()
+    model(X)
+    ensemble = keras_fge.Ensemble(model, snapshots(), from_logits=True)
+    ensemble.save(tmp_path / "own")
+    assert np.array_equal(keras_fge.Ensemble.load(tmp_path / "own").predict(X), ensemble.predict(X))
+    with pytest.raises(ValueError, match="`to_model` needs a functional or Sequential network"):
+        ensemble.to_model()
+    unknown = NotRegistered(3)
+    unknown(X)
+    ensemble = keras_fge.Ensemble(unknown, snapshots(), from_logits=True)
+    with pytest.warns(UserWarning, match=r"`Ensemble.load\(.*, network=...\)` will need one that you build"):
+        ensemble.save(tmp_path / "unknown")
+    with pytest.raises(ValueError, match="cannot be loaded: give `network`"):
+        keras_fge.Ensemble.load(tmp_path / "unknown")
+    loaded = keras_fge.Ensemble.load(tmp_path / "unknown", network=unknown)
+    assert np.array_equal(loaded.predict(X), ensemble.predict(X)) and loaded.from_logits is True
+
+
+def test_save_and_load_in_a_new_process(trained, tmp_path):
+    start, end, x, _ = trained
+    ensemble = keras_fge.Ensemble(start, [start.get_weights(), end.get_weights()], from_logits=True)
+    ensemble.save(tmp_path / "saved")
+    np.savez(tmp_path / "expected.npz", x=x, outputs=ensemble.predict(x))
+    program = """
+import sys, numpy as np, keras_fge
+data = np.load(sys.argv[1] + "/expected.npz")
+ensemble = keras_fge.Ensemble.load(sys.argv[1] + "/saved")
+assert np.allclose(ensemble.predict(data["x"]), data["outputs"], atol=1e-6) and len(ensemble) == 2
+assert len(ensemble[:1]) == 1
+"""
+    subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=True)
+    with pytest.raises(ValueError, match="holds an ensemble already"):
+        ensemble.save(tmp_path / "saved")
+    assert {path.suffix for path in (tmp_path / "saved").iterdir()} == {".keras", ".json", ".npz"}
+
+
+def test_greedy_selection_is_guarded_by_the_other_half():
+    generator = np.random.default_rng(0)
+    truth = 3 * generator.normal(size=(4, 3))
+    x = generator.normal(size=(400, 4)).astype("float32")
+    y = np.argmax(x @ truth + generator.gumbel(size=(400, 3)), axis=1)
+    good = [[truth + 0.3 * generator.normal(size=(4, 3)), np.zeros(3)] for _ in range(3)]
+    bad = [[-truth, np.zeros(3)]]
+    ensemble = keras_fge.Ensemble(network(None), bad + good + bad, from_logits=True)
+    chosen = ensemble.select(x, y)
+    assert 1 <= len(chosen) <= 3
+    assert all(any(s is g for g in ensemble.snapshots[1:4]) for s in chosen.snapshots)
+    assert chosen.evaluate(x, y)["nll"] < ensemble.evaluate(x, y)["nll"]
+    equal = keras_fge.Ensemble(network(None), good[:1] * 3, from_logits=True)
+    assert len(equal.select(x, y)) == 1
+    with pytest.raises(ValueError, match="at least 2 samples"):
+        ensemble.select(x[:1], y[:1])
+
+
+def test_reduced_precision(trained):
+    _, _, x, y = trained
+    for policy in ("mixed_bfloat16", "bfloat16"):
+        model = keras.Sequential([keras.Input((6, 6, 2)), layers.Flatten(), layers.Dense(3, dtype=policy)])
+        fge = keras_fge.FGE(0.1, 0.01, cycle_steps=2)
+        model.compile(keras.optimizers.SGD(0.1), logits_loss())
+        model.fit(x, y, batch_size=25, epochs=2, verbose=0, callbacks=[fge])
+        assert fge.snapshots[0].weights[0].dtype == np.float32
+        assert np.sum(fge.ensemble().predict(x), axis=1) == pytest.approx(1, abs=1e-5)

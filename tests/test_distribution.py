@@ -1,0 +1,130 @@
+"""Training on more than one device: the same members as on one. Devices are virtual, made of CPU cores."""
+
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+BACKEND = keras.backend.backend()
+
+COMMON = """
+import sys
+import keras, numpy as np
+sys.path.insert(0, "tests")
+import keras_fge
+from conftest import batch_norm_network, images, logits_loss
+
+def make(folder, rows=slice(None), batch_size=16):
+    keras.utils.set_random_seed(0)
+    x, y = images(48)
+    network = batch_norm_network()
+    network.compile(keras.optimizers.SGD(0.02, momentum=0.9), logits_loss(), jit_compile=False)
+    fge = keras_fge.FGE(0.05, 0.001, cycle_steps=4, validation_data=(x, y), directory=folder)
+    return network, fge, x, y
+"""
+
+
+def start(program, *arguments, **environment):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
+    command = [sys.executable, "-c", COMMON + program, *map(str, arguments)]
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT, env=environment
+    )
+
+
+def finish(process):
+    output, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors[-3000:]
+    return output
+
+
+def weights_of_members(folder):
+    import keras_fge
+
+    return [snapshot.weights for snapshot in keras_fge.Ensemble.load(folder).snapshots]
+
+
+def assert_same_members(folder, other, tolerance):
+    ours, theirs = weights_of_members(folder), weights_of_members(other)
+    assert len(ours) == len(theirs) == 2
+    for a, b in zip(ours, theirs):
+        for v, w in zip(a, b):
+            assert v == pytest.approx(w, abs=tolerance)
+
+
+@pytest.mark.skipif(BACKEND != "jax", reason="keras.distribution works on JAX")
+def test_data_parallel(tmp_path):
+    program = """
+keras.distribution.set_distribution(keras.distribution.DataParallel() if sys.argv[2] == "2" else None)
+network, fge, x, y = make(sys.argv[1])
+network.fit(x, y, batch_size=16, shuffle=False, epochs=3, verbose=0, callbacks=[fge])
+nll = fge.snapshots[-1].metrics["ensemble_nll"], fge.ensemble().evaluate(x, y)["nll"]
+print(len(keras.distribution.list_devices()), *nll)
+"""
+    outputs = []
+    for devices in ("1", "2"):
+        flags = f"--xla_force_host_platform_device_count={devices}"
+        outputs.append(finish(start(program, tmp_path / devices, devices, XLA_FLAGS=flags)).split())
+    assert [output[0] for output in outputs] == ["1", "2"]
+    assert_same_members(tmp_path / "1", tmp_path / "2", 1e-6)
+    values = [float(value) for output in outputs for value in output[1:]]
+    assert values == pytest.approx([values[0]] * 4, rel=1e-4)
+
+
+@pytest.mark.skipif(BACKEND != "jax", reason="keras.distribution works on JAX")
+def test_two_processes(tmp_path):
+    program = """
+process, port = int(sys.argv[2]), sys.argv[3]
+if process >= 0:
+    keras.distribution.initialize(f"127.0.0.1:{port},127.0.0.1:{port}", 2, process)
+    keras.distribution.set_distribution(keras.distribution.DataParallel(auto_shard_dataset=False))
+network, fge, x, y = make(sys.argv[1])
+if process >= 0:  # Each process brings its half of every batch.
+    rows = np.arange(48).reshape(3, 2, 8)[:, process].ravel()
+    x, y = x[rows], y[rows]
+fge.validation_data = None
+network.fit(x, y, batch_size=16 if process < 0 else 8, shuffle=False, epochs=3, verbose=0, callbacks=[fge])
+print(len(fge.snapshots), type(fge.snapshots[0]).__name__)
+"""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    processes = [start(program, tmp_path / "two", process, port) for process in (0, 1)]
+    outputs = [finish(process) for process in processes]
+    assert [output.split()[-2:] for output in outputs] == [
+        ["2", "StoredSnapshot"],
+        ["2", "Snapshot"],
+    ]  # Only the first one writes.
+    finish(start(program, tmp_path / "one", -1, port))
+    assert_same_members(tmp_path / "two", tmp_path / "one", 1e-5)
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="tf.distribute belongs to TensorFlow")
+def test_mirrored_strategy(tmp_path):
+    program = """
+import tensorflow as tf
+cpus = tf.config.list_physical_devices("CPU")
+tf.config.set_logical_device_configuration(cpus[0], [tf.config.LogicalDeviceConfiguration()] * 2)
+strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+with strategy.scope():
+    network, fge, x, y = make(sys.argv[1])
+network.fit(x, y, batch_size=16, shuffle=False, epochs=3, verbose=0, callbacks=[fge])
+print(strategy.num_replicas_in_sync, len(fge.snapshots), fge.ensemble().evaluate(x, y)["nll"])
+
+from test_schedule import fge_by_hand, fit, unit_gradient_model
+with strategy.scope():
+    model = unit_gradient_model()
+fge = keras_fge.FGE(1.0, 0.1, cycle_steps=4)
+fit(model, epochs=2, callbacks=[fge])  # A step moves the weight by minus the learning rate.
+after = -np.cumsum([fge_by_hand(step, 1.0, 0.1, 4) for step in range(1, 13)])
+assert np.allclose([s.weights[0] for s in fge.snapshots], after[[1, 5, 9]], atol=1e-5), fge.snapshots
+"""
+    output = finish(start(program, tmp_path / "run", TF_CPP_MIN_LOG_LEVEL="3"))
+    replicas, members, nll = output.split()
+    assert (replicas, members) == ("2", "2") and np.isfinite(float(nll))
