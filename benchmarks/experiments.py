@@ -148,12 +148,10 @@ def predict_run(network, snapshots, data):
 
 def pool(runs, data):
     """The ensemble of the members of several runs. They have equally many: its mean is the mean of the runs' means."""
-    metrics = {
-        split: keras_fge.classification_metrics(
-            np.mean([run[split] for run in runs], axis=0, dtype="float64"), getattr(data, split)[1]
-        )
-        for split in ("validation", "test")
-    }
+    metrics = {}
+    for split in ("validation", "test"):
+        prediction = np.mean([run[split] for run in runs], axis=0, dtype="float64"), getattr(data, split)[1]
+        metrics[split] = {**keras_fge.classification_metrics(*prediction), **keras_fge.calibrated_metrics(*prediction)}
     return {"members": sum(run["members"] for run in runs), **metrics}
 
 

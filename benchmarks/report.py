@@ -18,6 +18,11 @@ import curves
 from experiments import paired_difference, summarize_groups
 
 console = Console()
+QUANTITIES = (
+    ("error", "test error %", 100, 2),
+    ("nll", "test NLL", 1, 3),
+    ("calibrated_nll", "test NLL, calibrated", 1, 3),
+)
 METHODS = {"Ind": "tab:blue", "SSE": "tab:orange", "FGE": "tab:green"}
 
 
@@ -92,7 +97,7 @@ def print_ensembles(groups, settings):
     table.add_column("", no_wrap=True)
     for budget in (1, 2, 3):
         table.add_column(f"{budget}B (n = {summary['Ind'][budget]['n']})", justify="right", no_wrap=True)
-    for metric, label, scale, digits in (("error", "test error %", 100, 2), ("nll", "test NLL", 1, 3)):
+    for metric, label, scale, digits in QUANTITIES:
         table.add_row(f"[bold]{label}")
         for method, budgets in summary.items():
             cells = [_plus_minus(cell[metric], cell[f"{metric}_se"], scale, digits) for cell in budgets.values()]

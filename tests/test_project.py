@@ -77,7 +77,7 @@ def test_import_needs_only_keras_numpy_and_one_backend():
 
 EXAMPLES = [
     example
-    for file in ("README.md", "docs/curves.md")
+    for file in ("README.md", "docs/curves.md", "docs/fge.md")
     for example in re.findall(r"```python\n(.*?)```", (ROOT / file).read_text(), flags=re.DOTALL)
 ]
 
@@ -114,6 +114,22 @@ def test_numbers_on_photographs_stand_in_the_record():
     assert f"{record['wall_seconds']['curves'] / 60:.0f} minutes" in readme
 
 
+def test_numbers_of_the_example_stand_in_the_record():
+    readme = (ROOT / "README.md").read_text()
+    record = json.loads((ROOT / "benchmarks/results/readme_example.json").read_text())
+    for name, label in (
+        ("member", "mean member"),
+        ("ensemble", "**ensemble**"),
+        ("averaged weights", "averaged weights"),
+        ("ordinary network", "ordinary network of the same cost"),
+    ):
+        s = record["summary"][name]
+        error = f"{100 * s['error']['mean']:.2f} ± {100 * s['error']['se']:.2f}"
+        nll = f"{s['nll']['mean']:.3f} ± {s['nll']['se']:.3f}"
+        assert f"| {label} | {error} | {nll} |" in readme
+    assert f"mean ± standard error over {s['error']['n']} seeds" in readme
+
+
 def test_numbers_of_the_readme_stand_in_the_records():
     readme = (ROOT / "README.md").read_text()
     record = json.loads((ROOT / "benchmarks/results/digits/record.json").read_text())
@@ -127,6 +143,12 @@ def test_numbers_of_the_readme_stand_in_the_records():
         for cell in record["ensembles"]["summary"][method].values():
             number = f"{100 * cell['error']:.2f} ± {100 * cell['error_se']:.2f}"
             assert any(label in line and number in line for line in readme.splitlines())
+        for cell in record["ensembles"]["summary"][method].values():
+            number = f"{cell['nll']:.3f} / {cell['calibrated_nll']:.3f} ± {cell['calibrated_nll_se']:.3f}"
+            assert any(label.strip("()") in line and number in line for line in readme.splitlines())
+    summary = record["ensembles"]["summary"]
+    assert all(summary["FGE"][k]["calibrated_nll"] < summary["Ind"][k]["calibrated_nll"] for k in "123")
+    assert all(summary["FGE"][k]["nll"] > summary["Ind"][k]["nll"] for k in "23")
     difference = record["ensembles"]["fge_minus_ind"]["error"]
     assert f"by {100 * difference['mean']:.2f} ± {100 * difference['se']:.2f} points" in readme
     ratio = f"{speed['ratio_to_plain']['curve, 3 bends']:.2f}"

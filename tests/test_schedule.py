@@ -228,6 +228,16 @@ def test_after_ordinary_training_in_one_fit(arguments, rate):
         fit(model, epochs=2, callbacks=[keras_fge.FGE(1.0, 0.1, cycle_steps=12, start_epoch=2)])
 
 
+def test_after_a_learning_rate_of_another_callback():
+    model = unit_gradient_model()
+    paper = keras.callbacks.LearningRateScheduler(lambda epoch: float(keras_fge.piecewise_linear(epoch + 1, 0.5, 5)))
+    history = fit(model, epochs=5, callbacks=[paper, keras_fge.FGE(1.0, 0.1, cycle_steps=12, start_epoch=3)])
+    first = np.repeat(to_numpy(keras_fge.piecewise_linear(np.arange(1, 4), 0.5, 5)), 6)
+    rates = [*first, *(fge_by_hand(step, 1.0, 0.1, 12) for step in range(1, 13))]
+    assert weight(model) == pytest.approx(-np.sum(rates), abs=1e-5)
+    assert history.history["learning_rate"] == pytest.approx(rates[5::6], abs=1e-6)
+
+
 @pytest.mark.parametrize("kind", ["generator of unknown length", "class weights"])
 def test_other_kinds_of_data(kind):
     x, y = np.zeros((12, 1), "float32"), np.ones((12, 1), "float32")
