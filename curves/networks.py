@@ -77,7 +77,7 @@ def check_same_architecture(start, end, start_name="`start`", end_name="`end`"):
 
 def _check_same_arithmetic(start, end, start_name, end_name):
     """Raises a ValueError if equal weights would compute something else, as with another activation or stride."""
-    for a, b in itertools.zip_longest(_arithmetic(start), _arithmetic(end), fillvalue={}):
+    for a, b in itertools.zip_longest(arithmetic(start), arithmetic(end), fillvalue={}):
         for key in a | b:
             if key != "name" and a.get(key) != b.get(key):
                 raise ValueError(
@@ -86,7 +86,7 @@ def _check_same_arithmetic(start, end, start_name, end_name):
                 )
 
 
-def _arithmetic(network):
+def arithmetic(network):
     """For each layer that has none inside, its class and configuration, less what matters only in training."""
     descriptions = []
     for layer in network._flatten_layers():

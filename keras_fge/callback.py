@@ -1,6 +1,7 @@
 """`FGE` and `SnapshotEnsemble`: Keras callbacks that turn one training run into an ensemble."""
 
 import abc
+import itertools
 import math
 import numbers
 import warnings
@@ -9,9 +10,9 @@ import keras
 import numpy as np
 from keras import ops
 
-from curves.networks import refresh, restored
-from keras_fge.ensemble import Ensemble, RunningMean, measure, predict_with_labels, to_probabilities
-from keras_fge.folder import Folder, is_chief, set_random_states
+from curves.networks import arithmetic, refresh, restored
+from keras_fge.ensemble import Ensemble, RunningMean, check_order, measure, predict_with_labels, to_probabilities
+from keras_fge.folder import Folder, checksum, is_chief, set_random_states
 from keras_fge.schedule import LearningRateFunction, cosine, scheduled, scheduled_optimizer, triangular
 from keras_fge.snapshots import Snapshot, StoredSnapshot, distance, to_array
 
@@ -36,8 +37,9 @@ class CyclicEnsemble(keras.callbacks.Callback, abc.ABC):
     with `resume=True` continues from there (or begins, if there is nothing yet), and ends with the same members, bit
     for bit where the hardware computes so. That takes data in an order that does not depend on the process:
     `shuffle=False`, or the data set of `batches`. (Keras' own shuffling of arrays is resumed on JAX and torch, not on
-    TensorFlow.) List this callback after those that change weights or optimizer at the end of an epoch; the states of
-    other callbacks are not saved. Where JAX runs on several processes, the first one writes, and all read the folder.
+    TensorFlow.) A second `fit` with a folder continues that run, too. List this callback after those that change
+    weights or optimizer at the end of an epoch; the states of other callbacks are not saved. Where JAX runs on several
+    processes, the first one writes, and all read the folder.
 
     Attributes:
         snapshots: List of `Snapshot`, one for each cycle so far.
@@ -66,14 +68,15 @@ class CyclicEnsemble(keras.callbacks.Callback, abc.ABC):
             raise ValueError(f"`validation_data` must be (x, y) or a data set. Received: {len(validation_data)} parts")
         if hasattr(validation_data, "__next__"):
             raise ValueError("`validation_data` is read many times: give arrays or a data set, not a generator.")
-        self.cycle_epochs = cycle_epochs
-        self.cycle_steps = cycle_steps
-        self.start_epoch = start_epoch
+        self.cycle_epochs = cycle_epochs and int(cycle_epochs)
+        self.cycle_steps = cycle_steps and int(cycle_steps)
+        self.start_epoch = int(start_epoch)
         self.validation_data = validation_data
         self.directory = directory
         self.resume = resume
         self.snapshots = []
         self.epoch = 0
+        self._running = RunningMean()
 
     @abc.abstractmethod
     def learning_rate(self, step, cycle_steps):
@@ -99,7 +102,9 @@ class CyclicEnsemble(keras.callbacks.Callback, abc.ABC):
         )
 
     def batches(self, x, y, batch_size=32, seed=0):
-        """The arrays as a data set for `fit`, shuffled anew in each epoch, in an order that a resumed run shares.
+        """The arrays as a data set for a `fit` with this callback, shuffled anew in each epoch.
+
+        A resumed run shares the order.
 
         Args:
             x, y: Arrays, or structures of arrays, of one length.
@@ -113,7 +118,7 @@ class CyclicEnsemble(keras.callbacks.Callback, abc.ABC):
         return _Batches(self, x, y, batch_size, seed)
 
     def plot(self, path=None):
-        """The paper's figure of a run: learning rate, error, and distances, against the iteration.
+        """The paper's figure of the last run: learning rate, error, and distances, against the iteration.
 
         Args:
             path: File to write. Default: none.
@@ -123,12 +128,12 @@ class CyclicEnsemble(keras.callbacks.Callback, abc.ABC):
         """
         from keras_fge.plots import plot_run
 
-        if not self.snapshots:
+        snapshots = self.snapshots[self._earlier :] if self.snapshots else []
+        if not snapshots:
             raise ValueError("No snapshot has been collected yet: there is nothing to plot.")
-        last = self.snapshots[-1].step
-        steps = np.arange(1, last + 1)
+        steps = np.arange(1, snapshots[-1].step + 1)
         rates = ops.convert_to_numpy(self.learning_rate(steps, self._cycle))
-        return plot_run(steps, rates, self.snapshots, path)
+        return plot_run(steps, rates, snapshots, path)
 
     def on_train_begin(self, logs=None):
         model = self.model
@@ -145,13 +150,16 @@ class CyclicEnsemble(keras.callbacks.Callback, abc.ABC):
         self._start = None
         self._last_snapshot_step = 0
         self._start_snapshot = None
-        self._running = RunningMean()
+        self._labels = None
         self._latest = {}
         self._run_begins = True
-        if self.validation_data is not None:
-            self._from_logits()  # If the losses do not tell, that should be known now.
+        self._earlier = len(self.snapshots)
+        if self.validation_data is not None:  # What cannot be measured should be known now.
+            measure(model, *self._predict(model), self._from_logits())
         if self.directory is not None:
             self._open_folder()
+        if self.validation_data is not None and self._running.count != len(self.snapshots):
+            self._sum_up_members()
 
     def on_epoch_begin(self, epoch, logs=None):
         self.epoch = epoch
@@ -171,6 +179,7 @@ class CyclicEnsemble(keras.callbacks.Callback, abc.ABC):
             self._epoch_start = self._steps_done()
 
     def on_train_batch_begin(self, batch, logs=None):
+        self._batch = batch
         if self._start is None:
             return
         self._armed = True
@@ -190,14 +199,18 @@ class CyclicEnsemble(keras.callbacks.Callback, abc.ABC):
         if logs is not None:
             logs["learning_rate"] = float(ops.convert_to_numpy(rate))
             logs.update(self._latest or dict.fromkeys(self._names_of_metrics(), float("nan")))
-        if self.directory is not None:
+        steps = self.params.get("steps")
+        is_whole = not steps or self._batch + self.model.steps_per_execution >= steps
+        if self.directory is not None and is_whole:  # An epoch that was cut short is done again.
             self._write_state(epoch + 1)
 
     def on_train_end(self, logs=None):
         self.model._initial_epoch = None
         if self._plain_function is not None:
             self.model.train_function = self._plain_function
-        if not self._last_snapshot_step:
+        if self._run_begins:
+            warnings.warn(f"There was nothing to train: '{self.directory}' holds the finished run.", stacklevel=2)
+        elif not self._last_snapshot_step:
             warnings.warn(f"{type(self).__name__} collected no snapshot: training ended too early.", stacklevel=2)
 
     def _iterations(self):
@@ -209,7 +222,12 @@ class CyclicEnsemble(keras.callbacks.Callback, abc.ABC):
         return self._iterations() - self._start
 
     def _is_due(self, step):
-        return step % self._cycle == self._snapshot_at % self._cycle and step > self._last_snapshot_step
+        """Whether a minimum was reached since the last snapshot.
+
+        It was reached just now, unless a `LossScaleOptimizer` skipped an update in an execution of several steps: then
+        it may be a few steps ago.
+        """
+        return (step - self._snapshot_at) // self._cycle > (self._last_snapshot_step - self._snapshot_at) // self._cycle
 
     def _collect_if_due(self, step):
         if not self._is_due(step):
@@ -221,12 +239,13 @@ class CyclicEnsemble(keras.callbacks.Callback, abc.ABC):
         snapshot.metrics = {
             "distance_from_start": distance(model, snapshot.weights, self._start_snapshot.weights),
             "distance_from_last": distance(model, snapshot.weights, last.weights),
-            **self._validate(model),
         }
-        self._latest = snapshot.metrics
-        self.snapshots.append(snapshot)  # Before it is written: should that fail, it is still here.
-        self.snapshots[-1] = self._stored(snapshot, "member")
+        self.snapshots.append(snapshot)  # Before anything that may fail.
+        self.snapshots[-1] = stored = self._stored(snapshot, "member")
         self._last_snapshot_step = step
+        if self.directory is not None:
+            self._write_manifest()
+        stored.metrics = self._latest = {**snapshot.metrics, **self._validate(model)}
         if self.directory is not None:
             self._write_manifest()
 
@@ -249,7 +268,20 @@ class CyclicEnsemble(keras.callbacks.Callback, abc.ABC):
         x, y = self.validation_data if isinstance(self.validation_data, tuple) else (self.validation_data, None)
         with restored(model, only_on_error=True):
             outputs, labels = predict_with_labels(model, x, y, None)
+        check_order(self._labels, labels, "`validation_data`")
+        self._labels = labels
         return to_probabilities(outputs, self._from_logits()), labels
+
+    def _sum_up_members(self):
+        """Brings `_running` to where it was after the last snapshot."""
+        self._running = RunningMean()
+        model = self.model
+        with restored(model):
+            for snapshot in self.snapshots:
+                model.set_weights(snapshot.weights)
+                refresh(model)
+                self._running.add(self._predict(model)[0])
+        refresh(model)
 
     def _names_of_metrics(self):
         """What `_latest` will hold, as far as it is known before: CSVLogger takes the columns of the first epoch."""
@@ -281,6 +313,9 @@ class CyclicEnsemble(keras.callbacks.Callback, abc.ABC):
             "cycle_steps": self._cycle,
             "start_epoch": self.start_epoch,
             "steps_per_epoch": self.params.get("steps"),
+            "architecture": checksum([{**layer, "name": None} for layer in arithmetic(model)]),
+            "optimizer": type(self._optimizer).__name__,
+            "optimizer_config": checksum({**self._optimizer.get_config(), "learning_rate": None, "name": None}),
         }
         if self._folder.exists() and self.resume:
             self._take_up(about)
@@ -322,16 +357,18 @@ class CyclicEnsemble(keras.callbacks.Callback, abc.ABC):
         self.snapshots = manifest["members"][: counters["members"]]
         for index, snapshot in enumerate(self.snapshots):
             snapshot.check(self.model, index)
-            if self.validation_data is not None:
-                self.model.set_weights(snapshot.weights)
-                self._running.add(self._predict(self.model)[0])
+            _ = snapshot.weights  # Compares the checksum.
+        if counters["start_snapshot"]:
+            self._start_snapshot = StoredSnapshot(self.directory, counters["start_snapshot"])
+            _ = self._start_snapshot.weights
+        if self.validation_data is not None:
+            self._sum_up_members()
         for variable, value in zip(variables, arrays):
             variable.assign(value)
         refresh(self.model)
         self.model._initial_epoch = self.epoch = counters["epoch"]
         self._start, self._last_snapshot_step = counters["start"], counters["last_snapshot_step"]
-        if counters["start_snapshot"]:
-            self._start_snapshot = StoredSnapshot(self.directory, counters["start_snapshot"])
+        self._earlier = 0
         if self.snapshots:
             self._latest = self.snapshots[-1].metrics
         set_random_states(counters["random"])  # Last: predictions use the generators too.
@@ -413,11 +450,12 @@ class CyclicEnsemble(keras.callbacks.Callback, abc.ABC):
 
     def _check_members(self, epochs, epoch):
         steps_per_epoch = self.params.get("steps")
-        left = epochs - max(self.start_epoch, epoch)
-        if steps_per_epoch and not self.snapshots and max(left, 0) * steps_per_epoch < self._snapshot_at:
+        left = max(0, epochs - max(self.start_epoch, epoch))
+        done = 0 if self._start is None else self._steps_done()  # In a run that is resumed.
+        if steps_per_epoch and done + left * steps_per_epoch < self._snapshot_at:
             start = f" from epoch {self.start_epoch} on" if self.start_epoch else ""
             raise ValueError(
-                f"This fit has {max(left, 0)} epochs of {steps_per_epoch} steps{start} and would end before the first "
+                f"This fit has {left} epochs of {steps_per_epoch} steps{start} and would end before the first "
                 f"snapshot, which is due after {self._snapshot_at} steps. Train longer, or use a shorter cycle."
             )
 
@@ -570,21 +608,25 @@ def losses_from_logits(model):
     losses, names = model.loss, getattr(model, "output_names", None)
     if isinstance(losses, dict) and not isinstance(getattr(model, "output", None), dict):
         losses = [losses.get(name) for name in names]
-    answers = [_takes_logits(model, loss) for loss in keras.tree.flatten(losses)]
+    losses = keras.tree.flatten(losses)
+    # One loss may stand for all outputs; the outputs of a class of one's own are not known before it is called.
+    outputs = keras.tree.flatten(getattr(model, "outputs", None) or [None])
+    widths = [None if output is None else output.shape[-1] for output in outputs]
+    answers = [_takes_logits(loss, width) for loss, width in zip(losses, itertools.cycle(widths))]
     return answers[0] if len(answers) == 1 else answers
 
 
-def _takes_logits(model, loss):
+def _takes_logits(loss, width):
     if isinstance(loss, str):
         loss = keras.losses.get(loss)
         return False if _is_of_probabilities(loss.__name__) else None
     if loss is not None and not isinstance(loss, keras.losses.Loss):
         raise ValueError(f"Say `ensemble(from_logits=True)`, `False` or `None`: the loss {loss!r} does not tell.")
     from_logits = getattr(loss, "from_logits", False if _is_of_probabilities(type(loss).__name__) else None)
-    if from_logits and type(loss).__name__.startswith("Binary") and model.output_shape[-1] != 1:
+    if from_logits and type(loss).__name__.startswith("Binary") and width not in (None, 1):
         raise ValueError(
             "Logits of several independent binary outputs are not supported: end the network with a sigmoid. "
-            f"Received: loss={loss!r}, output_shape={model.output_shape}"
+            f"Received: loss={loss!r}, an output of width {width}"
         )
     return from_logits
 

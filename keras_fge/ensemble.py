@@ -311,9 +311,7 @@ class Ensemble:
         """(`RunningMean` of the first k members, labels) for k = 1, 2, ..., K."""
         running, labels = RunningMean(), None
         for outputs, new_labels in self._each(read):
-            pairs = [] if labels is None else zip(keras.tree.flatten(labels), keras.tree.flatten(new_labels))
-            if not all(np.array_equal(old, new) for old, new in pairs):
-                raise ValueError("`x` changes its order from pass to pass: turn the shuffling of the data set off.")
+            check_order(labels, new_labels, "`x`")
             labels = new_labels
             running.add(outputs)
             yield running, labels
@@ -325,6 +323,13 @@ class Ensemble:
 
     def _metrics(self, outputs, labels, calibrate=False):
         return measure(self.network, outputs, labels, self.from_logits, calibrate)
+
+
+def check_order(labels, new_labels, name):
+    """Raises a ValueError if the labels of two passes differ; the first ones may be None."""
+    pairs = [] if labels is None else zip(keras.tree.flatten(labels), keras.tree.flatten(new_labels))
+    if not all(np.array_equal(old, new) for old, new in pairs):
+        raise ValueError(f"{name} changes its order from pass to pass: turn the shuffling of the data set off.")
 
 
 class RunningMean:
@@ -370,10 +375,13 @@ def to_probabilities(outputs, from_logits):
 
 def measure(network, outputs, labels, from_logits, calibrate=False):
     """The metrics of `Ensemble.evaluate` of mean probabilities, or of values."""
-    outputs, labels = keras.tree.flatten(outputs), keras.tree.flatten(labels)
+    names = sorted(outputs) if isinstance(outputs, dict) else getattr(network, "output_names", None)
+    if isinstance(labels, dict) and not isinstance(outputs, dict):
+        labels = [labels.get(name) for name in names]
+    outputs, labels = keras.tree.flatten(outputs), keras.tree.flatten(labels)  # Dictionaries in the order of keys.
     if len(outputs) != len(labels):
         raise ValueError(f"`y` must hold labels for {len(outputs)} outputs. Received: {len(labels)} arrays")
-    names = getattr(network, "output_names", None) or [f"output_{index + 1}" for index in range(len(outputs))]
+    names = names or [f"output_{index + 1}" for index in range(len(outputs))]
     metrics = {}
     for name, array, target, logits in zip(names, outputs, labels, _kinds(from_logits, len(outputs))):
         if logits is None:
@@ -396,7 +404,8 @@ def predict_with_labels(network, x, y, batch_size):
         if not (isinstance(batch, (tuple, list)) and len(batch) >= 2):
             raise ValueError("`y` is missing: give evaluate(x, y), or a data set of (x, y) batches.")
         labels = keras.tree.map_structure(np.asarray, batch[1])
-        pairs.append((keras.tree.map_structure(np.asarray, network.predict_on_batch(batch[0])), labels))
+        inputs = keras.tree.map_structure(np.asarray, batch[0])  # JAX takes no tensors of other backends.
+        pairs.append((keras.tree.map_structure(np.asarray, network.predict_on_batch(inputs)), labels))
     if not pairs:
         raise ValueError("`x` holds no batches. A generator can be read only once: give a data set.")
     return keras.tree.map_structure(lambda *parts: np.concatenate(parts), *pairs)

@@ -1,5 +1,6 @@
 """The folder of an ensemble: its network, a file for each member, a manifest, and the state of a run that may go on."""
 
+import hashlib
 import json
 import os
 import random
@@ -50,6 +51,8 @@ class Folder:
             copy.set_weights(network.get_weights())  # On several processes, these two lines communicate.
             if is_chief():
                 copy.save(temporary)
+                with open(temporary, "rb+") as file:
+                    os.fsync(file.fileno())
                 replace(temporary, self._in("network.keras"))
         except (ValueError, TypeError, NotImplementedError) as error:
             warnings.warn(
@@ -108,6 +111,11 @@ class Folder:
         arrays = read_npz(path, path)
         counters = json.loads(str(arrays.pop("counters")))
         return counters, list(arrays.values())
+
+
+def checksum(description):
+    """Of what JSON can hold, or anything that has a text."""
+    return hashlib.sha256(json.dumps(description, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
 def _random_states():

@@ -308,6 +308,20 @@ def two_outputs(structure):
     return keras.Model(inputs, outputs if structure == "list" else {"digit": outputs[0], "angle": outputs[1]})
 
 
+def test_labels_by_the_names_of_outputs_that_are_a_list():
+    inputs = keras.Input((4,))
+    outputs = [layers.Dense(1, name="z", activation="sigmoid")(inputs), layers.Dense(3, name="a")(inputs)]
+    model = keras.Model(inputs, outputs)
+    binary = keras.losses.BinaryCrossentropy(from_logits=True)
+    model.compile("sgd", [binary, logits_loss()])
+    fge = keras_fge.FGE(0.1, 0.01, cycle_steps=2)
+    model.fit(X, {"z": Y > 0, "a": Y}, batch_size=25, epochs=1, verbose=0, callbacks=[fge])
+    ensemble = fge.ensemble()
+    assert ensemble.from_logits == [True, True]
+    by_name, by_order = ensemble.evaluate(X, {"a": Y, "z": Y > 0}), ensemble.evaluate(X, [Y > 0, Y])
+    assert by_name == by_order and by_name["z_error"] != by_name["a_error"]
+
+
 @pytest.mark.parametrize("structure", ["list", "dictionary"])
 def test_outputs_of_two_kinds(structure):
     model = two_outputs(structure)

@@ -153,10 +153,40 @@ def test_resume_in_the_same_process_after_an_interrupt(tmp_path):
     assert other.history.epoch == [2, 3]
     assert all(np.array_equal(a, b) for a, b in zip(expected, values(other.weights)))
     assert [s.metrics for s in resumed.snapshots] == [pytest.approx(s.metrics) for s in whole.snapshots]
-    again = fit(other, x, y, keras_fge.FGE(0.02, 0.001, **arguments))  # It is complete: nothing happens.
+    with pytest.warns(UserWarning, match="There was nothing to train"):
+        again = fit(other, x, y, keras_fge.FGE(0.02, 0.001, **arguments))
     assert other.history.epoch == [] and len(again.snapshots) == 2
     longer = fit(other, x, y, keras_fge.FGE(0.02, 0.001, **arguments), epochs=6)
     assert other.history.epoch == [4, 5] and len(longer.snapshots) == 3
+
+
+def test_an_epoch_that_was_cut_short_is_done_again(tmp_path):
+    class Stop(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            if self.model.history.epoch == [0]:
+                self.model.stop_training = True  # In the middle of the second epoch.
+
+    arguments = {"cycle_steps": 4, "directory": tmp_path / "run", "resume": True}
+    network, x, y = network_and_data()
+    begin = network.get_weights()
+    fge = keras_fge.FGE(0.02, 0.001, **arguments)
+    network.fit(x, y, batch_size=25, shuffle=False, epochs=4, verbose=0, callbacks=[fge, Stop()])
+    resumed = fit(network, x, y, keras_fge.FGE(0.02, 0.001, **arguments))
+    assert network.history.epoch == [1, 2, 3]
+    other, x, y = network_and_data()
+    other.set_weights(begin)
+    whole = fit(other, x, y, keras_fge.FGE(0.02, 0.001, cycle_steps=4))
+    for a, b in zip(whole.snapshots, resumed.snapshots, strict=True):
+        assert all(np.array_equal(v, w) for v, w in zip(a.weights, b.weights))
+
+
+def test_a_run_of_one_cycle_resumes(tmp_path):
+    network, x, y = network_and_data()
+    arguments = {"cycle_epochs": np.int64(4), "directory": tmp_path / "run", "resume": True}
+    with pytest.raises(KeyboardInterrupt):
+        sse = keras_fge.SnapshotEnsemble(0.02, **arguments)
+        network.fit(x, y, batch_size=25, shuffle=False, epochs=4, verbose=0, callbacks=[sse, Interrupt()])
+    assert len(fit(network, x, y, keras_fge.SnapshotEnsemble(0.02, **arguments)).snapshots) == 1
 
 
 @pytest.mark.parametrize(
@@ -165,8 +195,10 @@ def test_resume_in_the_same_process_after_an_interrupt(tmp_path):
         ("no resume", "holds a run already. Continue it with `resume=True`"),
         ("settings", "holds another run: its max_learning_rate is 0.02, here it is 0.05"),
         ("data", "holds another run: its steps_per_epoch is 2, here it is 1"),
-        ("network", "the run of another network or optimizer"),
-        ("optimizer", "the run of another network or optimizer"),
+        ("network", "holds another run: its architecture is"),
+        ("optimizer", "holds another run: its optimizer is SGD, here it is Adam"),
+        ("momentum", "holds another run: its optimizer_config is"),
+        ("damage", "is damaged"),
     ],
 )
 def test_folders_of_other_runs(tmp_path, change, message):
@@ -180,6 +212,11 @@ def test_folders_of_other_runs(tmp_path, change, message):
         network.compile(keras.optimizers.SGD(0.02), logits_loss())
     if change == "optimizer":
         network.compile("adam", logits_loss())
+    if change == "momentum":
+        network.compile(keras.optimizers.SGD(0.02, momentum=0.8), logits_loss())
+    if change == "damage":
+        next(folder.glob("member-*")).write_bytes(b"")
+        files = {path.name: path.read_bytes() for path in folder.iterdir()}
     if change == "data":
         x, y = x[:20], y[:20]
     fge = keras_fge.FGE(rate, 0.001, cycle_steps=4, directory=folder, resume=change != "no resume")

@@ -181,6 +181,22 @@ def test_updates_that_loss_scaling_skips_do_not_count():
     assert len(history.history["learning_rate"]) == 4
 
 
+@pytest.mark.skipif(BACKEND == "torch", reason="Keras allows no steps_per_execution on torch")
+def test_skipped_updates_in_executions_of_several_steps():
+    model = UnitGradient()
+    inner = keras.optimizers.SGD(0.25)
+    optimizer = keras.optimizers.LossScaleOptimizer(inner, initial_scale=1e38, dynamic_growth_steps=1000)
+    model.compile(optimizer, lambda y, p: 16 * ops.mean(p, axis=-1), steps_per_execution=2)
+    fge = keras_fge.FGE(0.1, 0.01, cycle_steps=4)
+    fit(model, epochs=4, callbacks=[fge])
+    done = int(to_numpy(inner.iterations))
+    after = -16 * np.cumsum([fge_by_hand(step, 0.1, 0.01, 4) for step in range(1, done + 1)])
+    assert done < 24 and len(fge.snapshots) >= (done - 2) // 4
+    for snapshot in fge.snapshots:
+        assert snapshot.step % 4 in (2, 3)
+        assert snapshot.weights[0] == pytest.approx(after[snapshot.step - 1], abs=1e-4)
+
+
 def test_two_cyclical_callbacks_in_one_fit():
     model = unit_gradient_model()
     callbacks = [keras_fge.FGE(0.1, 0.01, cycle_steps=4), keras_fge.SnapshotEnsemble(0.1, cycle_steps=4)]
@@ -292,6 +308,45 @@ def test_metrics_of_each_cycle(trained, data, tmp_path):
     assert rate.lines[-1].get_ydata() == pytest.approx([fge_by_hand(i, 0.05, 0.001, 4) for i in range(1, 11)])
     assert {text.get_text() for text in error.get_legend().get_texts()} == {"member error", "ensemble error"}
     assert distance.get_xlabel() == "iteration"
+
+
+def test_the_ensemble_so_far_goes_on_in_a_second_fit(trained):
+    start, _, x, y = trained
+    network = keras.models.clone_model(start)
+    network.compile(keras.optimizers.SGD(0.01), logits_loss())
+    fge = keras_fge.FGE(0.05, 0.001, cycle_steps=4, validation_data=(x, y))
+    for _ in range(2):
+        network.fit(x, y, batch_size=25, epochs=2, verbose=0, callbacks=[fge])
+    nll = fge.ensemble().evaluate(x, y)["nll"]
+    assert len(fge.snapshots) == 2 and fge.snapshots[-1].metrics["ensemble_nll"] == pytest.approx(nll, rel=1e-5)
+    assert len(fge.plot().axes[0].lines) == 2  # The last run only: one snapshot and the learning rate.
+
+
+@pytest.mark.parametrize("problem", ["order", "outputs"])
+def test_validation_data_that_cannot_be_used(trained, problem):
+    start, _, x, y = trained
+    network = keras.models.clone_model(start)
+    network.compile(keras.optimizers.SGD(0.01), logits_loss())
+    before = values(network.weights)
+
+    class Shuffled(keras.utils.PyDataset):
+        def __len__(self):
+            return 1
+
+        def __getitem__(self, index):
+            order = np.random.default_rng().permutation(len(x))
+            return x[order], y[order]
+
+    validation = Shuffled() if problem == "order" else (x, np.zeros((len(x), 7)))
+    fge = keras_fge.FGE(0.05, 0.001, cycle_steps=4, validation_data=validation)
+    with pytest.raises(
+        ValueError, match="`validation_data` changes its order" if problem == "order" else "`y` must have"
+    ):
+        network.fit(x, y, batch_size=25, epochs=2, verbose=0, callbacks=[fge])
+    if problem == "outputs":  # Known before the first update.
+        assert all(np.array_equal(a, b) for a, b in zip(before, values(network.weights)))
+    else:
+        assert len(fge.snapshots) == 1  # It is not lost.
 
 
 def test_logs_have_the_same_names_in_every_epoch(trained, tmp_path):
