@@ -81,8 +81,8 @@ def test_a_run_killed_again_and_again_ends_with_the_same_bits(tmp_path):
     assert len(expected[0]) == 3 and total > 40
     generator = random.Random(BACKEND)
     kills = 0
-    for attempt in range(8):
-        # Another seed each time: all that is random comes from the folder. Early moments only where nothing is there.
+    for attempt in range(5):
+        # Another seed each time: all that is random comes from the folder, once it is there.
         moment = generator.randint(1, total // 2)
         result = run(tmp_path / "killed", moment, seed=attempt if (tmp_path / "killed/manifest.json").exists() else 0)
         if result.returncode == 0:
