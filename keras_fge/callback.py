@@ -97,9 +97,9 @@ class CyclicEnsemble(keras.callbacks.Callback, abc.ABC):
         """
         if not self.snapshots:
             raise ValueError("No snapshot has been collected yet: pass this callback to `fit`.")
-        return Ensemble(
-            self.model, self.snapshots, self._from_logits() if from_logits == "as compiled" else from_logits
-        )
+        if from_logits == "as compiled":
+            from_logits = self._from_logits()
+        return Ensemble(self.model, self.snapshots, from_logits)
 
     def batches(self, x, y, batch_size=32, seed=0):
         """The arrays as a data set for a `fit` with this callback, shuffled anew in each epoch.
@@ -153,6 +153,8 @@ class CyclicEnsemble(keras.callbacks.Callback, abc.ABC):
         self._labels = None
         self._latest = {}
         self._run_begins = True
+        self._batch = 0
+        self._check_members(self.params["epochs"], 0)
         self._earlier = len(self.snapshots)
         if self.validation_data is not None:  # What cannot be measured should be known now.
             measure(model, *self._predict(model), self._from_logits())
@@ -208,7 +210,7 @@ class CyclicEnsemble(keras.callbacks.Callback, abc.ABC):
         self.model._initial_epoch = None
         if self._plain_function is not None:
             self.model.train_function = self._plain_function
-        if self._run_begins:
+        if self._run_begins and self.directory is not None:
             warnings.warn(f"There was nothing to train: '{self.directory}' holds the finished run.", stacklevel=2)
         elif not self._last_snapshot_step:
             warnings.warn(f"{type(self).__name__} collected no snapshot: training ended too early.", stacklevel=2)
@@ -371,6 +373,7 @@ class CyclicEnsemble(keras.callbacks.Callback, abc.ABC):
         self._earlier = 0
         if self.snapshots:
             self._latest = self.snapshots[-1].metrics
+        self._folder.remove_leftovers()
         set_random_states(counters["random"])  # Last: predictions use the generators too.
 
     def _state(self):

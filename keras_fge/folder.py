@@ -64,6 +64,12 @@ class Folder:
             if os.path.exists(temporary):
                 os.unlink(temporary)
 
+    def remove_leftovers(self):
+        """Removes what a process that was killed had not finished writing."""
+        for name in os.listdir(self.path) if is_chief() else ():
+            if ".tmp" in name:
+                os.unlink(self._in(name))
+
     def load_network(self):
         path = self._in("network.keras")
         try:
