@@ -20,7 +20,7 @@ sys.path.insert(0, "tests")
 import keras_fge
 from conftest import batch_norm_network, images, logits_loss
 
-def make(folder, rows=slice(None), batch_size=16):
+def make(folder):
     keras.utils.set_random_seed(0)
     x, y = images(48)
     network = batch_norm_network()
