@@ -147,20 +147,24 @@ class Ensemble:
             predictions = [outputs for outputs, _ in self._each(self._unlabelled(x, batch_size))]
         halves = np.array_split(np.random.default_rng(seed).permutation(samples), 2)
 
-        def score(members, half):
+        def score(total, count, half):
+            mean = keras.tree.map_structure(lambda array: array[half] / np.float32(count), total)
             labels = keras.tree.map_structure(lambda array: np.asarray(array)[half], y)
-            mean = RunningMean()
-            for member in members:
-                mean.add(keras.tree.map_structure(lambda array: array[half], predictions[member]))
-            metrics = self._metrics(mean.mean(), labels)
-            value = sum(value for name, value in metrics.items() if name.endswith(("nll", "mse")))
+            values = self._metrics(mean, labels)
+            value = sum(value for name, value in values.items() if name.endswith(("nll", "mse")))
             return round(value, 6)  # Of ensembles that are as good, the smaller one.
 
-        ways = [[]]
-        while len(ways[-1]) < len(self):
-            rest = [member for member in range(len(self)) if member not in ways[-1]]
-            ways.append(min(([*ways[-1], member] for member in rest), key=lambda members: score(members, halves[0])))
-        best = min(ways[1:], key=lambda members: score(members, halves[1]))
+        def add(total, member):
+            return keras.tree.map_structure(np.add, total, predictions[member])
+
+        chosen, guards = [], []
+        total = keras.tree.map_structure(np.zeros_like, predictions[0])
+        for count in range(1, len(self) + 1):
+            rest = set(range(len(self))).difference(chosen)
+            chosen.append(min(rest, key=lambda member: score(add(total, member), count, halves[0])))
+            total = add(total, chosen[-1])
+            guards.append(score(total, count, halves[1]))
+        best = chosen[: np.argmin(guards) + 1]
         return Ensemble(self.network, [self.snapshots[member] for member in best], self.from_logits)
 
     def average_weights(self, train=None, batch_size=128):

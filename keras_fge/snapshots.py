@@ -25,8 +25,8 @@ class Snapshot:
     """
 
     def __init__(self, weights, step=0, learning_rate=None, metrics=None):
-        self.weights = list(weights)
-        self.shapes = [np.shape(array) for array in self.weights]
+        self.weights = [np.asarray(array) for array in weights]
+        self.shapes = [array.shape for array in self.weights]
         self.step = step
         self.learning_rate = learning_rate
         self.metrics = dict(metrics or {})
