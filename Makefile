@@ -29,7 +29,7 @@ format: .venv/ready
 	.venv/bin/ruff format .
 	.venv/bin/ruff check --fix .
 
-.venv/ready: PACKAGES = -e ".[tensorflow,benchmarks,dev]"
+.venv/ready: PACKAGES = -e ".[tensorflow,tfds,benchmarks,dev]"
 .venv-jax/ready: PACKAGES = -e ".[jax,benchmarks,dev]"
 .venv-torch/ready: PACKAGES = "$(TORCH)" -e ".[torch,benchmarks,dev]"
 

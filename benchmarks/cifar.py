@@ -2,13 +2,16 @@
 
 By default, on the real handwritten digits that ship with scikit-learn, in a few minutes on two CPU cores:
 
-    python benchmarks/cifar.py                           # both halves
-    python benchmarks/cifar.py --experiment=curves       # two networks, the line between them, and curves of low loss
-    python benchmarks/cifar.py --experiment=ensembles    # Ind, SSE and FGE at budgets of 1B, 2B and 3B
+    python benchmarks/cifar.py                              # everything
+    python benchmarks/cifar.py --experiment=path,plane      # two networks, the line between them, curves of low loss
+    python benchmarks/cifar.py --experiment=ind,sse,fge     # ensembles at budgets of 1B, 2B and 3B
+    python benchmarks/cifar.py --experiment=report          # tables, figures and report.html from the records alone
+    python benchmarks/cifar.py --preset=vgg16_cifar10       # a row of the paper's table
 
-The defaults were chosen on the validation split. Tables go to the terminal; record.json (all flags, seed, versions,
-hardware, times, results), the measured paths (.npz) and the figures (.png) go to --output_dir.
-KERAS_BACKEND=tensorflow, jax or torch selects the backend.
+The defaults were chosen on the validation split. --output_dir gets records.jsonl, a line for each finished unit of
+work (all flags, seed, versions, hardware, wall time, metrics), the measured paths and planes (.npz), figures (.png),
+and report.html, which has them all in it. A program that was stopped, in whatever way, goes on where it stopped when
+the same command is given again. KERAS_BACKEND=tensorflow, jax or torch selects the backend. See docs/benchmark.md.
 """
 
 import os
@@ -20,28 +23,47 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from absl import app, flags
 
-from data import load_digits, load_folder
+import presets
+
+NETWORKS = ["vgg16", "vgg16-bn", "vgg19", "vgg19-bn", "preresnet20", "preresnet56", "preresnet110", "preresnet164"]
+NETWORKS += ["wrn28x10", "wrn16x4", "convfc", "small_cnn", "small_cnn_bn"]
+EXPERIMENTS = ["endpoint", "curve", "path", "plane", "ind", "sse", "fge", "swa"]
 
 FLAGS = flags.FLAGS
-flags.DEFINE_enum(
-    "dataset", "digits", ["digits", "folder"], "digits: 8 x 8 images, ships with scikit-learn. folder: see --data_dir."
+flags.DEFINE_string("preset", None, f"A set of flags: {', '.join(presets.PRESETS)}.")
+flags.DEFINE_list(
+    "experiment",
+    ["all"],
+    f"What to run, with what it needs: {', '.join(EXPERIMENTS)}; all; or report, which computes nothing.",
 )
-flags.DEFINE_string("data_dir", None, "For --dataset=folder: images as train/<class>/*.jpg and test/<class>/*.jpg.")
-flags.DEFINE_integer("image_size", None, "For folder: resize images to so many pixels. Default: as they are.")
-flags.DEFINE_integer("train_size", None, "For folder: images to train on. Default: all but --validation_size.")
-flags.DEFINE_integer("validation_size", 5000, "For folder: training images put aside for validation.", lower_bound=1)
-flags.DEFINE_enum("network", "small_cnn", ["small_cnn", "small_cnn_bn"], "bn: with BatchNormalization.")
-flags.DEFINE_integer("width", 16, "Filters of the first stage of the network.", lower_bound=1)
-flags.DEFINE_enum("experiment", "all", ["all", "curves", "ensembles"], "Which half to run.")
-flags.DEFINE_string("output_dir", "results/digits", "Folder for record, paths and figures; made if missing.")
-flags.DEFINE_integer("seed", 0, "Seed of everything: initialization, order of the data, dropout, t.", lower_bound=0)
+flags.DEFINE_string("output_dir", None, "Folder for records, arrays, figures and checkpoints. Default: results/PRESET.")
+flags.DEFINE_integer(
+    "seed", 0, "The first seed. It decides initialization, order of the data, dropout, t.", lower_bound=0
+)
+
+flags.DEFINE_enum("dataset", "digits", ["digits", "cifar10", "cifar100", "folder"], "CIFAR by tensorflow_datasets.")
+flags.DEFINE_string(
+    "data_dir", None, "folder: with train/<class>/*.jpg and test/<class>/*.jpg. CIFAR: of prepared data."
+)
+flags.DEFINE_integer(
+    "image_size", None, "folder: resize images to so many pixels. Default: as they are.", lower_bound=1
+)
+flags.DEFINE_integer("train_size", None, "Images to train on. Default: all but those for validation.", lower_bound=1)
+flags.DEFINE_integer(
+    "validation_size", None, "Training images put aside for validation. Default: 5000; digits: 500.", lower_bound=1
+)
+flags.DEFINE_bool("use_test", False, "Train on all training images, as the paper's tables do; no validation.")
+flags.DEFINE_enum(
+    "transform", "none", ["none", "vgg", "resnet"], "Augmentation and normalization, as in the paper's code."
+)
+flags.DEFINE_enum("network", "small_cnn", NETWORKS, "Those of the paper, and small ones for a CPU.")
+flags.DEFINE_integer("width", 16, "small_cnn: filters of the first stage.", lower_bound=1)
 
 flags.DEFINE_integer("epochs", 40, "B: epochs of one ordinary training run, the unit of the budget.", lower_bound=1)
 flags.DEFINE_integer("batch_size", 25, "Images per iteration.", lower_bound=1)
 flags.DEFINE_float("learning_rate", 0.02, "Learning rate of ordinary training, before it decays.", lower_bound=0)
 flags.DEFINE_float("momentum", 0.9, "Momentum of SGD.", lower_bound=0, upper_bound=1)
 flags.DEFINE_float("weight_decay", 2e-3, "wd of the loss term 0.5 wd ||w||^2 over all weights.", lower_bound=0)
-flags.DEFINE_bool("jit_compile", None, "Compile with XLA. Default: what Keras chooses for backend and device.")
 
 flags.DEFINE_integer("num_bends", 3, "Bends of the curves, both endpoints counted.", lower_bound=2)
 flags.DEFINE_integer("curve_epochs", 60, "Epochs of training a curve.", lower_bound=1)
@@ -54,12 +76,24 @@ flags.DEFINE_integer("bn_samples", 0, "Those that re-estimate BatchNormalization
 flags.DEFINE_integer("eval_batch_size", 500, "Images per batch in measurements.", lower_bound=1)
 
 flags.DEFINE_integer("runs", 12, "Independent runs of each method; kB ensembles pool k of them.", lower_bound=3)
-flags.DEFINE_float("fge_start", 0.6, "Part of the budget before FGE begins.", lower_bound=0, upper_bound=1)
+flags.DEFINE_integer("fge_start_epoch", 24, "Epochs of ordinary training before FGE begins.", lower_bound=1)
 flags.DEFINE_float("fge_max_learning_rate", 0.04, "alpha_1 of FGE.", lower_bound=0)
 flags.DEFINE_float("fge_min_learning_rate", 5e-4, "alpha_2 of FGE.", lower_bound=0)
-flags.DEFINE_integer("fge_cycle_epochs", 1, "Epochs of one FGE cycle.", lower_bound=1)
+flags.DEFINE_float("fge_cycle_epochs", 1, "Epochs of one FGE cycle, rounded to an even number of iterations.")
 flags.DEFINE_float("sse_max_learning_rate", 0.04, "Learning rate at the start of each SSE cycle.", lower_bound=0)
-flags.DEFINE_integer("sse_cycles", 3, "Cycles, and so snapshots, of one SSE run.", lower_bound=1)
+flags.DEFINE_integer("sse_cycles", 4, "Cycles, and so snapshots, of one SSE run.", lower_bound=1)
+
+flags.DEFINE_enum("dtype_policy", "float32", ["float32", "mixed_bfloat16"], "Arithmetic of the layers.")
+flags.DEFINE_bool("jit_compile", None, "Compile with XLA. Default: what Keras chooses for backend and device.")
+flags.DEFINE_integer(
+    "steps_per_execution",
+    None,
+    "Iterations in one call of the compiled function. Default: 1; on TensorFlow with a GPU, at most 32.",
+    lower_bound=1,
+)
+
+# Results do not depend on these, or say which units there are. All others must be the same for the records of a folder.
+FREE = {"preset", "experiment", "output_dir", "data_dir", "runs", "jit_compile", "steps_per_execution"}
 
 
 def check(condition, message):
@@ -68,48 +102,64 @@ def check(condition, message):
         sys.exit(f"error: {message}")
 
 
-def load_data():
-    if FLAGS.dataset == "digits":
-        return load_digits()
-    check(FLAGS.data_dir, "--dataset=folder needs --data_dir=<folder with train/<class>/*.jpg and test/<class>/*.jpg>.")
-    try:
-        return load_folder(FLAGS.data_dir, FLAGS.image_size, FLAGS.train_size, FLAGS.validation_size)
-    except ValueError as error:
-        sys.exit(f"error: --data_dir: {error}")
+def parse_experiments():
+    known = ["all", "report", *EXPERIMENTS]
+    unknown = [name for name in FLAGS.experiment if name not in known]
+    check(not unknown, f"--experiment={','.join(unknown)} is unknown. There are: {', '.join(known)}.")
+    check(FLAGS.experiment, f"--experiment is empty. There are: {', '.join(known)}.")
+    return EXPERIMENTS if "all" in FLAGS.experiment else [name for name in FLAGS.experiment if name != "report"]
+
+
+def check_flags():
+    """Whatever can be known before the data are read."""
+    check(
+        FLAGS.fge_min_learning_rate < FLAGS.fge_max_learning_rate,
+        f"--fge_min_learning_rate={FLAGS.fge_min_learning_rate} must be below "
+        f"--fge_max_learning_rate={FLAGS.fge_max_learning_rate}.",
+    )
+    check(
+        FLAGS.fge_cycle_epochs > 0,
+        f"--fge_cycle_epochs={FLAGS.fge_cycle_epochs} must be more than 0, such as 0.5 or 2.",
+    )
+    left = FLAGS.epochs - FLAGS.fge_start_epoch
+    check(
+        left > 0 and 2 * left >= FLAGS.fge_cycle_epochs,
+        f"--fge_start_epoch={FLAGS.fge_start_epoch} leaves {left} of {FLAGS.epochs} epochs for FGE, less than half a "
+        f"cycle of --fge_cycle_epochs={FLAGS.fge_cycle_epochs}: there would be no snapshot.",
+    )
+    check(
+        FLAGS.epochs % FLAGS.sse_cycles == 0,
+        f"--sse_cycles={FLAGS.sse_cycles} must divide --epochs={FLAGS.epochs}: all methods have the same budget.",
+    )
+    check(
+        FLAGS.dataset != "folder" or FLAGS.data_dir,
+        "--dataset=folder needs --data_dir=<folder with train/<class>/*.jpg and test/<class>/*.jpg>.",
+    )
+    small = FLAGS.dataset == "digits" and not FLAGS.network.startswith("small_cnn")
+    check(not small, f"--network={FLAGS.network} is made for images of 32 x 32 pixels; digits have 8 x 8.")
+    check(FLAGS.dataset != "digits" or FLAGS.transform == "none", "--transform is for photographs, not for digits.")
 
 
 def settings_from_flags(data):
-    """The flags as attributes of one object, checked against each other and the data before any training."""
+    """The flags as attributes of one object, with what follows from them and the data."""
     settings = types.SimpleNamespace(**{flag.name: flag.value for flag in FLAGS.get_key_flags_for_module(__name__)})
+    steps = -(-len(data.train[0]) // settings.batch_size)
     settings.jit_compile = "auto" if settings.jit_compile is None else settings.jit_compile
-    if settings.experiment != "curves":
-        check_ensembles(settings, -(-len(data.train[0]) // settings.batch_size))
+    settings.fge_cycle_steps = max(2, 2 * round(settings.fge_cycle_epochs * steps / 2))
+    if settings.steps_per_execution is None:
+        settings.steps_per_execution = default_steps_per_execution(steps, settings.fge_cycle_steps // 2)
     return settings
 
 
-def check_ensembles(settings, steps):
-    """`steps` is the number of iterations of one epoch."""
-    check(
-        settings.fge_min_learning_rate < settings.fge_max_learning_rate,
-        f"--fge_min_learning_rate={settings.fge_min_learning_rate} must be below "
-        f"--fge_max_learning_rate={settings.fge_max_learning_rate}.",
-    )
-    cycle = settings.fge_cycle_epochs * steps
-    check(
-        cycle % 2 == 0,
-        f"--fge_cycle_epochs={settings.fge_cycle_epochs} epochs of {steps} iterations make an odd cycle of {cycle}, "
-        "which has no middle: use an even number of epochs, or another --batch_size.",
-    )
-    fge_epochs = settings.epochs - round(settings.fge_start * settings.epochs)
-    check(
-        2 * fge_epochs >= settings.fge_cycle_epochs,
-        f"--fge_start={settings.fge_start} leaves {fge_epochs} of {settings.epochs} epochs for FGE, less than half a "
-        f"cycle of --fge_cycle_epochs={settings.fge_cycle_epochs}: there would be no snapshot.",
-    )
-    check(
-        settings.sse_cycles <= settings.epochs,
-        f"--sse_cycles={settings.sse_cycles} must not exceed --epochs={settings.epochs}.",
-    )
+def default_steps_per_execution(steps, half_cycle):
+    """On TensorFlow, each call of the compiled function waits for its result: that idles a GPU, not a CPU."""
+    import keras
+
+    from records import accelerator
+
+    if keras.backend.backend() != "tensorflow" or accelerator() is None:
+        return 1
+    return max(count for count in range(1, 33) if steps % count == half_cycle % count == 0)
 
 
 def check_writable(folder):
@@ -123,45 +173,43 @@ def check_writable(folder):
 
 def main(arguments):
     check(len(arguments) == 1, f"Flags start with two dashes, as in --seed=1. Received: {' '.join(arguments[1:])}")
-    data = load_data()
-    settings = settings_from_flags(data)
-    check_writable(settings.output_dir)
+    try:
+        if FLAGS.preset:
+            presets.apply_preset(FLAGS.preset, FLAGS)
+        names = parse_experiments()
+        check_flags()
+        FLAGS.output_dir = FLAGS.output_dir or os.path.join("results", FLAGS.preset or "digits")
+        check_writable(FLAGS.output_dir)
+        run(names)
+    except ValueError as error:
+        sys.exit(f"error: {error}")
 
+
+def run(names):
     # Keras and matplotlib take seconds to load: --help and a mistyped flag need not wait for them.
-    import experiments
-    import report
+    import keras
 
-    record = report.new_record(settings)
-    record["hyperparameters"] = "The defaults were chosen on the validation split; test data were only measured."
-    report.console.print(
-        f"{data.name}: {len(data.train[0])} training, {len(data.validation[0])} validation, {len(data.test[0])} test "
-        f"images; backend {record['backend']}, {record['cpus']} CPUs"
-    )
-    with report.ProgressBars() as progress:
-        if settings.experiment in ("all", "curves"):
-            (paths, planes), seconds = experiments.timed(experiments.run_curves, settings, data, progress)
-            record["curves"], record["planes"] = report.summaries(paths), report.summaries(planes)
-            record["wall_seconds"]["curves"] = seconds
-            report.save_results(paths, settings.output_dir)
-            report.save_results(planes, settings.output_dir, prefix="plane_")
-            report.draw_curves(paths, planes, settings.output_dir)
-            report.write_json(record, os.path.join(settings.output_dir, "record.json"))
-        if settings.experiment in ("all", "ensembles"):
-            (groups, trace), seconds = experiments.timed(experiments.run_ensembles, settings, data, progress)
-            record["ensembles"] = {"summary": experiments.summarize_groups(groups), "groups": groups, "trace": trace}
-            record["ensembles"]["fge_minus_ind"] = {
-                metric: experiments.paired_difference(groups, metric) for metric in ("error", "nll")
-            }
-            record["wall_seconds"]["ensembles"] = seconds
-            report.draw_fge(trace, settings.output_dir)
-            report.draw_budgets(groups, settings.output_dir)
-            report.write_json(record, os.path.join(settings.output_dir, "record.json"))
-    if "curves" in record:
-        report.print_curves(paths)
-    if "ensembles" in record:
-        report.print_ensembles(groups, settings)
-    seconds = sum(record["wall_seconds"].values())
-    report.console.print(f"{seconds:.0f} s. Record, paths and figures are in [bold]{settings.output_dir}[/bold].")
+    import report
+    from records import Records
+
+    if names:
+        import data
+        import experiments
+
+        flag_names = [flag.name for flag in FLAGS.get_key_flags_for_module(__name__)]
+        configuration = {name: FLAGS[name].value for name in flag_names if name not in FREE}
+        records = Records(FLAGS.output_dir, configuration)
+        keras.config.set_dtype_policy(FLAGS.dtype_policy)
+        dataset = data.load(
+            FLAGS.dataset, FLAGS.data_dir, FLAGS.image_size, FLAGS.train_size, FLAGS.validation_size, FLAGS.use_test
+        )
+        settings = settings_from_flags(dataset)
+        report.print_start(dataset, records)
+        with report.ProgressBars() as progress:
+            benchmark = experiments.Benchmark(settings, dataset, records, progress)
+            for name in names:
+                benchmark.run(name)
+    report.write_report(FLAGS.output_dir)
 
 
 if __name__ == "__main__":

@@ -1,265 +1,317 @@
-"""The two experiments of the paper: curves between networks, and ensembles at equal training budgets.
+"""The paper's experiments, as units of work that are recorded when they are done, and taken up where they stopped.
 
-`settings` is any object with the flags of `cifar.py` as attributes. All choices (hyper-parameters, members, stopping)
-were made on validation data; `test` data are only measured.
+Units need each other: a curve needs two trained networks, FGE the first part of the training of one. What is missing
+is made; what is there is used. All choices (hyper-parameters, members, stopping) were made on validation data; test
+data are only measured.
 """
 
+import os
 import time
 
 import keras
 import numpy as np
-from keras import ops
 
 import curves
 import keras_fge
-from networks import NETWORKS
+from curves.files import read_npz, to_npz, write_atomically
+from keras_fge.ensemble import RunningMean
+from keras_fge.snapshots import to_array
+from records import unit_name
+from training import TrajectoryRecorder, compile_model, kept_state, load_state, make_network, train, train_cyclic
+
+BUDGETS = (1, 2, 3)
+CURVES = ("bezier", "chain")
 
 
-def make_network(settings, data, seed):
-    """A new network, initialized by `seed`, compiled with the settings of ordinary training."""
-    keras.utils.set_random_seed(seed)
-    make = NETWORKS[settings.network]
-    network = make(data.train[0].shape[1:], data.num_classes, settings.weight_decay, settings.width)
-    compile_model(network, settings, settings.learning_rate)
-    return network
+class Benchmark:
+    """All units of one configuration.
 
-
-def compile_model(model, settings, learning_rate):
-    model.compile(
-        keras.optimizers.SGD(learning_rate, momentum=settings.momentum),
-        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        metrics=["accuracy"],
-        jit_compile=settings.jit_compile,
-    )
-
-
-def fit(model, settings, data, epochs, callbacks, initial_epoch=0):
-    model.fit(
-        *data.train,
-        batch_size=settings.batch_size,
-        epochs=epochs,
-        initial_epoch=initial_epoch,
-        callbacks=callbacks,
-        verbose=0,
-    )
-
-
-def paper_schedule(learning_rate, epochs):
-    """The paper's learning rate, set at the start of each epoch as in the authors' code."""
-    return keras.callbacks.LearningRateScheduler(
-        lambda epoch, _: float(ops.convert_to_numpy(keras_fge.piecewise_linear(epoch + 1, learning_rate, epochs)))
-    )
-
-
-# --- Curves -----------------------------------------------------------------------------------------------------------
-
-
-def run_curves(settings, data, progress):
-    """Two networks from different seeds, the straight line between them, and the curves that connect them.
-
-    Returns:
-        (paths, planes): dictionaries of label to `curves.PathResult`, and to `curves.PlaneResult`: the planes through
-        three independent networks, and through the bends of each curve.
+    Args:
+        settings: An object with the flags of `cifar.py` as attributes.
+        data: A `Dataset`.
+        records: The `Records` of the folder `settings.output_dir`, which also gets arrays and checkpoints.
+        progress: A `ProgressBars`.
     """
-    train_subset = {"train_samples": settings.train_samples or None, "bn_samples": settings.bn_samples or None}
-    ends = []
-    for seed in range(settings.seed, settings.seed + (3 if settings.plane_points else 2)):
-        network = make_network(settings, data, seed)
-        with progress.task(f"network {len(ends) + 1}", settings.epochs) as ticker:
-            schedule = paper_schedule(settings.learning_rate, settings.epochs)
-            fit(network, settings, data, settings.epochs, [schedule, ticker])
-        ends.append(network)
 
-    paths, planes = {}, {}
+    def __init__(self, settings, data, records, progress):
+        self.settings, self.data, self.records, self.progress = settings, data, records, progress
+        self._networks = {}
 
-    def measure_plane(label, networks):
-        with progress.task(f"{label}: plane", None):
-            arguments = {"num_points": settings.plane_points, **train_subset, "batch_size": settings.eval_batch_size}
-            planes[label] = curves.evaluate_plane(networks, data.train, data.test, **arguments, verbose=False)
+    def run(self, experiment):
+        """Does what is missing of one of `EXPERIMENTS`."""
+        EXPERIMENTS[experiment](self)
 
-    if settings.plane_points:
-        measure_plane("three independent networks", [ends[0], ends[2], ends[1]])
-    lines = {
-        "straight line": (curves.PolygonalChain(2), "uniform"),
-        "Bezier curve": (curves.Bezier(settings.num_bends), "uniform"),
-        "polygonal chain": (curves.PolygonalChain(settings.num_bends), "uniform"),
-    }
-    if settings.arc_length:
-        lines["Bezier by length"] = (curves.Bezier(settings.num_bends), "arc_length")
-        lines["chain by length"] = (curves.PolygonalChain(settings.num_bends), "arc_length")
-    for name, (curve, objective) in lines.items():
+    def _unit(self, experiment, key, function):
+        """Does a unit, unless it is recorded: `function()` returns its metrics."""
+        if unit_name(experiment, key) not in self.records:
+            begin = time.perf_counter()
+            metrics = function()
+            seconds, flags = time.perf_counter() - begin, dict(vars(self.settings))
+            self.records.append(experiment, key, metrics, seconds, flags, self.data.about())
+
+    def _path(self, *parts):
+        path = os.path.join(self.settings.output_dir, *parts)
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        return path
+
+    def _checkpoint(self, experiment, key):
+        return self._path("checkpoints", f"{experiment}_{key}")
+
+    # --- Networks and curves ------------------------------------------------------------------------------------------
+
+    def endpoints(self):
+        """The three networks of curves and planes: two endpoints, and one more. They are the first ones of Ind, too."""
+        for seed in self._end_seeds:
+            self._run("ind", seed)
+
+    @property
+    def _end_seeds(self):
+        return range(self.settings.seed, self.settings.seed + 3)
+
+    def _ends(self, count):
+        """The first trained networks; those that have no checkpoint are trained, whether they are recorded or not."""
+        for seed in self._end_seeds[:count]:
+            if seed not in self._networks:
+                self._networks[seed] = self._trained_network(seed)
+        return [self._networks[seed] for seed in self._end_seeds[:count]]
+
+    def _trained_network(self, seed):
+        settings = self.settings
+        network = make_network(settings, self.data, seed)
+        folder, keep = self._checkpoint("ind", seed), settings.fge_start_epoch
+        with self.progress.task(f"network {seed}", settings.epochs) as ticker:
+            train(network, settings, self.data, settings.epochs, settings.learning_rate, seed, folder, ticker, keep)
+        return network
+
+    def curves(self):
+        """Trains the Bezier curve and the polygonal chain between the first two networks."""
+        self.endpoints()
+        for name in self._curve_names:
+            self._unit("curve", [name], lambda name=name: self._curve(name)[1])
+
+    @property
+    def _curve_names(self):
+        lengths = [f"{name}_by_length" for name in CURVES] if self.settings.arc_length else []
+        return [*CURVES, *lengths]
+
+    def _curve(self, name):
+        """(CurveModel, metrics of its last epoch), trained as far as it is not."""
+        settings = self.settings
+        ends = self._ends(2)
+        if name == "line":
+            model = curves.connect(*ends, curves.PolygonalChain(2))
+            compile_model(model, settings, settings.curve_learning_rate)
+            return model, {}
+        curve = (curves.Bezier if name.startswith("bezier") else curves.PolygonalChain)(settings.num_bends)
+        objective = "arc_length" if name.endswith("by_length") else "uniform"
+        keras.utils.set_random_seed(settings.seed)
         # The network brings its own weight decay.
-        model = curves.connect(ends[0], ends[1], curve, objective=objective, seed=settings.seed)
+        model = curves.connect(*ends, curve, objective=objective, seed=settings.seed)
         compile_model(model, settings, settings.curve_learning_rate)
-        if model.trainable_variables:
-            keras.utils.set_random_seed(settings.seed)
-            with progress.task(name, settings.curve_epochs) as ticker:
-                schedule = paper_schedule(settings.curve_learning_rate, settings.curve_epochs)
-                fit(model, settings, data, settings.curve_epochs, [schedule, ticker])
-        with progress.task(f"{name}: loss along it", None):
-            arguments = {"num_points": settings.num_points, **train_subset, "batch_size": settings.eval_batch_size}
-            paths[name] = curves.evaluate_path(model, data.train, data.test, **arguments, verbose=False)
-        if settings.plane_points and curve.num_bends == 3 and objective == "uniform":
-            measure_plane(name, model)
-    return paths, planes
+        folder, rate = self._checkpoint("curve", name), settings.curve_learning_rate
+        with self.progress.task(f"curve {name}", settings.curve_epochs) as ticker:
+            trained = train(model, settings, self.data, settings.curve_epochs, rate, settings.seed, folder, ticker)
+        metrics = {"train_loss": trained.logs["loss"], "train_error": 1 - trained.logs["accuracy"]}
+        return model, {**metrics, "arc_length": model.arc_length()}
 
+    def paths(self):
+        """Loss and error along the straight line and the curves."""
+        self.curves()
+        for name in ("line", *self._curve_names):
+            self._unit("path", [name], lambda name=name: self._measure_path(name))
 
-# --- Ensembles --------------------------------------------------------------------------------------------------------
+    def _measure_path(self, name):
+        model, data = self._curve(name)[0], (self.data.train, self.data.test)
+        path, points = self._path(f"path_{name}.npz"), self.settings.num_points
+        with self.progress.task(f"path {name}"):
+            return curves.evaluate_path(model, *data, points, **self._subset, path=path, verbose=False).summary()
 
+    def planes(self):
+        """Loss and error in the planes of three independent networks, of the Bezier curve, and of the chain."""
+        self.curves()
+        names = ["independent", *(CURVES if self.settings.num_bends == 3 else [])]
+        for name in names if self.settings.plane_points else []:
+            self._unit("plane", [name], lambda name=name: self._measure_plane(name))
 
-def run_ensembles(settings, data, progress):
-    """Ind, SSE and FGE at budgets of 1B, 2B and 3B epochs, B = `settings.epochs`.
+    def _measure_plane(self, name):
+        if name == "independent":
+            first, second, third = self._ends(3)
+            networks = [first, third, second]  # The first two stand where they do in the planes of their curves.
+        else:
+            networks = self._curve(name)[0]
+        arguments = {"num_points": self.settings.plane_points, "path": self._path(f"plane_{name}.npz"), **self._subset}
+        with self.progress.task(f"plane {name}"):
+            plane = curves.evaluate_plane(networks, self.data.train, self.data.test, **arguments, verbose=False)
+        return plane.summary()
 
-    Every run costs B epochs. At kB the members of k independent runs are pooled. The FGE run of a seed branches off the
-    ordinary run of the same seed, which saves time here; its cost is counted in full.
+    @property
+    def _subset(self):
+        settings = self.settings
+        return {
+            "train_samples": settings.train_samples or None,
+            "bn_samples": settings.bn_samples or None,
+            "batch_size": settings.eval_batch_size,
+        }
 
-    Returns:
-        (groups, trace): a list of dictionaries, one for each method, budget and group of k runs, with the number of
-        members and the metrics on validation and test data; and the measurements along the first FGE run.
-    """
-    runs, trace = {"Ind": [], "SSE": [], "FGE": []}, None
-    with progress.task("ensembles", 3 * settings.runs) as ticker:
-        for run in range(settings.runs):
-            seed = settings.seed + 100 + run
-            recorder = TrajectoryRecorder(data.test) if run == 0 else None
-            network, single, snapshots = train_ind_and_fge(settings, data, seed, recorder, ticker)
-            trace = recorder.trace if recorder else trace
-            runs["Ind"].append(predict_run(network, [single], data))
-            runs["FGE"].append(predict_run(network, snapshots, data))
-            runs["SSE"].append(predict_run(network, train_sse(settings, data, seed), data))
-            ticker.advance()
-    groups = []
-    for method, predictions in runs.items():
-        for budget in (1, 2, 3):
-            for first in range(0, settings.runs - budget + 1, budget):
-                groups.append(pool(predictions[first : first + budget], data))
-                groups[-1].update(method=method, budget=budget, runs=list(range(first, first + budget)))
-    return groups, trace
+    # --- Ensembles ----------------------------------------------------------------------------------------------------
 
+    def ind(self):
+        """Independent networks, the ordinary way to an ensemble."""
+        self._runs_and_pools("ind")
 
-def predict_run(network, snapshots, data):
-    """The ensemble of one run: number of members, probabilities on validation and test images."""
-    ensemble = keras_fge.Ensemble(network, snapshots, from_logits=True)
-    probabilities = {
-        split: ensemble.predict(getattr(data, split)[0], batch_size=1000) for split in ("validation", "test")
-    }
-    return {"members": len(ensemble), **probabilities}
+    def sse(self):
+        """Snapshot Ensembles: a whole run in a few cosine cycles."""
+        self._runs_and_pools("sse")
 
+    def fge(self):
+        """Fast Geometric Ensembling, which branches off the training of the independent network of the same seed.
 
-def pool(runs, data):
-    """The ensemble of the members of several runs. They have equally many: its mean is the mean of the runs' means."""
-    metrics = {}
-    for split in ("validation", "test"):
-        prediction = np.mean([run[split] for run in runs], axis=0, dtype="float64"), getattr(data, split)[1]
-        metrics[split] = {**keras_fge.classification_metrics(*prediction), **keras_fge.calibrated_metrics(*prediction)}
-    return {"members": sum(run["members"] for run in runs), **metrics}
+        That saves time here; an FGE run counts as a whole run in all comparisons.
+        """
+        self._runs_and_pools("fge")
 
+    def swa(self):
+        """Stochastic Weight Averaging: the mean of the weights of the members of FGE, in one network."""
+        for seed in self._seeds:
+            self._run("fge", seed)
+            self._run("swa", seed)
 
-def train_ind_and_fge(settings, data, seed, recorder, ticker):
-    """An ordinary network, and the FGE snapshots that branch off its training at `settings.fge_start`."""
-    network = make_network(settings, data, seed)
-    start = round(settings.fge_start * settings.epochs)
-    schedule = paper_schedule(settings.learning_rate, settings.epochs)
-    fit(network, settings, data, start, [schedule])
-    variables = network.variables + network.optimizer.variables
-    branch = [ops.convert_to_numpy(variable.value) for variable in variables]
-    fit(network, settings, data, settings.epochs, [schedule], initial_epoch=start)
-    single = keras_fge.Snapshot.of(network)
-    ticker.advance()
+    @property
+    def _seeds(self):
+        return range(self.settings.seed, self.settings.seed + self.settings.runs)
 
-    for variable, value in zip(variables, branch):
-        variable.assign(value)
-    fge = keras_fge.FGE(settings.fge_max_learning_rate, settings.fge_min_learning_rate, settings.fge_cycle_epochs)
-    fit(network, settings, data, settings.epochs - start, [fge, recorder] if recorder else [fge])
-    if recorder:
-        recorder.add_schedule(fge)
-    ticker.advance()
-    return network, single, fge.snapshots
+    def _run(self, method, seed):
+        self._unit(method, [seed], lambda: RUNS[method](self, seed))
 
+    def _ind_run(self, seed):
+        network = self._trained_network(seed)
+        snapshot = keras_fge.Snapshot.of(network, self.settings.epochs * self._steps)
+        return self._measure_ensemble("ind", seed, network, [snapshot])
 
-def train_sse(settings, data, seed):
-    network = make_network(settings, data, seed)
-    sse = keras_fge.SnapshotEnsemble(settings.sse_max_learning_rate, settings.epochs // settings.sse_cycles)
-    fit(network, settings, data, settings.epochs // settings.sse_cycles * settings.sse_cycles, [sse])
-    return sse.snapshots
-
-
-class TrajectoryRecorder(keras.callbacks.Callback):
-    """Test error and distance from the start, ||w_i - w_0|| over the trainable weights, every few iterations."""
-
-    def __init__(self, test, points_per_epoch=10):
-        super().__init__()
-        self.test = test
-        self.points_per_epoch = points_per_epoch
-        self.trace = {"iteration": [], "test_error": [], "distance": []}
-
-    def on_epoch_begin(self, epoch, logs=None):
-        self._epoch = epoch
-
-    def on_train_batch_begin(self, batch, logs=None):
-        steps = self.params["steps"]
-        if batch % max(1, steps // self.points_per_epoch) == 0:
-            self._record(self._epoch * steps + batch)
-
-    def on_train_end(self, logs=None):
-        self._record(self.params["epochs"] * self.params["steps"])
-
-    def _record(self, iteration):
-        model = self.model
-        weights = [ops.convert_to_numpy(v.value).astype("float64") for v in model.trainable_variables]
-        if iteration == 0:
-            self._start = weights
-        squares = [np.sum((now - start) ** 2) for now, start in zip(weights, self._start)]
-        x, y = self.test
-        self.trace["iteration"].append(iteration)
-        self.trace["distance"].append(float(np.sqrt(np.sum(squares))))
-        self.trace["test_error"].append(
-            float(np.mean(np.argmax(model.predict(x, batch_size=1000, verbose=0), axis=1) != y))
+    def _sse_run(self, seed):
+        settings = self.settings
+        network = make_network(settings, self.data, seed)
+        sse = keras_fge.SnapshotEnsemble(
+            settings.sse_max_learning_rate,
+            settings.epochs // settings.sse_cycles,
+            directory=self._checkpoint("sse", seed),
+            resume=True,
         )
+        with self.progress.task(f"sse {seed}", settings.epochs) as ticker:
+            train_cyclic(network, sse, settings, self.data, seed, [ticker])
+        return self._measure_ensemble("sse", seed, network, sse.snapshots)
 
-    def add_schedule(self, fge):
-        """The learning rate of every update, and the updates after which the snapshots were taken."""
-        updates = np.arange(1, self.trace["iteration"][-1] + 1)
-        rates = ops.convert_to_numpy(fge.learning_rate(updates, 2 * fge.snapshots[0].step))
-        self.trace["learning_rate"] = [float(rate) for rate in rates]
-        self.trace["snapshots"] = [snapshot.step for snapshot in fge.snapshots]
+    def _fge_run(self, seed):
+        settings = self.settings
+        start, epochs = settings.fge_start_epoch, settings.epochs - settings.fge_start_epoch
+        branch = kept_state(self._checkpoint("ind", seed), start)
+        if not os.path.exists(branch):
+            self._trained_network(seed)
+        network = make_network(settings, self.data, seed)
+        load_state(network, branch)
+        fge = keras_fge.FGE(
+            settings.fge_max_learning_rate,
+            settings.fge_min_learning_rate,
+            cycle_steps=settings.fge_cycle_steps,
+            start_epoch=start,
+            directory=self._checkpoint("fge", seed),
+            resume=True,
+        )
+        recorders = []
+        if seed == settings.seed:
+            weights = [to_array(variable) for variable in network.trainable_variables]
+            path = self._path("checkpoints", f"fge_{seed}_trace.json")
+            recorders = [TrajectoryRecorder(self.data.test, weights, start, path)]
+        with self.progress.task(f"fge {seed}", epochs) as ticker:
+            train_cyclic(network, fge, settings, self.data, seed, [*recorders, ticker], start)
+        metrics = self._measure_ensemble("fge", seed, network, fge.snapshots, start)
+        for recorder in recorders:
+            steps = np.arange(1, epochs * self._steps + 1)
+            rates = keras.ops.convert_to_numpy(fge.learning_rate(steps, fge.cycle_steps)).tolist()
+            snapshots = [snapshot.step for snapshot in fge.snapshots]
+            metrics["trace"] = {**recorder.trace, "learning_rate": rates, "snapshots": snapshots}
+        return metrics
+
+    def _swa_run(self, seed):
+        folder = self._checkpoint("fge", seed)
+        if not os.path.exists(folder):
+            self._fge_run(seed)
+        network = keras_fge.Ensemble.load(folder).average_weights(self.data.train)
+        return self._measure_ensemble("swa", seed, network, [keras_fge.Snapshot.of(network)])
+
+    @property
+    def _steps(self):
+        return -(-len(self.data.train[0]) // self.settings.batch_size)
+
+    def _measure_ensemble(self, method, seed, network, snapshots, first_epoch=0):
+        """Metrics of the ensemble of one run, and of its members one by one; its mean prediction goes to a file.
+
+        Returns:
+            {"members": count, split: metrics of the ensemble, "epochs": when each member was collected,
+            "member_error": of each one, "ensemble_error": of the first 1, 2, ...}, the last two on test data.
+        """
+        ensemble = keras_fge.Ensemble(network, snapshots, from_logits=True)
+        metrics, means = {"members": len(ensemble)}, {}
+        for split, (x, y) in self.data.splits.items():
+            running = RunningMean()
+            members, sizes = [], []
+            for index in range(len(ensemble)):
+                probabilities = ensemble[index : index + 1].predict(x, batch_size=1000)
+                running.add(probabilities)
+                members.append(error_of(probabilities, y))
+                sizes.append(error_of(running.mean(), y))
+            means[split] = running.mean().astype("float32")
+            metrics[split] = all_metrics(means[split], y)
+            if split == "test":
+                epochs = [first_epoch + snapshot.step / self._steps for snapshot in snapshots]
+                metrics.update(epochs=epochs, member_error=members, ensemble_error=sizes)
+        write_atomically(self._predictions(method, seed), to_npz(means))
+        return metrics
+
+    def _predictions(self, method, seed):
+        return self._path("checkpoints", f"predictions_{method}_{seed}.npz")
+
+    def _runs_and_pools(self, method):
+        for seed in self._seeds:
+            self._run(method, seed)
+        for budget in BUDGETS:
+            for first in range(0, self.settings.runs - budget + 1, budget):
+                seeds = list(self._seeds[first : first + budget])
+                self._unit(f"{method} ensemble", [budget, *seeds], lambda seeds=seeds: self._pool(method, seeds))
+
+    def _pool(self, method, seeds):
+        """The ensemble of the members of several runs. They have equally many: its mean is that of the runs' means."""
+        means = {split: 0 for split in self.data.splits}
+        for seed in seeds:
+            path = self._predictions(method, seed)
+            if not os.path.exists(path):
+                RUNS[method](self, seed)
+            predictions = read_npz(path, path)
+            means = {split: mean + predictions[split].astype("float64") / len(seeds) for split, mean in means.items()}
+        members = sum(self.records.metrics(unit_name(method, [seed]))["members"] for seed in seeds)
+        return {"members": members} | {s: all_metrics(means[s], y) for s, (_, y) in self.data.splits.items()}
 
 
-def summarize_groups(groups):
-    """Mean and standard error of the test metrics over the groups of each method and budget.
-
-    Returns:
-        `{method: {budget: {"n", "members", "error", "error_se", "nll", "nll_se", ...}}}`.
-    """
-    summary = {}
-    for group in groups:
-        summary.setdefault(group["method"], {}).setdefault(group["budget"], []).append(group)
-    for budgets in summary.values():
-        for budget, members in budgets.items():
-            budgets[budget] = {"n": len(members), "members": members[0]["members"]}
-            for metric in members[0]["test"]:
-                values = np.array([group["test"][metric] for group in members])
-                budgets[budget][metric] = float(values.mean())
-                budgets[budget][f"{metric}_se"] = standard_error(values)
-    return summary
+RUNS = {"ind": Benchmark._ind_run, "sse": Benchmark._sse_run, "fge": Benchmark._fge_run, "swa": Benchmark._swa_run}
+EXPERIMENTS = {
+    "endpoint": Benchmark.endpoints,
+    "curve": Benchmark.curves,
+    "path": Benchmark.paths,
+    "plane": Benchmark.planes,
+    "ind": Benchmark.ind,
+    "sse": Benchmark.sse,
+    "fge": Benchmark.fge,
+    "swa": Benchmark.swa,
+}
 
 
-def paired_difference(groups, metric, method="FGE", baseline="Ind", budget=1):
-    """Mean and standard error of `method` minus `baseline` over the runs that share a seed."""
-    values = {
-        name: np.array([g["test"][metric] for g in groups if (g["method"], g["budget"]) == (name, budget)])
-        for name in (method, baseline)
+def error_of(probabilities, labels):
+    return float(np.mean(np.argmax(probabilities, axis=1) != labels))
+
+
+def all_metrics(probabilities, labels):
+    probabilities = probabilities.astype("float64")
+    return {
+        **keras_fge.classification_metrics(probabilities, labels),
+        **keras_fge.calibrated_metrics(probabilities, labels),
     }
-    difference = values[method] - values[baseline]
-    return {"mean": float(difference.mean()), "se": standard_error(difference), "n": len(difference)}
-
-
-def standard_error(values):
-    """Of the mean; None for a single value."""
-    return float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else None
-
-
-def timed(function, *arguments):
-    """(result, seconds)."""
-    begin = time.perf_counter()
-    return function(*arguments), time.perf_counter() - begin

@@ -24,9 +24,10 @@ from keras import ops
 
 import curves
 import keras_fge
-from data import load_digits
-from networks import small_cnn
-from report import console, new_record, write_json
+from data import load
+from networks import make_network
+from records import new_record, write_json
+from report import console
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("output", "results/gradient_variance.json", "Record to write.")
@@ -102,8 +103,9 @@ def mean_losses(networks, x, y, batch_size, epochs, runs):
 
 def relative_times(seed, turns=20):
     """Fastest of `turns` of K steps on a K-th of a batch, over that of one step on all of it."""
-    model = compiled(curves.connect(*(small_cnn((32, 32, 3), 10, 2e-3, width=32) for _ in range(2)), seed=seed))
-    x, y = np.random.default_rng(seed).normal(size=(128, 32, 32, 3)).astype("float32"), np.arange(128) % 10
+    networks = [make_network("small_cnn", (32, 32, 3), 10, 2e-3, width=32) for _ in range(2)]
+    model = compiled(curves.connect(*networks, seed=seed))
+    x, y = np.random.default_rng(seed).integers(0, 256, (128, 32, 32, 3), "uint8"), np.arange(128) % 10
     seconds = {strata: [] for strata in STRATA}
     for _ in range(turns + 1):
         for strata in STRATA:
@@ -115,11 +117,12 @@ def relative_times(seed, turns=20):
 
 
 def main(_):
-    data = load_digits()
+    data = load("digits")
     x, y = data.train
     keras.utils.set_random_seed(FLAGS.seed)
     rng = np.random.default_rng(FLAGS.seed)
-    networks = [compiled(small_cnn(x.shape[1:], data.num_classes, 2e-3, dropout=0.0)) for _ in range(2)]
+    arguments = {"weight_decay": 2e-3, "largest_pixel": data.largest_pixel, "dropout": 0.0}
+    networks = [compiled(make_network("small_cnn", x.shape[1:], 10, **arguments)) for _ in range(2)]
     for network in networks:
         network.fit(x, y, batch_size=25, epochs=FLAGS.epochs, verbose=0)
     record = new_record(

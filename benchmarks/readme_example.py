@@ -19,8 +19,8 @@ import numpy as np
 from absl import app, flags
 
 import keras_fge
-from experiments import standard_error
-from report import console, new_record, write_json
+from records import new_record, write_json
+from report import console, standard_error
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("output", "results/readme_example.json", "Record to write.")

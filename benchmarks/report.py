@@ -1,11 +1,12 @@
-"""What a person gets to see: progress bars, tables, figures, and the record of a run."""
+"""What a person gets to see: progress bars, and tables and figures, made of the records of a folder alone."""
 
+import base64
 import contextlib
-import datetime
-import json
+import dataclasses
+import html
 import os
-import platform
-import sys
+import pathlib
+import time
 
 import keras
 import numpy as np
@@ -15,26 +16,36 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.table import Table
 
 import curves
-from experiments import paired_difference, summarize_groups
+import reference
+from curves.files import write_atomically
+from records import Records
 
 console = Console()
-QUANTITIES = (
+QUANTITIES = (  # metric, label, scale, digits
     ("error", "test error %", 100, 2),
     ("nll", "test NLL", 1, 3),
     ("calibrated_nll", "test NLL, calibrated", 1, 3),
 )
-METHODS = {"Ind": "tab:blue", "SSE": "tab:orange", "FGE": "tab:green"}
+METHODS = {"ind": ("Ind", "tab:blue"), "sse": ("SSE", "tab:orange"), "fge": ("FGE", "tab:green")}
+PATHS = {
+    "line": "straight line",
+    "bezier": "Bezier curve",
+    "chain": "polygonal chain",
+    "bezier_by_length": "Bezier by length",
+    "chain_by_length": "chain by length",
+}
+PLANES = {"independent": "three independent networks", **PATHS}
 
 
 class Ticker(keras.callbacks.Callback):
-    """Moves a progress bar by one at each epoch, or when told to."""
+    """Moves a progress bar, by one at each epoch if it is among the callbacks of `fit`."""
 
     def __init__(self, advance):
         super().__init__()
         self.advance = advance
 
     def on_epoch_end(self, epoch, logs=None):
-        self.advance()
+        self.advance(1)
 
 
 class ProgressBars:
@@ -51,11 +62,14 @@ class ProgressBars:
         )
 
     @contextlib.contextmanager
-    def task(self, description, total):
+    def task(self, description, total=None):
         task = self._bars.add_task(description, total=total)
-        yield Ticker(lambda: self._bars.advance(task))
+        begin = time.perf_counter()
+        yield Ticker(lambda count: self._bars.advance(task, count))
         if total is None:
             self._bars.update(task, total=1, completed=1)
+        if not console.is_terminal:  # A log file gets a line, as it does not show the bars.
+            console.print(f"{description}: {time.perf_counter() - begin:.0f} s")
 
     def __enter__(self):
         self._bars.start()
@@ -65,69 +79,225 @@ class ProgressBars:
         self._bars.stop()
 
 
+def print_start(data, records):
+    counts = [f"{len(data.train[0])} training", *(f"{len(x)} {split}" for split, (x, _) in data.splits.items())]
+    console.print(f"{data.name}: {', '.join(counts)} images; backend {keras.backend.backend()}")
+    if records.units:
+        console.print(f"{len(records.units)} units of work are recorded already: {records.path}")
+
+
+def write_report(folder):
+    """Prints the tables, and writes the figures (.png) and one page with everything (report.html).
+
+    Raises:
+        ValueError: if there are no records, or damaged ones.
+    """
+    records = Records(folder)
+    if not records.units:
+        raise ValueError(f"{folder} has no records yet: run some --experiment first.")
+    tables = [*curve_tables(records), *ensemble_tables(records), *time_tables(records)]
+    for table in tables:
+        console.print(table.to_rich())
+        console.print(table.note + "\n")
+    figures = {}
+    for name, title, draw in FIGURES:
+        if figure := draw(records, folder):
+            path = os.path.join(folder, name)
+            figure.savefig(path, dpi=120)
+            figures[title] = path
+    page = os.path.join(folder, "report.html")
+    write_atomically(page, to_html(records, tables, figures).encode())
+    console.print(f"Records, arrays and figures are in [bold]{folder}[/bold], all of it in [bold]{page}[/bold].")
+
+
 # --- Tables -----------------------------------------------------------------------------------------------------------
 
 
-def print_curves(results):
-    table = Table(title="Curves between two independently trained networks")
-    table.add_column("path", no_wrap=True)
-    for name in ("train loss", "mean", "error %", "barrier", "length"):
-        table.add_column(name, justify="right", no_wrap=True)
-    line = next(iter(results.values()))
-    rows = {"endpoints": (line.train["loss"][[0, -1]], "", line.test["error"][[0, -1]], "", "")}
-    for name, result in results.items():
-        mean = f"{result.mean():.3f} {result.mean(over='length'):.3f}"
-        length = f"{result.summary()['length_ratio']:.3f}"
-        rows[name] = (result.train["loss"], mean, result.test["error"], f"{result.barrier():.3f}", length)
-    for name, (loss, mean, error, barrier, length) in rows.items():
-        loss = f"{np.min(loss):.3f}-{np.max(loss):.3f}"
-        error = f"{100 * np.min(error):.2f}-{100 * np.max(error):.2f}"
-        table.add_row(name, loss, mean, error, barrier, length)
-    console.print(table)
-    console.print(
-        "Minimum to maximum along the path, of train loss and test error; mean of the train loss over t, and over arc "
-        "length. Barrier, in nats: the largest train loss (with weight decay) on the path minus that of the worse "
-        "endpoint. Length: of the path in weight space, over the straight distance.\n"
+@dataclasses.dataclass
+class Grid:
+    """A table: names of its columns, rows of texts, and what must be known to read it."""
+
+    title: str
+    columns: list
+    rows: list
+    note: str
+
+    def to_rich(self):
+        table = Table(title=self.title)
+        for index, column in enumerate(self.columns):
+            table.add_column(column, justify="right" if index else "left", no_wrap=True)
+        for row in self.rows:
+            table.add_row(*row)
+        return table
+
+    def to_html(self):
+        head = "".join(f"<th>{html.escape(column)}</th>" for column in self.columns)
+        body = "".join(f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in row)}</tr>" for row in self.rows)
+        title, note = html.escape(self.title), html.escape(self.note)
+        return f"<h2>{title}</h2><table><tr>{head}</tr>{body}</table><p>{note}</p>"
+
+
+def curve_tables(records):
+    """Along each path: train loss, test error, barrier, length; beside them those of the authors, if there are any."""
+    paths = {name: record["metrics"] for name, record in by_name(records, "path").items()}
+    if not paths:
+        return []
+    theirs = reference.CURVES.get(setting(records), {})
+    rows = []
+    for name, s in paths.items():
+        loss = span(s["train_loss_min"], s["train_loss_max"], 3)
+        error = span(s["test_error_min"], s["test_error_max"], 2, 100)
+        mean = f"{s['train_loss_mean']:.3f}, {s['train_loss_length_mean']:.3f}"
+        rows.append([PATHS[name], loss, mean, error, f"{s['train_loss_barrier']:.3f}", f"{s['length_ratio']:.3f}"])
+        if theirs:
+            cell = theirs.get(name)
+            rows[-1] += [span(*cell[:2], 2), span(*cell[2:], 2)] if cell else ["", ""]
+    columns = ["path", "train loss", "mean", "test error %", "barrier", "length"]
+    note = (
+        "Least to largest value along the path; mean of the train loss over t, and over arc length. The train loss "
+        "contains the weight decay. Barrier, in nats: the largest train loss on the path minus that of the worse "
+        "endpoint. Length: of the path in weight space, over the straight distance."
     )
+    if theirs:
+        columns += ["authors: loss", "error %"]
+        note += " The authors measured the train loss on augmented images, we do not."
+    return [Grid("Curves between two independently trained networks", columns, rows, note)]
 
 
-def print_ensembles(groups, settings):
-    summary = summarize_groups(groups)
-    table = Table(title=f"Ensembles at equal budgets, B = {settings.epochs} epochs")
-    table.add_column("", no_wrap=True)
-    for budget in (1, 2, 3):
-        table.add_column(f"{budget}B (n = {summary['Ind'][budget]['n']})", justify="right", no_wrap=True)
+def ensemble_tables(records):
+    groups = pooled(records)
+    if not groups:
+        return []
+    theirs = reference.ENSEMBLES.get(setting(records), {})
+    budgets = sorted({budget for _, budget in groups})
+    tables = []
     for metric, label, scale, digits in QUANTITIES:
-        table.add_row(f"[bold]{label}")
-        for method, budgets in summary.items():
-            cells = [_plus_minus(cell[metric], cell[f"{metric}_se"], scale, digits) for cell in budgets.values()]
-            table.add_row(f"  {method}, {budgets[1]['members']} per run", *cells)
-    console.print(table)
-    console.print("Mean ± standard error over n groups of 1, 2 or 3 pooled runs.")
-    error, nll = (paired_difference(groups, metric) for metric in ("error", "nll"))
-    console.print(
-        f"FGE minus the single network of the same seed and cost, over {error['n']} runs: test error "
-        f"{_plus_minus(error['mean'], error['se'], 100, 2)} points, "
-        f"NLL {_plus_minus(nll['mean'], nll['se'], 1, 3)}.\n"
+        rows = []
+        for method, (name, _) in METHODS.items():
+            cells = [groups.get((method, budget)) for budget in budgets]
+            if any(cells):
+                row = [f"{name}, {cells[0][0]['members']} a run"]
+                row += [
+                    mean_and_std([group["test"][metric] for group in cell], scale, digits) if cell else ""
+                    for cell in cells
+                ]
+                if theirs and metric == "error":
+                    row += [f"{value:.2f}" for value in theirs.get(method, [])] or [""] * len(budgets)
+                rows.append(row)
+        swa = [record["metrics"]["test"][metric] for record in records.of("swa")]
+        if swa:
+            rows.append(["SWA, 1 network", mean_and_std(swa, scale, digits), *[""] * (len(rows[0]) - 2)])
+        columns = ["", *(f"{budget}B" for budget in budgets)]
+        if theirs and metric == "error":
+            columns += [f"authors {budget}B" for budget in budgets]
+        note = "Mean ± standard deviation (n) over groups of 1, 2 or 3 pooled runs."
+        if metric == "error":
+            note += f" B = {records.configuration['epochs']} epochs. {paired_text(records)}"
+        if metric == "calibrated_nll":
+            note += " After temperature scaling, cross-validated on the test images."
+        tables.append(Grid(f"Ensembles at equal budgets: {label}", columns, rows, note))
+    return tables
+
+
+def time_tables(records):
+    """How long units of each kind took, and on what."""
+    kinds = {}
+    for record in records.units.values():
+        kinds.setdefault(record["experiment"], []).append(record)
+    rows = []
+    for kind, units in kinds.items():
+        seconds = [unit["wall_seconds"] for unit in units]
+        machines = sorted({f"{unit['backend']} on {unit['device']}, {unit['cpus']} CPUs" for unit in units})
+        rows.append([kind, str(len(units)), f"{np.mean(seconds):.0f}", f"{np.sum(seconds):.0f}", "; ".join(machines)])
+    note = "Wall time in the process that finished a unit: without what an interrupted one had done before."
+    return [Grid("Time", ["unit", "n", "mean s", "sum s", "machine"], rows, note)]
+
+
+def by_name(records, experiment):
+    """The records of paths or planes by name, in the order of `PLANES`."""
+    found = {record["key"][0]: record for record in records.of(experiment)}
+    return {name: found[name] for name in PLANES if name in found}
+
+
+def setting(records):
+    """(network, number of classes), the key of the reference."""
+    return records.configuration["network"], next(iter(records.units.values()))["data"]["num_classes"]
+
+
+def pooled(records):
+    """`{(method, budget): [metrics of each group of pooled runs]}`."""
+    groups = {}
+    for method in METHODS:
+        for record in records.of(f"{method} ensemble"):
+            groups.setdefault((method, record["key"][0]), []).append(record["metrics"])
+    return groups
+
+
+def paired_difference(records, metric, method="fge", baseline="ind"):
+    """Mean and standard error of `method` minus `baseline`, over single runs that share a seed; None without such."""
+    values = [
+        {record["key"][0]: record["metrics"]["test"][metric] for record in records.of(name)}
+        for name in (method, baseline)
+    ]
+    seeds = [seed for seed in values[0] if seed in values[1]]
+    if len(seeds) < 2:
+        return None
+    differences = np.array([values[0][seed] - values[1][seed] for seed in seeds])
+    return {"mean": float(differences.mean()), "se": standard_error(differences), "n": len(seeds)}
+
+
+def paired_text(records):
+    error, nll = (paired_difference(records, metric) for metric in ("error", "nll"))
+    if error is None:
+        return ""
+    return (
+        f"FGE minus the single network of the same seed and cost, mean ± standard error over {error['n']} runs: test "
+        f"error {100 * error['mean']:+.2f} ± {100 * error['se']:.2f} points, NLL {nll['mean']:+.3f} ± {nll['se']:.3f}."
     )
 
 
-def _plus_minus(value, error, scale, digits):
-    return f"{scale * value:.{digits}f}" + ("" if error is None else f" ± {scale * error:.{digits}f}")
+def standard_error(values):
+    """Of the mean; None for a single value."""
+    return float(np.std(values, ddof=1) / np.sqrt(len(values))) if len(values) > 1 else None
 
 
-# --- Figures ----------------------------------------------------------------------------------------------------------
+def mean_and_std(values, scale, digits):
+    spread = f" ± {scale * np.std(values, ddof=1):.{digits}f}" if len(values) > 1 else ""
+    return f"{scale * np.mean(values):.{digits}f}{spread} ({len(values)})"
 
 
-def draw_curves(paths, planes, folder):
-    curves.plot_paths(paths, os.path.join(folder, "curves.png"))
-    if planes:
-        curves.plot_planes(planes, os.path.join(folder, "planes_train_loss.png"))
-        curves.plot_planes(planes, os.path.join(folder, "planes_test_error.png"), "test", "error")
+def span(least, largest, digits, scale=1):
+    return f"{scale * least:.{digits}f} to {scale * largest:.{digits}f}"
 
 
-def draw_fge(trace, folder):
+# --- Figures: functions of the records and their folder, None if there is nothing to draw -----------------------------
+
+
+def results(records, folder, experiment, result_class):
+    """Measured paths or planes by the label that people read, as far as their files are there."""
+    files = {PLANES[name]: os.path.join(folder, f"{experiment}_{name}.npz") for name in by_name(records, experiment)}
+    return {label: result_class.load(path) for label, path in files.items() if os.path.exists(path)}
+
+
+def draw_paths(records, folder):
+    paths = results(records, folder, "path", curves.PathResult)
+    return curves.plot_paths(paths) if paths else None
+
+
+def draw_planes(split, quantity):
+    def draw(records, folder):
+        planes = results(records, folder, "plane", curves.PlaneResult)
+        return curves.plot_planes(planes, None, split, quantity) if planes else None
+
+    return draw
+
+
+def draw_fge(records, folder):
     """The paper's three panels: learning rate, test error and distance from the start, against the iteration."""
+    traces = [record["metrics"]["trace"] for record in records.of("fge") if "trace" in record["metrics"]]
+    if not traces:
+        return None
+    trace = traces[0]
     figure = Figure(figsize=(6, 6.5), layout="constrained")
     panels = figure.subplots(3, 1, sharex=True)
     updates = range(1, len(trace["learning_rate"]) + 1)
@@ -144,77 +314,97 @@ def draw_fge(trace, folder):
         axes.grid(alpha=0.3)
     panels[0].set_title("One FGE run; dotted lines: snapshots")
     panels[-1].set_xlabel("iteration")
-    figure.savefig(os.path.join(folder, "fge.png"), dpi=150)
+    return figure
 
 
-def draw_budgets(groups, folder):
+def draw_budgets(records, folder):
     """Test error and NLL against the budget, mean and standard error."""
-    summary = summarize_groups(groups)
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
-    quantities = [("error", 100, "test error (%)"), ("nll", 1, "test NLL")]
-    for axes, (metric, scale, label) in zip(figure.subplots(1, 2), quantities):
-        for shift, (method, budgets) in zip((-0.03, 0, 0.03), summary.items()):
-            means = [scale * cell[metric] for cell in budgets.values()]
-            errors = [scale * (cell[f"{metric}_se"] or 0) for cell in budgets.values()]
-            x = np.array(list(budgets)) + shift
-            axes.errorbar(x, means, errors, marker="o", capsize=3, color=METHODS[method], label=method)
+    groups = pooled(records)
+    if not groups:
+        return None
+    figure = Figure(figsize=(12, 3.6), layout="constrained")
+    for axes, (metric, label, scale, _) in zip(figure.subplots(1, 3), QUANTITIES):
+        for shift, (method, (name, color)) in zip((-0.03, 0, 0.03), METHODS.items()):
+            cells = {b: [g["test"][metric] for g in values] for (m, b), values in groups.items() if m == method}
+            means = [scale * np.mean(values) for values in cells.values()]
+            errors = [scale * (standard_error(values) or 0) for values in cells.values()]
+            x = np.array(list(cells)) + shift
+            axes.errorbar(x, means, errors, marker="o", capsize=3, color=color, label=name)
         axes.set(xlabel="budget (B)", ylabel=label, xticks=[1, 2, 3])
-        axes.set_ylim(bottom=0)
         axes.grid(alpha=0.3)
-        axes.legend()
-    figure.savefig(os.path.join(folder, "budgets.png"), dpi=150)
+    axes.legend()
+    return figure
 
 
-# --- Record -----------------------------------------------------------------------------------------------------------
+def draw_members(records, folder):
+    """Accuracy against the epochs spent: of the members one by one, and of the ensemble of those so far."""
+    runs = {method: [record["metrics"] for record in records.of(method)] for method in ("sse", "fge")}
+    if not any(runs.values()):
+        return None
+    figure = Figure(figsize=(6.5, 4), layout="constrained")
+    axes = figure.subplots()
+    budget = records.configuration["epochs"]
+    for method, metrics in runs.items():
+        for quantity, marker in (("member_error", "x--"), ("ensemble_error", "d-")) if metrics else ():
+            x = np.array(metrics[0]["epochs"]) / budget
+            accuracy = 100 - 100 * np.mean([run[quantity] for run in metrics], axis=0)
+            name, color = METHODS[method]
+            label = f"{name}, {'separate' if quantity == 'member_error' else 'ensemble'}"
+            axes.plot(x, accuracy, marker, color=color, label=label, linewidth=1)
+    singles = [record["metrics"]["test"]["error"] for record in records.of("ind")]
+    if singles:
+        axes.axhline(
+            100 - 100 * np.mean(singles), color=METHODS["ind"][1], linestyle=":", label="Ind, one network at 1B"
+        )
+    axes.set(xlabel="budget (B)", ylabel="test accuracy (%)", title="Means over runs")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    return figure
 
 
-def environment():
-    """Versions and hardware, as far as they matter for numbers and times."""
-    import importlib.metadata as metadata
-
-    packages = ("keras-fge", "keras", keras.backend.backend(), "numpy", "scikit-learn")
-    return {
-        "backend": keras.backend.backend(),
-        "python": platform.python_version(),
-        "packages": {name: metadata.version(name) for name in packages},
-        "platform": platform.platform(),
-        "processor": _processor(),
-        "cpus": os.cpu_count(),
-    }
+FIGURES = (
+    ("paths.png", "Along the paths", draw_paths),
+    ("planes_train_loss.png", "Train loss in planes of weight space", draw_planes("train", "loss")),
+    ("planes_test_error.png", "Test error in the same planes", draw_planes("test", "error")),
+    ("fge.png", "One FGE run", draw_fge),
+    ("members.png", "Accuracy against budget: separate members, and ensembles of those so far", draw_members),
+    ("budgets.png", "Ensembles at equal budgets, mean and standard error", draw_budgets),
+)
 
 
-def _processor():
-    with contextlib.suppress(OSError), open("/proc/cpuinfo") as file:
-        for line in file:
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor()
+# --- The page ---------------------------------------------------------------------------------------------------------
+
+STYLE = """
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums }
+th, td { padding: .25rem .8rem; border-bottom: 1px solid #ddd; text-align: right } th:first-child, td:first-child
+{ text-align: left } img { max-width: 100% } code, pre { font-size: .85em; white-space: pre-wrap }
+"""
 
 
-def new_record(settings):
-    return {
-        "command": " ".join(["python", *sys.argv]),
-        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "seed": settings.seed,
-        "flags": dict(vars(settings)),
-        **environment(),
-        "wall_seconds": {},
-    }
-
-
-def summaries(results):
-    return {name: result.summary() for name, result in results.items()}
-
-
-def save_results(results, folder, prefix=""):
-    for name, result in results.items():
-        result.save(os.path.join(folder, prefix + name.replace(" ", "_") + ".npz"))
-
-
-def write_json(record, path):
-    """Replaces `path` by the record in one step: a reader finds the old file or the new one, whole."""
-    temporary = f"{path}.{os.getpid()}.tmp"
-    with open(temporary, "w") as file:
-        json.dump(record, file, indent=2, allow_nan=False)
-        file.write("\n")
-    os.replace(temporary, path)
+def to_html(records, tables, figures):
+    """One page with tables, figures and settings, which needs no other file."""
+    first = next(iter(records.units.values()))
+    title = f"{records.configuration['network']} on {first['data']['name']}"
+    parts = [f"<h1>{html.escape(title)}</h1>", *(table.to_html() for table in tables)]
+    for caption, path in figures.items():
+        image = base64.b64encode(pathlib.Path(path).read_bytes()).decode()
+        parts.append(
+            f'<h2>{html.escape(caption)}</h2><img alt="{html.escape(caption)}" src="data:image/png;base64,{image}">'
+        )
+    commands = dict.fromkeys(record["command"] for record in records.units.values())
+    versions = dict.fromkeys(
+        ", ".join(f"{name} {version}" for name, version in record["packages"].items())
+        for record in records.units.values()
+    )
+    settings = "\n".join(f"--{name}={value}" for name, value in records.configuration.items())
+    for caption, text in (
+        ("Commands", "\n".join(commands)),
+        ("Data", ", ".join(f"{name}: {value}" for name, value in first["data"].items())),
+        ("Versions", "\n".join(versions)),
+        ("Settings", settings),
+    ):
+        parts.append(f"<h2>{caption}</h2><pre>{html.escape(text)}</pre>")
+    body = "\n".join(parts)
+    head = f'<meta charset="utf-8"><title>{html.escape(title)}</title><style>{STYLE}</style>'
+    return f'<!doctype html>\n<html lang="en"><head>{head}</head>\n<body>\n{body}\n</body></html>\n'

@@ -19,8 +19,9 @@ from absl import app, flags
 
 import curves
 import keras_fge
-from networks import small_cnn
-from report import console, new_record, write_json
+from networks import make_network
+from records import new_record, write_json
+from report import console
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("output", "results/speed.json", "Record to write.")
@@ -41,9 +42,9 @@ def compiled(model):
 def measure(batch_size, steps, turns, width, seed):
     """Seconds per turn: `{name: [...]}`."""
     keras.utils.set_random_seed(seed)
-    x = np.random.default_rng(seed).normal(size=(steps * batch_size, 32, 32, 3)).astype("float32")
+    x = np.random.default_rng(seed).integers(0, 256, (steps * batch_size, 32, 32, 3), "uint8")
     y = np.arange(len(x)) % 10
-    networks = [compiled(small_cnn((32, 32, 3), 10, 5e-4, width)) for _ in range(3)]
+    networks = [compiled(make_network("small_cnn", (32, 32, 3), 10, 5e-4, width=width)) for _ in range(3)]
     models = {
         "plain": networks[0],
         "curve, 3 bends": compiled(curves.connect(networks[0], networks[1], seed=seed)),

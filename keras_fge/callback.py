@@ -115,7 +115,7 @@ class CyclicEnsemble(keras.callbacks.Callback, abc.ABC):
             fge = keras_fge.FGE(0.05, 0.0005, directory="run", resume=True)
             model.fit(fge.batches(x, y, batch_size=128), epochs=20, callbacks=[fge])
         """
-        return _Batches(self, x, y, batch_size, seed)
+        return Batches(self, x, y, batch_size, seed)
 
     def plot(self, path=None):
         """The paper's figure of the last run: learning rate, error, and distances, against the iteration.
@@ -581,7 +581,7 @@ class SnapshotEnsemble(CyclicEnsemble):
         return cycle_steps
 
 
-class _Batches(keras.utils.PyDataset):
+class Batches(keras.utils.PyDataset):
     """See `CyclicEnsemble.batches`."""
 
     def __init__(self, callback, x, y, batch_size, seed):

@@ -1,0 +1,112 @@
+"""Presets: documented sets of flags, the rows of the paper's table and smaller ones. docs/benchmark.md has them all.
+
+What is from the authors' code (timgaripov/dnn-mode-connectivity): epochs, learning rates, weight decay, transforms and
+curves. What is from the paper's text as we remember it, without the text at hand: the epochs of FGE and its learning
+rates, which fit the budgets and numbers of members of the table, and the cycles of SSE. The commands in the README of
+that code differ there: 40 epochs from epoch 160 on, cycles of 2 epochs, for all networks.
+"""
+
+PAPER = {
+    "batch_size": 128,
+    "momentum": 0.9,
+    "use_test": True,
+    "num_bends": 3,
+    "runs": 6,
+    "num_points": 61,
+    "plane_points": 21,
+    "eval_batch_size": 1000,
+    "fge_min_learning_rate": 5e-4,
+}
+NETWORKS = {
+    "vgg16": {
+        "network": "vgg16",
+        "transform": "vgg",
+        "epochs": 200,
+        "learning_rate": 0.05,
+        "weight_decay": 5e-4,
+        "curve_epochs": 600,
+        "curve_learning_rate": 0.015,
+        "fge_start_epoch": 156,  # 22 members
+        "fge_cycle_epochs": 2,
+        "fge_max_learning_rate": 1e-2,
+        "sse_cycles": 5,
+        "sse_max_learning_rate": 0.05,
+    },
+    "preresnet164": {
+        "network": "preresnet164",
+        "transform": "resnet",
+        "epochs": 150,
+        "learning_rate": 0.1,
+        "weight_decay": 3e-4,
+        "curve_epochs": 200,
+        "curve_learning_rate": 0.03,
+        "fge_start_epoch": 126,  # 6 members
+        "fge_cycle_epochs": 4,
+        "fge_max_learning_rate": 5e-2,
+        "sse_cycles": 3,
+        "sse_max_learning_rate": 0.1,
+    },
+    "wrn28x10": {
+        "network": "wrn28x10",
+        "transform": "resnet",
+        "epochs": 200,
+        "learning_rate": 0.1,
+        "weight_decay": 5e-4,
+        "curve_epochs": 200,
+        "curve_learning_rate": 0.03,
+        "fge_start_epoch": 152,  # 12 members
+        "fge_cycle_epochs": 4,
+        "fge_max_learning_rate": 5e-2,
+        "sse_cycles": 4,
+        "sse_max_learning_rate": 0.1,
+    },
+}
+DATASETS = {
+    "cifar10": {"dataset": "cifar10"},
+    "cifar100": {"dataset": "cifar100"},
+    "folder": {"dataset": "folder"},  # Needs --data_dir.
+}
+
+PRESETS = {
+    f"{network}_{dataset}": {**PAPER, **network_flags, **dataset_flags}
+    for network, network_flags in NETWORKS.items()
+    for dataset, dataset_flags in DATASETS.items()
+} | {
+    # Every experiment in less than 2 minutes on 2 cores, to see that all works: the numbers mean nothing.
+    "smoke": {
+        "dataset": "digits",
+        "network": "small_cnn_bn",
+        "width": 4,
+        "epochs": 4,
+        "batch_size": 50,
+        "curve_epochs": 2,
+        "num_points": 3,
+        "plane_points": 2,
+        "bn_samples": 100,
+        "runs": 3,
+        "fge_start_epoch": 2,
+        "fge_cycle_epochs": 1,
+        "sse_cycles": 2,
+    },
+}
+
+
+def apply_preset(name, flags):
+    """Sets the flags of a preset.
+
+    Args:
+        name: One of `PRESETS`.
+        flags: `absl.flags.FLAGS`, parsed.
+
+    Raises:
+        ValueError: if there is no such preset, or if a flag was given that contradicts it.
+    """
+    if name not in PRESETS:
+        raise ValueError(f"--preset={name} is unknown. There are: {', '.join(PRESETS)}.")
+    for flag, value in PRESETS[name].items():
+        if flags[flag].present and flags[flag].value != value:
+            raise ValueError(
+                f"--{flag}={flags[flag].value} contradicts --preset={name}, which sets --{flag}={value}. For settings "
+                "of your own, give flags without a preset: docs/benchmark.md lists those of each preset."
+            )
+        flags[flag].value = value

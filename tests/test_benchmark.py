@@ -1,0 +1,606 @@
+"""The benchmark: networks and transforms of the paper, data, records, presets, and the command line with its report."""
+
+import json
+import os
+import pathlib
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import types
+
+import keras
+import numpy as np
+import pytest
+
+import curves
+import data as benchmark_data
+import keras_fge
+import presets
+import reference
+import report
+import training
+from conftest import to_numpy, values
+from data import load
+from networks import NETWORKS, make_network
+from records import Records
+from transforms import CIFAR, IMAGENET, Transform, make_transform
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+def images(count=6, size=8, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (count, size, size, 3), "uint8")
+
+
+# --- Networks ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "classes", "parameters"),
+    [
+        ("vgg16", 10, 15_245_130),
+        ("vgg16", 100, 15_291_300),
+        ("vgg16-bn", 10, 15_253_578),
+        ("vgg19", 10, 20_554_826),
+        ("vgg19-bn", 10, 20_565_834),
+        ("preresnet20", 10, 272_282),
+        ("preresnet56", 10, 590_426),
+        ("preresnet110", 10, 1_146_842),
+        ("preresnet164", 10, 1_703_258),
+        ("wrn28x10", 10, 36_489_290),
+        ("wrn16x4", 10, 2_751_146),
+        ("convfc", 10, 2_422_634),
+    ],
+)
+def test_parameters_are_those_of_the_authors_networks(name, classes, parameters):
+    network = make_network(name, (32, 32, 3), classes)
+    assert sum(int(np.prod(v.shape)) for v in network.trainable_variables) == parameters
+    assert network.output_shape == (None, classes)
+    for layer in network.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            is_last_of_wrn = name.startswith("wrn") and layer is network.layers[-4]
+            assert layer.epsilon == 1e-5 and layer.momentum == (0.1 if is_last_of_wrn else 0.9)
+
+
+@pytest.mark.parametrize("name", ["preresnet20", "preresnet56", "wrn16x4", "convfc", "small_cnn", "small_cnn_bn"])
+def test_networks_predict_and_decay_every_weight(name):
+    network = make_network(name, (32, 32, 3), 10, weight_decay=0.01, transform="resnet")
+    outputs = network.predict(images(2, 32), verbose=0)
+    assert outputs.shape == (2, 10) and outputs.dtype == np.float32 and np.isfinite(outputs).all()
+    squares = sum(np.sum(value.astype("float64") ** 2) for value in values(network.trainable_variables))
+    assert float(sum(to_numpy(loss) for loss in network.losses)) == pytest.approx(0.5 * 0.01 * squares, rel=1e-5)
+
+
+def test_residual_networks_stride_where_the_authors_do():
+    def strides(name, size):
+        convolutions = [
+            layer for layer in make_network(name, (32, 32, 3), 10).layers if isinstance(layer, keras.layers.Conv2D)
+        ]
+        return [
+            (layer.kernel_size[0], index) for index, layer in enumerate(convolutions) if layer.strides == (2, 2)
+        ], convolutions
+
+    strided, convolutions = strides("wrn16x4", 32)
+    assert sorted(size for size, _ in strided) == [1, 1, 3, 3]
+    for size, index in strided:  # The second convolution of a block: it keeps the number of filters.
+        if size == 3:
+            assert convolutions[index].kernel.shape[-2] == convolutions[index].kernel.shape[-1]
+    assert all(convolution.use_bias for convolution in convolutions)
+    strided, convolutions = strides("preresnet56", 32)
+    assert sorted(size for size, _ in strided) == [1, 1, 3, 3]
+    assert not any(convolution.use_bias for convolution in convolutions)
+
+
+def test_strided_convolutions_are_padded_on_both_sides():
+    network = make_network("preresnet20", (8, 8, 3), 10)
+    layer = next(layer for layer in network.layers if isinstance(layer, keras.layers.ZeroPadding2D))
+    strided = next(
+        layer for layer in network.layers if getattr(layer, "strides", None) == (2, 2) and layer.kernel_size[0] > 1
+    )
+    x = np.random.default_rng(0).normal(size=(1, 8, 8, 16)).astype("float32")
+    kernel = to_numpy(strided.kernel)
+    padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    expected = [
+        [np.einsum("hwc,hwcf->f", padded[0, 2 * i : 2 * i + 3, 2 * j : 2 * j + 3], kernel) for j in range(4)]
+        for i in range(4)
+    ]
+    assert np.allclose(to_numpy(strided(layer(x)))[0], expected, atol=1e-4)
+
+
+def test_initialization_is_that_of_the_authors():
+    def layers(name, kind):
+        return [layer for layer in make_network(name, (32, 32, 3), 10).layers if type(layer) is kind]
+
+    conv = layers("vgg16", keras.layers.Conv2D)[4]  # 128 to 256 filters.
+    assert np.std(to_numpy(conv.kernel)) == pytest.approx(np.sqrt(2 / (9 * 256)), rel=0.02)
+    assert np.max(np.abs(to_numpy(conv.kernel))) > 4 * np.sqrt(2 / (9 * 256))  # Not truncated.
+    assert not to_numpy(conv.bias).any()
+    dense = layers("vgg16", keras.layers.Dense)[0]
+    conv = layers("wrn16x4", keras.layers.Conv2D)[-1]
+    for layer, fan_in in ((dense, 512), (conv, 9 * 256)):
+        assert np.std(to_numpy(layer.kernel)) == pytest.approx(1 / np.sqrt(3 * fan_in), rel=0.03)
+        assert np.max(np.abs(to_numpy(layer.kernel))) <= fan_in**-0.5 * 1.00001
+        assert np.std(to_numpy(layer.bias)) == pytest.approx(1 / np.sqrt(3 * fan_in), rel=0.3)
+
+
+# --- Transform --------------------------------------------------------------------------------------------------------
+
+
+def crops(image, padding):
+    """All that random crop and flip can make of an image."""
+    size = len(image)
+    padded = np.pad(image, ((padding, padding), (padding, padding), (0, 0)))
+    windows = [padded[i : i + size, j : j + size] for i in range(2 * padding + 1) for j in range(2 * padding + 1)]
+    return windows + [window[:, ::-1] for window in windows]
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_augmented_images_are_padded_crops_and_flips(compiled):
+    x = images(40)
+    layer = Transform(0.0, 1.0, padding=2, flip=True, seed=1)
+    if compiled:
+
+        class Trained(keras.Model):
+            def call(self, x):
+                return layer(x, training=True)
+
+        model = Trained()
+        outputs = [model.predict(x, batch_size=20, verbose=0) for _ in range(2)]
+    else:
+        outputs = [to_numpy(layer(x, training=True)) for _ in range(2)]
+    assert outputs[0].shape == x.shape and outputs[0].dtype == np.float32
+    found = []
+    for image, output in zip(x, outputs[0]):
+        match = [index for index, crop in enumerate(crops(image, 2)) if np.array_equal(crop, output)]
+        assert len(match) == 1
+        found += match
+    assert len(set(found)) > 15  # Each image has its own.
+    assert 8 < sum(index >= 25 for index in found) < 32  # Half of them are flipped.
+    if not compiled:
+        assert not np.array_equal(*outputs)  # Each time anew.
+
+
+def test_transform_normalizes_as_the_authors_do():
+    x = images(4, 32)
+    for name, statistics in (("vgg", IMAGENET), ("resnet", CIFAR)):
+        layer = make_transform(name, (32, 32, 3), 255)
+        assert layer.padding == 4 and layer.flip
+        mean, std = (np.array(statistics[key]) / 255 for key in ("mean", "std"))
+        assert np.allclose(to_numpy(layer(x)), (x / 255 - mean) / std, atol=1e-5)
+    assert CIFAR["mean"][0] / 255 == pytest.approx(0.4914) and IMAGENET["std"][2] / 255 == pytest.approx(0.225)
+    plain = make_transform("none", (8, 8, 1), 16)
+    assert np.allclose(to_numpy(plain(np.full((1, 8, 8, 1), 8, "uint8"), training=True)), 0.5)
+
+
+def test_transform_under_mixed_precision_and_in_a_file(tmp_path):
+    layer = Transform(**CIFAR, padding=2, flip=True, dtype="mixed_bfloat16")
+    assert keras.backend.standardize_dtype(layer(images()).dtype) == "bfloat16"
+    network = make_network("small_cnn", (8, 8, 3), 10, transform="resnet", width=4)
+    network.save(tmp_path / "network.keras")
+    loaded = keras.saving.load_model(tmp_path / "network.keras")
+    assert np.array_equal(network.predict(images(), verbose=0), loaded.predict(images(), verbose=0))
+
+
+def test_networks_with_augmentation_on_a_curve():
+    ends = [make_network("small_cnn_bn", (8, 8, 3), 10, 1e-3, "resnet", width=4) for _ in range(2)]
+    x, y = images(20), np.arange(20) % 10
+    model = curves.connect(*ends)
+    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True), metrics=["accuracy"])
+    model.fit(x, y, batch_size=10, verbose=0)
+    path = curves.evaluate_path(model, (x, y), (x, y), num_points=3, verbose=False)
+    network = model.network_at(0.0)
+    assert np.allclose(values(network.trainable_variables)[0], values(ends[0].trainable_variables)[0])
+    assert np.isfinite(path.train["loss"]).all()
+
+
+# --- Data -------------------------------------------------------------------------------------------------------------
+
+
+def test_digits_are_split_once_and_for_all():
+    data = load("digits")
+    assert [len(x) for x, _ in (data.train, data.validation, data.test)] == [500, 500, 797]
+    together = np.concatenate([x for x, _ in (data.train, data.validation, data.test)]).reshape(1797, -1)
+    assert together.dtype == np.uint8 and together.max() == data.largest_pixel == 16
+    from sklearn.datasets import load_digits
+
+    assert np.array_equal(np.unique(together, axis=0), np.unique(load_digits().data.astype("uint8"), axis=0))
+    everything = load("digits", use_test=True)
+    assert len(everything.train[0]) == 1000 and everything.validation is None and list(everything.splits) == ["test"]
+    assert np.array_equal(everything.test[0], data.test[0])
+    assert len(load("digits", train_size=100, validation_size=50).train[0]) == 100
+    with pytest.raises(ValueError, match="digits has 1000 training images, too few for 501 to train on and 500 to val"):
+        load("digits", train_size=501)
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """20 training and 4 test images of each of two classes, dark and bright."""
+    from PIL import Image
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 20), ("test", 4)):
+        for label, name in enumerate(("cat", "dog")):
+            (tmp_path / "images" / split / name).mkdir(parents=True)
+            for index in range(count):
+                pixels = np.full((8, 8, 3), 100 * label + index) + rng.integers(0, 2, (8, 8, 1))
+                Image.fromarray(pixels.astype("uint8")).save(tmp_path / "images" / split / name / f"{index:04}.png")
+    return tmp_path / "images"
+
+
+def test_folder_of_images(folder):
+    data = load("folder", folder, train_size=30, validation_size=8)
+    assert [len(x) for x, _ in (data.train, data.validation, data.test)] == [30, 8, 8]
+    assert data.train[0].shape == (30, 8, 8, 3) and data.num_classes == 2 and data.name == "images"
+    for x, y in (data.train, data.validation, data.test):
+        assert np.array_equal(x.mean(axis=(1, 2, 3)) > 60, y == 1) and x.dtype == np.uint8
+    seen = np.concatenate([data.train[0], data.validation[0]]).mean(axis=(1, 2, 3))
+    assert len(np.unique(seen.round(6))) > 30  # No image twice.
+    assert load("folder", folder, 4, validation_size=8).test[0].shape == (8, 4, 4, 3)
+
+
+def test_folder_is_read_once_until_it_changes(folder, monkeypatch):
+    first = load("folder", folder, validation_size=8)
+
+    def fail(*arguments):
+        raise AssertionError("read again")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(benchmark_data, "_read_images", fail)
+        assert np.array_equal(load("folder", folder, validation_size=8).train[0], first.train[0])
+        with pytest.raises(AssertionError, match="read again"):
+            load("folder", folder, 4, validation_size=8)
+    (folder / "train" / "cat" / "0000.png").unlink()
+    assert len(load("folder", folder, validation_size=8).train[0]) == len(first.train[0]) - 1
+
+
+def test_bad_folders(folder):
+    from PIL import Image
+
+    for arguments, message in (
+        ((folder.parent,), "must hold images as train/<class>"),
+        ((None,), "there is no data_dir"),
+        ((folder, None, None, 40), "images has 40 training images, too few for some to train on and 40 to validate on"),
+    ):
+        with pytest.raises(ValueError, match=re.escape(message)):
+            load("folder", *arguments)
+    Image.new("RGB", (5, 5)).save(folder / "test" / "cat" / "small.png")
+    with pytest.raises(ValueError, match=r"must have one size, use --image_size. Received: \[\(5, 5, 3\), \(8, 8, 3\)"):
+        load("folder", folder, validation_size=8)
+    (folder / "test" / "cat" / "small.png").write_bytes(b"no image")
+    with pytest.raises(ValueError, match=r"small.png is no image, or a damaged one"):
+        load("folder", folder, validation_size=8)
+
+
+def test_cifar_through_tensorflow_datasets(monkeypatch, tmp_path):
+    tfds = pytest.importorskip("tensorflow_datasets")
+    monkeypatch.setitem(benchmark_data.COUNTS, "cifar10", (300, 300, 10))
+    with tfds.testing.mock_data(num_examples=300):
+        data = load("cifar10", validation_size=50)
+        assert data.train[0].shape == (250, 32, 32, 3) and data.num_classes == 10 and data.name == "cifar10"
+        assert data.train[0].dtype == np.uint8 and len(data.test[0]) == 300
+        with pytest.raises(ValueError, match="cifar100 is incomplete: 300 images instead of 50000"):
+            load("cifar100")
+    with pytest.raises(ValueError, match="cifar10 has not been prepared") as error:
+        load("cifar10", str(tmp_path))
+    assert f"tfds.load('cifar10', data_dir='{tmp_path}')" in str(error.value)
+
+
+def test_cifar_without_tensorflow_datasets(monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
+    with pytest.raises(ValueError, match="tensorflow_datasets, which is not installed: pip install"):
+        load("cifar10")
+
+
+def test_labels_are_checked(monkeypatch):
+    x, y = images(10), np.arange(10) % 2
+    for labels, message in ((y + 1, "labels must be 0 to 1"), (np.zeros(10, int), "all of them"), (y[:9], "n labels")):
+        monkeypatch.setitem(
+            benchmark_data.LOADERS, "digits", lambda *_, labels=labels: ((x, labels), (x, y), 2, 255, "d")
+        )
+        with pytest.raises(ValueError, match=message):
+            load("digits", validation_size=2)
+
+
+# --- Training ---------------------------------------------------------------------------------------------------------
+
+
+class Interrupt(Exception):
+    pass
+
+
+class Ticker:
+    def __init__(self, stop_at=None):
+        self.epoch, self.stop_at = 0, stop_at
+
+    def advance(self, count):
+        self.epoch += count
+        if self.epoch == self.stop_at:
+            raise Interrupt
+
+
+def small_settings():
+    return types.SimpleNamespace(
+        network="small_cnn_bn",
+        width=4,
+        weight_decay=1e-3,
+        transform="resnet",
+        learning_rate=0.05,
+        momentum=0.9,
+        batch_size=8,
+        jit_compile="auto",
+        steps_per_execution=1,
+    )
+
+
+@pytest.mark.parametrize("what", ["network", "curve"])
+def test_an_interrupted_training_ends_with_the_same_weights(what, tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "SECONDS_BETWEEN_CHECKPOINTS", 0)
+    settings = small_settings()
+    data = types.SimpleNamespace(train=(images(20), np.arange(20) % 10), num_classes=10, largest_pixel=255)
+    if what == "curve":
+        ends = [training.make_network(settings, data, seed) for seed in range(2)]
+
+    def make():
+        if what == "network":
+            return training.make_network(settings, data, 3)
+        keras.utils.set_random_seed(3)
+        model = curves.connect(*ends, seed=3)
+        training.compile_model(model, settings, 0.05)
+        return model
+
+    def train(model, name, stop_at=None):
+        arguments = (settings, data, 5, 0.05, 3, str(tmp_path / name), Ticker(stop_at), 2)
+        return training.train(model, *arguments)
+
+    expected = make()
+    logs = train(expected, "whole").logs
+    for stop_at in (1, 4):
+        with pytest.raises(Interrupt):
+            train(make(), "parts", stop_at)
+    model = make()
+    assert train(model, "parts").logs == pytest.approx(logs)
+    for ours, theirs in zip(values(training._state(model)), values(training._state(expected))):
+        assert np.array_equal(ours, theirs)
+    again = make()
+    assert train(again, "parts").logs == pytest.approx(logs)  # Nothing is left to do.
+    assert np.array_equal(values(again.weights)[0], values(expected.weights)[0])
+    kept = [make(), make()]
+    for model, name in zip(kept, ("whole", "parts")):
+        assert training.load_state(model, training.kept_state(str(tmp_path / name), 2))["epoch"] == 2
+    assert all(np.array_equal(a, b) for a, b in zip(*(values(training._state(model)) for model in kept)))
+
+
+# --- Records ----------------------------------------------------------------------------------------------------------
+
+
+def append(records, experiment="ind", key=(0,), value=1.0):
+    records.append(experiment, list(key), {"value": value}, 1.5, {"epochs": 2}, {"name": "digits"})
+
+
+def test_records_are_lines_that_come_back(tmp_path):
+    records = Records(tmp_path, {"epochs": 2})
+    append(records)
+    append(records, key=(1,), value=2.0)
+    assert "ind 1" in records and "ind 2" not in records
+    again = Records(tmp_path, {"epochs": 2})
+    append(again, "fge", (0,), 3.0)
+    lines = (tmp_path / "records.jsonl").read_text().splitlines()
+    assert len(lines) == 3
+    read = Records(tmp_path)
+    assert read.metrics("ind 1") == {"value": 2.0} and read.configuration == {"epochs": 2}
+    assert [record["key"] for record in read.of("ind")] == [[0], [1]]
+    record = json.loads(lines[0])
+    assert record["wall_seconds"] == 1.5 and record["backend"] == keras.backend.backend()
+    assert record["packages"]["keras"] == keras.__version__ and record["flags"] == {"epochs": 2}
+    append(records, key=(1,), value=4.0)  # Another process did the same unit: the first one counts.
+    assert Records(tmp_path).metrics("ind 1") == {"value": 2.0}
+
+
+def test_records_of_another_configuration_and_damaged_ones(tmp_path):
+    append(Records(tmp_path, {"epochs": 2, "width": 4}))
+    before = (tmp_path / "records.jsonl").read_bytes()
+    with pytest.raises(
+        ValueError, match=r"line 1 \(ind 0\), is of another configuration: --epochs=2 there, 3 here. Give"
+    ):
+        Records(tmp_path, {"epochs": 3, "width": 4})
+    for damage in (before[: len(before) // 2], b"{}\n", b"[1]\n", b'"\xff\xfe\n'):
+        (tmp_path / "records.jsonl").write_bytes(before + damage)
+        with pytest.raises(
+            ValueError, match=r"records.jsonl, line 2, is no record, or a damaged one .* Remove that line"
+        ):
+            Records(tmp_path, {"epochs": 2, "width": 4})
+        assert (tmp_path / "records.jsonl").read_bytes() == before + damage
+
+
+# --- Presets and flags ------------------------------------------------------------------------------------------------
+
+
+def benchmark(*flags, **environment):
+    command = [sys.executable, "benchmarks/cifar.py", *flags]
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env={**os.environ, **environment})
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--dataset=imagenet"], "--dataset=imagenet"),
+        (["--experiment=everything"], "--experiment=everything is unknown. There are: all, report, endpoint, curve"),
+        (["--num_bends=1"], "--num_bends=1"),
+        (["--epochs=many"], "--epochs=many"),
+        (["--learning_rat=0.1"], "learning_rat"),
+        (["seed=3"], "Flags start with two dashes"),
+        (["--fge_max_learning_rate=0.0001"], "--fge_min_learning_rate=0.0005 must be below"),
+        (["--fge_cycle_epochs=0"], "must be more than 0"),
+        (["--fge_start_epoch=40"], "there would be no snapshot"),
+        (["--sse_cycles=7"], "--sse_cycles=7 must divide --epochs=40"),
+        (["--output_dir=/dev/null/results"], "--output_dir=/dev/null/results cannot be written"),
+        (["--preset=vgg17"], "--preset=vgg17 is unknown. There are: vgg16_cifar10,"),
+        (["--preset=smoke", "--epochs=5"], "--epochs=5 contradicts --preset=smoke, which sets --epochs=4"),
+        (["--preset=vgg16_folder"], "--dataset=folder needs --data_dir"),
+        (["--dataset=folder", "--data_dir=/nowhere"], "/nowhere must hold images as train/<class>"),
+        (["--network=vgg16"], "is made for images of 32 x 32 pixels"),
+        (["--transform=vgg"], "--transform is for photographs"),
+        (["--experiment=report"], "has no records yet"),
+    ],
+)
+def test_bad_flags_end_with_a_message_before_any_training(flags, message, tmp_path):
+    output = [] if any("output_dir" in flag for flag in flags) else [f"--output_dir={tmp_path}"]
+    result = benchmark(*flags, *output)
+    assert result.returncode != 0
+    assert message in result.stdout + result.stderr
+    assert "network" not in result.stdout and "Traceback" not in result.stderr
+
+
+def test_help_is_quick_and_says_what_to_do():
+    result = benchmark("--help")
+    assert "python benchmarks/cifar.py --experiment=report" in result.stdout
+    assert "--fge_max_learning_rate: alpha_1 of FGE." in result.stdout
+
+
+def test_presets_are_whole_and_documented():
+    text = (ROOT / "docs" / "benchmark.md").read_text()
+    import cifar
+
+    flags = {flag.name: flag.default for flag in cifar.FLAGS.get_key_flags_for_module(cifar)}
+    assert {"vgg16_cifar10", "preresnet164_cifar100", "wrn28x10_folder", "small", "smoke"} <= set(presets.PRESETS)
+    assert set(cifar.NETWORKS) == set(NETWORKS)
+    for name, preset in presets.PRESETS.items():
+        assert set(preset) <= set(flags), name
+        settings = types.SimpleNamespace(**{**flags, **preset})
+        assert settings.epochs % settings.sse_cycles == 0 and settings.fge_start_epoch < settings.epochs
+        assert f"--preset={name}" in text
+    for network, members in (("vgg16", 22), ("preresnet164", 6), ("wrn28x10", 12)):  # Those of the paper.
+        preset = presets.PRESETS[f"{network}_cifar100"]
+        assert (preset["epochs"] - preset["fge_start_epoch"]) / preset["fge_cycle_epochs"] == members
+
+
+def test_flags_without_influence_on_results_have_defaults_for_the_device(monkeypatch):
+    import cifar
+    import records
+
+    assert cifar.default_steps_per_execution(391, 391) == 1
+    monkeypatch.setattr(records, "accelerator", lambda: "a GPU")
+    is_tensorflow = keras.backend.backend() == "tensorflow"
+    for steps, half_cycle, expected in ((391, 391, 23), (352, 352, 32), (352, 176, 22), (397, 397, 1)):
+        assert cifar.default_steps_per_execution(steps, half_cycle) == (expected if is_tensorflow else 1)
+
+
+# --- The whole --------------------------------------------------------------------------------------------------------
+
+KINDS = {"ind": 3, "sse": 3, "fge": 3, "swa": 3, "curve": 2, "path": 3, "plane": 3}
+
+
+def metrics_of(folder):
+    units = Records(folder).units
+    return {unit: record["metrics"] for unit, record in units.items()}
+
+
+@pytest.fixture(scope="module")
+def smoke(tmp_path_factory):
+    """The folder of a run of all experiments, and what it printed."""
+    folder = tmp_path_factory.mktemp("smoke") / "out"
+    result = benchmark("--preset=smoke", f"--output_dir={folder}")
+    assert result.returncode == 0, result.stderr
+    return folder, result.stdout
+
+
+def test_smoke_runs_every_experiment_and_records_it(smoke):
+    folder, output = smoke
+    records = Records(folder)
+    for experiment, count in KINDS.items():
+        assert len(records.of(experiment)) == count
+    for method, members in (("ind", 1), ("sse", 2), ("fge", 2)):
+        groups = records.of(f"{method} ensemble")
+        assert [record["key"] for record in groups] == [[1, 0], [1, 1], [1, 2], [2, 0, 1], [3, 0, 1, 2]]
+        assert [record["metrics"]["members"] for record in groups] == [members * k for k in (1, 1, 1, 2, 3)]
+        for seed in range(3):
+            single, pooled = records.metrics(f"{method} {seed}"), records.metrics(f"{method} ensemble 1 {seed}")
+            assert single["members"] == members == len(single["epochs"]) == len(single["member_error"])
+            assert single["test"] == pytest.approx(pooled["test"], rel=1e-4)
+            assert single["ensemble_error"][-1] == pytest.approx(single["test"]["error"])
+            assert single["epochs"] == {"ind": [4.0], "sse": [2.0, 4.0], "fge": [2.5, 3.5]}[method]
+    assert records.metrics("plane bezier")["largest_distance_of_the_path"] < 1e-4
+    assert records.metrics("path line")["length_ratio"] == pytest.approx(1)
+    trace = records.metrics("fge 0")["trace"]
+    assert trace["iteration"][0] == 0 and trace["iteration"][-1] == 20 and trace["distance"][0] == 0
+    assert len(trace["learning_rate"]) == 20 and trace["snapshots"] == [5, 15]
+    assert trace["learning_rate"][4] == pytest.approx(5e-4)
+    for record in records.units.values():
+        assert record["flags"]["width"] == 4 and "--preset=smoke" in record["command"]
+        assert record["data"] == {
+            "name": "digits",
+            "shape": [8, 8, 1],
+            "num_classes": 10,
+            "train": 500,
+            "validation": 500,
+            "test": 797,
+        }
+    for text in ("straight line", "barrier", "Ind, 1 a run", "SWA, 1 network", "FGE minus the single network"):
+        assert text in output
+
+
+def test_predictions_of_a_run_are_those_of_its_members(smoke):
+    folder, _ = smoke
+    data = load("digits")
+    ensemble = keras_fge.Ensemble.load(folder / "checkpoints" / "fge_1")
+    metrics = metrics_of(folder)["fge 1"]
+    expected = ensemble.evaluate(*data.test)
+    assert {name: metrics["test"][name] for name in expected} == pytest.approx(expected, rel=1e-4)
+    stored = np.load(folder / "checkpoints" / "predictions_fge_1.npz")["validation"]
+    assert np.allclose(stored, ensemble.predict(data.validation[0]), atol=1e-5)
+
+
+def test_report_is_made_of_the_records_alone(smoke, tmp_path):
+    folder, output = smoke
+    for path in [folder / "records.jsonl", *folder.glob("*.npz")]:
+        shutil.copy(path, tmp_path)
+    result = benchmark("--experiment=report", f"--output_dir={tmp_path}")
+    assert result.returncode == 0, result.stderr
+    assert result.stdout[: result.stdout.index("Records, arrays")] in output
+    figures = {name for name, _, _ in report.FIGURES}
+    assert len(figures) == 6 and {path.name for path in tmp_path.glob("*.png")} == figures
+    page = (tmp_path / "report.html").read_text()
+    assert page.count("data:image/png;base64,") == 6 and page.count("<table>") == 5
+    assert not re.findall(r'(?:src|href)="(?!data:)', page) and "http" not in page.split("<pre>")[0]
+    for text in ("Bezier curve", "--epochs=4", "python benchmarks/cifar.py --preset=smoke", "SWA, 1 network"):
+        assert text in page
+
+
+def test_what_is_recorded_is_not_done_again(smoke):
+    folder, _ = smoke
+    before = (folder / "records.jsonl").read_bytes()
+    result = benchmark("--preset=smoke", f"--output_dir={folder}")
+    assert result.returncode == 0, result.stderr
+    assert (folder / "records.jsonl").read_bytes() == before
+    assert "units of work are recorded already" in result.stdout and "network 0:" not in result.stdout
+    result = benchmark("--output_dir", str(folder), "--experiment=ind")
+    assert result.returncode != 0 and "is of another configuration: " in result.stderr and "epochs=4" in result.stderr
+
+
+def test_a_killed_benchmark_goes_on_and_ends_with_the_same_results(smoke, tmp_path):
+    expected, _ = smoke
+    # One network has its checkpoints, but no record.
+    shutil.copytree(expected / "checkpoints" / "ind_0", tmp_path / "checkpoints" / "ind_0")
+    flags = ["--preset=smoke", "--experiment=ind,fge", f"--output_dir={tmp_path}"]
+    command = [sys.executable, "benchmarks/cifar.py", *flags]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.time() + 120
+    while not (tmp_path / "checkpoints" / "ind_1" / "epoch_2").exists() and time.time() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert 1 <= len(Records(tmp_path).units) < 16
+    result = benchmark(*flags)
+    assert result.returncode == 0, result.stderr
+    ours, theirs = metrics_of(tmp_path), metrics_of(expected)
+    assert len(ours) == 16 and all(ours[unit] == theirs[unit] for unit in ours)
+
+
+def test_reference_numbers_belong_to_known_networks():
+    assert {name for name, _ in [*reference.CURVES, *reference.ENSEMBLES]} <= set(NETWORKS)
+    for paths in reference.CURVES.values():
+        assert all(least <= most for row in paths.values() for least, most in (row[:2],))
