@@ -175,7 +175,7 @@ def main(arguments):
     check(len(arguments) == 1, f"Flags start with two dashes, as in --seed=1. Received: {' '.join(arguments[1:])}")
     try:
         if FLAGS.preset:
-            presets.apply_preset(FLAGS.preset, FLAGS)
+            presets.apply_preset(FLAGS.preset, FLAGS, FREE)
         names = parse_experiments()
         check_flags()
         FLAGS.output_dir = FLAGS.output_dir or os.path.join("results", FLAGS.preset or "digits")

@@ -91,12 +91,13 @@ PRESETS = {
 }
 
 
-def apply_preset(name, flags):
+def apply_preset(name, flags, free):
     """Sets the flags of a preset.
 
     Args:
         name: One of `PRESETS`.
         flags: `absl.flags.FLAGS`, parsed.
+        free: Names of flags that may be given all the same, because results do not depend on them.
 
     Raises:
         ValueError: if there is no such preset, or if a flag was given that contradicts it.
@@ -104,6 +105,8 @@ def apply_preset(name, flags):
     if name not in PRESETS:
         raise ValueError(f"--preset={name} is unknown. There are: {', '.join(PRESETS)}.")
     for flag, value in PRESETS[name].items():
+        if flags[flag].present and flag in free:
+            continue
         if flags[flag].present and flags[flag].value != value:
             raise ValueError(
                 f"--{flag}={flags[flag].value} contradicts --preset={name}, which sets --{flag}={value}. For settings "

@@ -478,6 +478,19 @@ def test_presets_are_whole_and_documented():
         assert (preset["epochs"] - preset["fge_start_epoch"]) / preset["fge_cycle_epochs"] == members
 
 
+def test_only_flags_without_influence_may_differ_from_a_preset():
+    def flag(value=None, present=False):
+        return types.SimpleNamespace(value=value, present=present)
+
+    flags = {name: flag() for name in presets.PRESETS["smoke"]}
+    flags |= {"runs": flag(7, True), "epochs": flag(4, True)}
+    presets.apply_preset("smoke", flags, {"runs"})
+    assert flags["runs"].value == 7 and flags["epochs"].value == 4 and flags["width"].value == 4
+    flags["width"].present, flags["width"].value = True, 5
+    with pytest.raises(ValueError, match="--width=5 contradicts --preset=smoke, which sets --width=4"):
+        presets.apply_preset("smoke", flags, {"runs"})
+
+
 def test_flags_without_influence_on_results_have_defaults_for_the_device(monkeypatch):
     import cifar
     import records
