@@ -65,7 +65,7 @@ flags.DEFINE_float("learning_rate", 0.02, "Learning rate of ordinary training, b
 flags.DEFINE_float("momentum", 0.9, "Momentum of SGD.", lower_bound=0, upper_bound=1)
 flags.DEFINE_float("weight_decay", 2e-3, "wd of the loss term 0.5 wd ||w||^2 over all weights.", lower_bound=0)
 
-flags.DEFINE_integer("num_bends", 3, "Bends of the curves, both endpoints counted.", lower_bound=2)
+flags.DEFINE_integer("num_bends", 3, "Bends of the curves, both endpoints counted.", lower_bound=3)
 flags.DEFINE_integer("curve_epochs", 60, "Epochs of training a curve.", lower_bound=1)
 flags.DEFINE_float("curve_learning_rate", 0.02, "Learning rate of training a curve, before it decays.", lower_bound=0)
 flags.DEFINE_bool("arc_length", False, "Train the curves on the arc-length objective, too.")
@@ -92,8 +92,9 @@ flags.DEFINE_integer(
     lower_bound=1,
 )
 
-# Results do not depend on these, or say which units there are. All others must be the same for the records of a folder.
-FREE = {"preset", "experiment", "output_dir", "data_dir", "runs", "jit_compile", "steps_per_execution"}
+# Results do not depend on these, or only on the data that they lead to, or they say which units there are. All others
+# must be the same for the records of a folder.
+FREE = {"preset", "experiment", "output_dir", "data_dir", "runs", "steps_per_execution"}
 
 
 def check(condition, message):
@@ -135,6 +136,15 @@ def check_flags():
         FLAGS.dataset != "folder" or FLAGS.data_dir,
         "--dataset=folder needs --data_dir=<folder with train/<class>/*.jpg and test/<class>/*.jpg>.",
     )
+    for name, is_used, where in (
+        ("data_dir", FLAGS.dataset != "digits", "--dataset=folder, cifar10 or cifar100"),
+        ("image_size", FLAGS.dataset == "folder", "--dataset=folder"),
+        ("width", FLAGS.network.startswith("small_cnn"), "--network=small_cnn or small_cnn_bn"),
+        ("validation_size", not FLAGS.use_test, "runs without --use_test"),
+    ):
+        check(is_used or not FLAGS[name].present, f"--{name}={FLAGS[name].value} is only for {where}.")
+    check(FLAGS.plane_points != 1, "--plane_points=1 must be 0, for no planes, or at least 2.")
+    check(FLAGS.sse_max_learning_rate > 0, "--sse_max_learning_rate must be more than 0.")
     small = FLAGS.dataset == "digits" and not FLAGS.network.startswith("small_cnn")
     check(not small, f"--network={FLAGS.network} is made for images of 32 x 32 pixels; digits have 8 x 8.")
     check(FLAGS.dataset != "digits" or FLAGS.transform == "none", "--transform is for photographs, not for digits.")
@@ -143,11 +153,21 @@ def check_flags():
 def settings_from_flags(data):
     """The flags as attributes of one object, with what follows from them and the data."""
     settings = types.SimpleNamespace(**{flag.name: flag.value for flag in FLAGS.get_key_flags_for_module(__name__)})
-    steps = -(-len(data.train[0]) // settings.batch_size)
+    images = len(data.train[0])
+    for name in ("train_samples", "bn_samples"):
+        count = getattr(settings, name)
+        check(count <= images, f"--{name}={count} must not exceed the {images} training images.")
+    steps = -(-images // settings.batch_size)
     settings.jit_compile = "auto" if settings.jit_compile is None else settings.jit_compile
     settings.fge_cycle_steps = max(2, 2 * round(settings.fge_cycle_epochs * steps / 2))
     if settings.steps_per_execution is None:
         settings.steps_per_execution = default_steps_per_execution(steps, settings.fge_cycle_steps // 2)
+    count, half_cycle = settings.steps_per_execution, settings.fge_cycle_steps // 2
+    check(
+        steps % count == half_cycle % count == 0,
+        f"--steps_per_execution={count} must divide the {steps} iterations of an epoch and the {half_cycle} of half an "
+        "FGE cycle.",
+    )
     return settings
 
 
@@ -173,43 +193,53 @@ def check_writable(folder):
 
 def main(arguments):
     check(len(arguments) == 1, f"Flags start with two dashes, as in --seed=1. Received: {' '.join(arguments[1:])}")
+    benchmark = None
     try:
         if FLAGS.preset:
             presets.apply_preset(FLAGS.preset, FLAGS, FREE)
         names = parse_experiments()
-        check_flags()
         FLAGS.output_dir = FLAGS.output_dir or os.path.join("results", FLAGS.preset or "digits")
-        check_writable(FLAGS.output_dir)
-        run(names)
+        if names:
+            benchmark = prepare()
+    except ValueError as error:
+        sys.exit(f"error: {error}")
+    if benchmark:
+        with benchmark.progress:
+            for name in names:
+                benchmark.run(name)
+
+    import report
+
+    try:
+        report.write_report(FLAGS.output_dir)
     except ValueError as error:
         sys.exit(f"error: {error}")
 
 
-def run(names):
+def prepare():
+    """The `Benchmark` of the flags: nothing that can be known now fails later."""
+    check_flags()
+    check_writable(FLAGS.output_dir)
+
     # Keras and matplotlib take seconds to load: --help and a mistyped flag need not wait for them.
     import keras
 
+    import data
+    import experiments
     import report
     from records import Records
 
-    if names:
-        import data
-        import experiments
-
-        flag_names = [flag.name for flag in FLAGS.get_key_flags_for_module(__name__)]
-        configuration = {name: FLAGS[name].value for name in flag_names if name not in FREE}
-        records = Records(FLAGS.output_dir, configuration)
-        keras.config.set_dtype_policy(FLAGS.dtype_policy)
-        dataset = data.load(
-            FLAGS.dataset, FLAGS.data_dir, FLAGS.image_size, FLAGS.train_size, FLAGS.validation_size, FLAGS.use_test
-        )
-        settings = settings_from_flags(dataset)
-        report.print_start(dataset, records)
-        with report.ProgressBars() as progress:
-            benchmark = experiments.Benchmark(settings, dataset, records, progress)
-            for name in names:
-                benchmark.run(name)
-    report.write_report(FLAGS.output_dir)
+    keras.config.set_dtype_policy(FLAGS.dtype_policy)
+    dataset = data.load(
+        FLAGS.dataset, FLAGS.data_dir, FLAGS.image_size, FLAGS.train_size, FLAGS.validation_size, FLAGS.use_test
+    )
+    settings = settings_from_flags(dataset)
+    names = [flag.name for flag in FLAGS.get_key_flags_for_module(__name__) if flag.name not in FREE]
+    configuration = {name: FLAGS[name].value for name in names}
+    configuration |= {"backend": keras.backend.backend(), "data": dataset.about()}
+    records = Records(FLAGS.output_dir, configuration)
+    report.print_start(dataset, records)
+    return experiments.Benchmark(settings, dataset, records, report.ProgressBars())
 
 
 if __name__ == "__main__":

@@ -4,7 +4,9 @@ import dataclasses
 import hashlib
 import os
 import pathlib
+import warnings
 
+import keras
 import numpy as np
 
 from curves.files import read_npz, to_npz, write_atomically
@@ -39,8 +41,17 @@ class Dataset:
 
     def about(self):
         """What a record says of the data."""
-        counts = {name: len(x) for name, (x, _) in {"train": self.train, **self.splits}.items()}
-        return {"name": self.name, "shape": self.train[0].shape[1:], "num_classes": self.num_classes, **counts}
+        splits, digest = {"train": self.train, **self.splits}, hashlib.sha256()
+        for x, y in splits.values():
+            digest.update(np.ascontiguousarray(x).data)
+            digest.update(np.ascontiguousarray(y).data)
+        return {
+            "name": self.name,
+            "shape": list(self.train[0].shape[1:]),
+            "num_classes": self.num_classes,
+            **{name: len(x) for name, (x, _) in splits.items()},
+            "sha256": digest.hexdigest()[:16],
+        }
 
 
 def load(dataset, data_dir=None, image_size=None, train_size=None, validation_size=None, use_test=False):
@@ -111,6 +122,10 @@ def _load_tfds(name, data_dir, image_size):
         raise ValueError(
             f"{name} is read by tensorflow_datasets, which is not installed: pip install tensorflow tensorflow-datasets"
         ) from None
+    if keras.backend.backend() != "tensorflow":
+        import tensorflow as tf
+
+        tf.config.set_visible_devices([], "GPU")  # Or it would take the memory of the GPU from the other backend.
     try:
         splits = tfds.load(name, split=["train", "test"], batch_size=1000, data_dir=data_dir, download=False)
     except (AssertionError, tfds.core.DatasetNotFoundError) as error:
@@ -158,8 +173,11 @@ def _load_folder(folder, image_size):
         arrays = {}
         for split, names in files.items():
             arrays[f"{split}_x"], arrays[f"{split}_y"] = _read_images(folder / split, names, image_size)
-        cache.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(cache, to_npz(arrays))
+        try:
+            cache.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(cache, to_npz(arrays))
+        except OSError as error:
+            warnings.warn(f"The images will be read again next time: {cache} cannot be written: {error}", stacklevel=2)
     train, test = ((arrays[f"{split}_x"], arrays[f"{split}_y"]) for split in ("train", "test"))
     return train, test, len(classes["train"]), 255, folder.name
 

@@ -16,8 +16,17 @@ import keras_fge
 from curves.files import read_npz, to_npz, write_atomically
 from keras_fge.ensemble import RunningMean
 from keras_fge.snapshots import to_array
-from records import unit_name
-from training import TrajectoryRecorder, compile_model, kept_state, load_state, make_network, train, train_cyclic
+from records import locked, unit_name
+from training import (
+    TrajectoryRecorder,
+    compile_model,
+    has_state,
+    kept_state,
+    load_state,
+    make_network,
+    train,
+    train_cyclic,
+)
 
 BUDGETS = (1, 2, 3)
 CURVES = ("bezier", "chain")
@@ -41,13 +50,24 @@ class Benchmark:
         """Does what is missing of one of `EXPERIMENTS`."""
         EXPERIMENTS[experiment](self)
 
-    def _unit(self, experiment, key, function):
-        """Does a unit, unless it is recorded: `function()` returns its metrics."""
-        if unit_name(experiment, key) not in self.records:
-            begin = time.perf_counter()
-            metrics = function()
-            seconds, flags = time.perf_counter() - begin, dict(vars(self.settings))
-            self.records.append(experiment, key, metrics, seconds, flags, self.data.about())
+    def _unit(self, experiment, key, function, wait=True):
+        """Does a unit, unless it is recorded: `function()` returns its metrics.
+
+        While another process does it, this one waits, or goes on without it.
+        """
+        unit = unit_name(experiment, key)
+        if unit in self.records:
+            return
+        with self._locked(unit, wait) as is_free:
+            self.records.read()
+            if is_free and unit not in self.records:
+                begin = time.perf_counter()
+                metrics = function()
+                flags = dict(vars(self.settings))
+                self.records.append(experiment, key, metrics, time.perf_counter() - begin, flags)
+
+    def _locked(self, name, wait=True):
+        return locked(self._path("checkpoints", f"{name.replace(' ', '_')}.lock"), wait)
 
     def _path(self, *parts):
         path = os.path.join(self.settings.output_dir, *parts)
@@ -61,8 +81,9 @@ class Benchmark:
 
     def endpoints(self):
         """The three networks of curves and planes: two endpoints, and one more. They are the first ones of Ind, too."""
-        for seed in self._end_seeds:
-            self._run("ind", seed)
+        for wait in (False, True):
+            for seed in self._end_seeds:
+                self._run("ind", seed, wait)
 
     @property
     def _end_seeds(self):
@@ -79,7 +100,7 @@ class Benchmark:
         settings = self.settings
         network = make_network(settings, self.data, seed)
         folder, keep = self._checkpoint("ind", seed), settings.fge_start_epoch
-        with self.progress.task(f"network {seed}", settings.epochs) as ticker:
+        with self._locked(f"network {seed}"), self.progress.task(f"network {seed}", settings.epochs) as ticker:
             train(network, settings, self.data, settings.epochs, settings.learning_rate, seed, folder, ticker, keep)
         return network
 
@@ -87,7 +108,16 @@ class Benchmark:
         """Trains the Bezier curve and the polygonal chain between the first two networks."""
         self.endpoints()
         for name in self._curve_names:
-            self._unit("curve", [name], lambda name=name: self._curve(name)[1])
+            self._unit("curve", [name], lambda name=name: self._measure_curve(name))
+
+    def _measure_curve(self, name):
+        """Metrics of the training, and those of the network in the middle of the curve."""
+        model, metrics = self._curve(name)
+        middle = model.network_at(0.5)
+        curves.update_batch_norm(middle, self.data.train)
+        ensemble = keras_fge.Ensemble(middle, [keras_fge.Snapshot.of(middle)], from_logits=True)
+        splits = self.data.splits.items()
+        return {**metrics, "middle": {s: all_metrics(ensemble.predict(x, batch_size=1000), y) for s, (x, y) in splits}}
 
     @property
     def _curve_names(self):
@@ -109,7 +139,7 @@ class Benchmark:
         model = curves.connect(*ends, curve, objective=objective, seed=settings.seed)
         compile_model(model, settings, settings.curve_learning_rate)
         folder, rate = self._checkpoint("curve", name), settings.curve_learning_rate
-        with self.progress.task(f"curve {name}", settings.curve_epochs) as ticker:
+        with self._locked(f"training {name}"), self.progress.task(f"curve {name}", settings.curve_epochs) as ticker:
             trained = train(model, settings, self.data, settings.curve_epochs, rate, settings.seed, folder, ticker)
         metrics = {"train_loss": trained.logs["loss"], "train_error": 1 - trained.logs["accuracy"]}
         return model, {**metrics, "arc_length": model.arc_length()}
@@ -124,7 +154,9 @@ class Benchmark:
         model, data = self._curve(name)[0], (self.data.train, self.data.test)
         path, points = self._path(f"path_{name}.npz"), self.settings.num_points
         with self.progress.task(f"path {name}"):
-            return curves.evaluate_path(model, *data, points, **self._subset, path=path, verbose=False).summary()
+            result = curves.evaluate_path(model, *data, points, **self._subset, path=path, verbose=False)
+        ends = {"train_loss": result.train["loss"][[0, -1]], "test_error": result.test["error"][[0, -1]]}
+        return {**result.summary(), **{f"{quantity}_ends": values.tolist() for quantity, values in ends.items()}}
 
     def planes(self):
         """Loss and error in the planes of three independent networks, of the Bezier curve, and of the chain."""
@@ -172,16 +204,18 @@ class Benchmark:
 
     def swa(self):
         """Stochastic Weight Averaging: the mean of the weights of the members of FGE, in one network."""
-        for seed in self._seeds:
-            self._run("fge", seed)
-            self._run("swa", seed)
+        for wait in (False, True):
+            for seed in self._seeds:
+                self._run("fge", seed, wait)
+                if unit_name("fge", [seed]) in self.records:
+                    self._run("swa", seed, wait)
 
     @property
     def _seeds(self):
         return range(self.settings.seed, self.settings.seed + self.settings.runs)
 
-    def _run(self, method, seed):
-        self._unit(method, [seed], lambda: RUNS[method](self, seed))
+    def _run(self, method, seed, wait=True):
+        self._unit(method, [seed], lambda: RUNS[method](self, seed), wait)
 
     def _ind_run(self, seed):
         network = self._trained_network(seed)
@@ -197,7 +231,7 @@ class Benchmark:
             directory=self._checkpoint("sse", seed),
             resume=True,
         )
-        with self.progress.task(f"sse {seed}", settings.epochs) as ticker:
+        with self._locked(f"run sse {seed}"), self.progress.task(f"sse {seed}", settings.epochs) as ticker:
             train_cyclic(network, sse, settings, self.data, seed, [ticker])
         return self._measure_ensemble("sse", seed, network, sse.snapshots)
 
@@ -205,7 +239,7 @@ class Benchmark:
         settings = self.settings
         start, epochs = settings.fge_start_epoch, settings.epochs - settings.fge_start_epoch
         branch = kept_state(self._checkpoint("ind", seed), start)
-        if not os.path.exists(branch):
+        if not has_state(branch):
             self._trained_network(seed)
         network = make_network(settings, self.data, seed)
         load_state(network, branch)
@@ -221,23 +255,23 @@ class Benchmark:
         if seed == settings.seed:
             weights = [to_array(variable) for variable in network.trainable_variables]
             path = self._path("checkpoints", f"fge_{seed}_trace.json")
-            recorders = [TrajectoryRecorder(self.data.test, weights, start, path)]
-        with self.progress.task(f"fge {seed}", epochs) as ticker:
+            recorders = [TrajectoryRecorder(self.data.test, weights, start, path, -(-fge.cycle_steps // 8))]
+        with self._locked(f"run fge {seed}"), self.progress.task(f"fge {seed}", epochs) as ticker:
             train_cyclic(network, fge, settings, self.data, seed, [*recorders, ticker], start)
         metrics = self._measure_ensemble("fge", seed, network, fge.snapshots, start)
         for recorder in recorders:
-            steps = np.arange(1, epochs * self._steps + 1)
-            rates = keras.ops.convert_to_numpy(fge.learning_rate(steps, fge.cycle_steps)).tolist()
             snapshots = [snapshot.step for snapshot in fge.snapshots]
-            metrics["trace"] = {**recorder.trace, "learning_rate": rates, "snapshots": snapshots}
+            metrics["trace"] = {**recorder.trace, "cycle_steps": fge.cycle_steps, "snapshots": snapshots}
         return metrics
 
     def _swa_run(self, seed):
+        members = self.records.metrics(unit_name("fge", [seed]))["members"]
         folder = self._checkpoint("fge", seed)
-        if not os.path.exists(folder):
+        if not os.path.exists(folder) or len(keras_fge.Ensemble.load(folder)) < members:
             self._fge_run(seed)
         network = keras_fge.Ensemble.load(folder).average_weights(self.data.train)
-        return self._measure_ensemble("swa", seed, network, [keras_fge.Snapshot.of(network)])
+        snapshot = keras_fge.Snapshot.of(network, self.settings.epochs * self._steps)
+        return self._measure_ensemble("swa", seed, network, [snapshot])
 
     @property
     def _steps(self):
@@ -272,8 +306,9 @@ class Benchmark:
         return self._path("checkpoints", f"predictions_{method}_{seed}.npz")
 
     def _runs_and_pools(self, method):
-        for seed in self._seeds:
-            self._run(method, seed)
+        for wait in (False, True):  # What another process does now may be done when this one comes back.
+            for seed in self._seeds:
+                self._run(method, seed, wait)
         for budget in BUDGETS:
             for first in range(0, self.settings.runs - budget + 1, budget):
                 seeds = list(self._seeds[first : first + budget])

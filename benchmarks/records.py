@@ -4,63 +4,79 @@ import contextlib
 import datetime
 import importlib.metadata
 import json
+import math
 import os
 import platform
+import shlex
 import sys
 
 import keras
 
 from curves.files import write_atomically
 
-FILE = "records.jsonl"
+try:
+    import fcntl
+except ImportError:  # Windows: one process at a time.
+    fcntl = None
 
 
 class Records:
-    """The finished units of work in a folder. Lines are only ever added.
+    """The finished units of work in a folder, "records.jsonl", and their configuration, "configuration.json".
 
-    Several processes may work in one folder. Where two did the same unit, the first line counts.
+    Lines are only ever added. Several processes may work in one folder. Where two did the same unit, the first counts.
 
     Args:
-        folder: Has, or gets, the file "records.jsonl".
-        configuration: The flags that all records of the folder must share, because results depend on them. Default:
-            those of the first record, for a report.
+        folder: Has, or gets, these files.
+        configuration: All on which results depend: flags, backend and data. The same for all records of a folder.
+            Default: that of the folder, for a report.
 
     Raises:
-        ValueError: if a line is damaged, or a record is of another configuration.
+        ValueError: if a line is damaged, the folder is of another configuration, or it has none and none is given.
     """
 
     def __init__(self, folder, configuration=None):
-        self.path = os.path.join(folder, FILE)
+        self.path = os.path.join(folder, "records.jsonl")
+        path = os.path.join(folder, "configuration.json")
+        if os.path.exists(path):
+            with open(path, encoding="utf-8") as file:
+                theirs = _parse(file.read(), f"{path} is no configuration, or a damaged one")
+            self.configuration = theirs if configuration is None else configuration
+            self._check(theirs, path)
+        elif configuration is None:
+            raise ValueError(f"{folder} has no records yet: run some --experiment first.")
+        else:
+            self.configuration = configuration
+            write_json(configuration, path)
+        self.read()
+
+    def read(self):
+        """Reads the records, those of other processes too."""
         self.units = {}
         for number, line in enumerate(self._lines(), 1):
-            try:
-                record = json.loads(line)
-                unit, theirs = record["unit"], record["configuration"]
-                _ = record["metrics"], record["experiment"], record["key"], record["data"]
-            except (ValueError, KeyError, TypeError) as error:
-                raise ValueError(
-                    f"{self.path}, line {number}, is no record, or a damaged one ({error!r}). Remove that line: its "
-                    "unit will be done again, from its checkpoint if that is there."
-                ) from error
-            configuration = theirs if configuration is None else configuration
-            differences = [
-                f"--{name}={theirs.get(name)} there, {configuration.get(name)} here"
-                for name in sorted(set(theirs) | set(configuration))
-                if theirs.get(name) != configuration.get(name)
-            ]
-            if differences:
-                raise ValueError(
-                    f"{self.path}, line {number} ({unit}), is of another configuration: {'; '.join(differences)}. Give "
-                    "another --output_dir."
-                )
-            self.units.setdefault(unit, record)
-        self.configuration = configuration
+            where = f"{self.path}, line {number},"
+            cure = "Remove that line: its unit will be done again, from its checkpoint if that is there."
+            record = _parse(
+                line, f"{where} is no record, or a damaged one. {cure}", ("unit", "metrics", "configuration")
+            )
+            self._check(record["configuration"], f"{where} ({record['unit']})")
+            self.units.setdefault(record["unit"], {**record, "metrics": _to_nan(record["metrics"])})
 
     def _lines(self):
         if not os.path.exists(self.path):
             return []
         with open(self.path, "rb") as file:
-            return file.read().splitlines()
+            return _whole_lines(file.read()).splitlines()
+
+    def _check(self, theirs, where):
+        differences = [
+            f"--{name}={theirs.get(name)} there, {self.configuration.get(name)} here"
+            for name in sorted(set(theirs) | set(self.configuration))
+            if theirs.get(name) != self.configuration.get(name)
+        ]
+        if differences:
+            raise ValueError(
+                f"{where} is of another configuration: {'; '.join(differences)}. Give another --output_dir."
+            )
 
     def __contains__(self, unit):
         return unit in self.units
@@ -73,40 +89,91 @@ class Records:
         records = [record for record in self.units.values() if record["experiment"] == experiment]
         return sorted(records, key=lambda record: record["key"])
 
-    def append(self, experiment, key, metrics, seconds, flags, data):
-        """Adds the record of a unit, as a whole line in one write, and syncs it.
+    def append(self, experiment, key, metrics, seconds, flags):
+        """Adds the record of a unit, and syncs it.
 
         Args:
             experiment, key: The unit: what was done, and with which seed, curve or runs.
             metrics: What JSON can hold.
             seconds: Wall time of the unit in this process: without what an interrupted one had done before.
             flags: All of them, by name.
-            data: What is to be known of the data set.
         """
         unit = unit_name(experiment, key)
         record = {
             "unit": unit,
             "experiment": experiment,
             "key": key,
-            "metrics": metrics,
+            "metrics": _to_null(metrics),
             "wall_seconds": round(seconds, 2),
             "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "command": command(),
             "configuration": self.configuration,
             "flags": flags,
-            "data": data,
             **environment(),
         }
         line = (json.dumps(record, allow_nan=False) + "\n").encode()
-        file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-        try:
-            written = os.write(file, line)
-            os.fsync(file)
-        finally:
-            os.close(file)
-        if written != len(line):
-            raise OSError(f"{self.path}: only {written} of {len(line)} bytes of the record of {unit} could be written.")
-        self.units.setdefault(unit, record)
+        with open(self.path, "ab+") as file, _exclusively(file):
+            file.seek(0)
+            content = file.read()
+            file.truncate(len(_whole_lines(content)))
+            file.write(line)
+            file.flush()
+            os.fsync(file.fileno())
+        self.units.setdefault(unit, {**record, "metrics": metrics})
+
+
+def _whole_lines(content):
+    """The content without the beginning of a line that a killed process left."""
+    return content[: content.rfind(b"\n") + 1]
+
+
+def _parse(text, message, keys=()):
+    try:
+        content = json.loads(text)
+        _ = [content[key] for key in keys] or content.keys()
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{message} ({error!r})") from error
+    return content
+
+
+def _to_null(value):
+    """NaN and infinity, which JSON does not know, as null."""
+    if isinstance(value, dict):
+        return {name: _to_null(part) for name, part in value.items()}
+    if isinstance(value, list):
+        return [_to_null(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _to_nan(value):
+    if isinstance(value, dict):
+        return {name: _to_nan(part) for name, part in value.items()}
+    if isinstance(value, list):
+        return [_to_nan(part) for part in value]
+    return math.nan if value is None else value
+
+
+@contextlib.contextmanager
+def _exclusively(file, wait=True):
+    """Whether this process alone has the file until the end of the block, or of the process."""
+    try:
+        if fcntl is not None:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        if fcntl is not None:
+            fcntl.flock(file, fcntl.LOCK_UN)
+
+
+@contextlib.contextmanager
+def locked(path, wait=True):
+    """Keeps other processes from doing the same work: yields False if one does it, and this one is not to wait."""
+    with open(path, "a") as file, _exclusively(file, wait) as is_free:
+        yield is_free
 
 
 def unit_name(experiment, key):
@@ -114,7 +181,8 @@ def unit_name(experiment, key):
 
 
 def command():
-    return " ".join(["python", *sys.argv])
+    """As it can be given again."""
+    return f"KERAS_BACKEND={keras.backend.backend()} {shlex.join(['python', *sys.argv])}"
 
 
 def environment():

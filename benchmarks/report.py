@@ -16,6 +16,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.table import Table
 
 import curves
+import keras_fge
+import presets
 import reference
 from curves.files import write_atomically
 from records import Records
@@ -59,6 +61,7 @@ class ProgressBars:
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             console=console,
+            disable=not console.is_terminal,
         )
 
     @contextlib.contextmanager
@@ -93,8 +96,6 @@ def write_report(folder):
         ValueError: if there are no records, or damaged ones.
     """
     records = Records(folder)
-    if not records.units:
-        raise ValueError(f"{folder} has no records yet: run some --experiment first.")
     tables = [*curve_tables(records), *ensemble_tables(records), *time_tables(records)]
     for table in tables:
         console.print(table.to_rich())
@@ -125,7 +126,7 @@ class Grid:
     def to_rich(self):
         table = Table(title=self.title)
         for index, column in enumerate(self.columns):
-            table.add_column(column, justify="right" if index else "left", no_wrap=True)
+            table.add_column(column, justify="right" if index else "left", no_wrap=index == 0)
         for row in self.rows:
             table.add_row(*row)
         return table
@@ -142,9 +143,16 @@ def curve_tables(records):
     paths = {name: record["metrics"] for name, record in by_name(records, "path").items()}
     if not paths:
         return []
-    theirs = reference.CURVES.get(setting(records), {})
+    theirs = compared(reference.CURVES, records)
     rows = []
-    for name, s in paths.items():
+    for name, s in {"endpoints": None, **paths}.items():
+        if name == "endpoints":
+            ends = next(iter(paths.values()))
+            loss, error = span(*sorted(ends["train_loss_ends"]), 3), span(*sorted(ends["test_error_ends"]), 2, 100)
+            rows.append([name, loss, "", error, "", ""])
+            if theirs:
+                rows[-1] += [span(*theirs[name][:2], 2), span(*sorted(theirs[name][2:]), 2)]
+            continue
         loss = span(s["train_loss_min"], s["train_loss_max"], 3)
         error = span(s["test_error_min"], s["test_error_max"], 2, 100)
         mean = f"{s['train_loss_mean']:.3f}, {s['train_loss_length_mean']:.3f}"
@@ -159,7 +167,7 @@ def curve_tables(records):
         "endpoint. Length: of the path in weight space, over the straight distance."
     )
     if theirs:
-        columns += ["authors: loss", "error %"]
+        columns += [f"authors, {theirs_name(records)}: loss", "error %"]
         note += " The authors measured the train loss on augmented images, we do not."
     return [Grid("Curves between two independently trained networks", columns, rows, note)]
 
@@ -168,7 +176,7 @@ def ensemble_tables(records):
     groups = pooled(records)
     if not groups:
         return []
-    theirs = reference.ENSEMBLES.get(setting(records), {})
+    theirs = compared(reference.ENSEMBLES, records)
     budgets = sorted({budget for _, budget in groups})
     tables = []
     for metric, label, scale, digits in QUANTITIES:
@@ -182,14 +190,14 @@ def ensemble_tables(records):
                     for cell in cells
                 ]
                 if theirs and metric == "error":
-                    row += [f"{value:.2f}" for value in theirs.get(method, [])] or [""] * len(budgets)
+                    row += [f"{theirs[method][k - 1]:.2f}" if method in theirs else "" for k in budgets]
                 rows.append(row)
         swa = [record["metrics"]["test"][metric] for record in records.of("swa")]
         if swa:
             rows.append(["SWA, 1 network", mean_and_std(swa, scale, digits), *[""] * (len(rows[0]) - 2)])
         columns = ["", *(f"{budget}B" for budget in budgets)]
         if theirs and metric == "error":
-            columns += [f"authors {budget}B" for budget in budgets]
+            columns += [f"authors, {theirs_name(records)}, {budget}B" for budget in budgets]
         note = "Mean ± standard deviation (n) over groups of 1, 2 or 3 pooled runs."
         if metric == "error":
             note += f" B = {records.configuration['epochs']} epochs. {paired_text(records)}"
@@ -219,9 +227,15 @@ def by_name(records, experiment):
     return {name: found[name] for name in PLANES if name in found}
 
 
-def setting(records):
-    """(network, number of classes), the key of the reference."""
-    return records.configuration["network"], next(iter(records.units.values()))["data"]["num_classes"]
+def compared(numbers, records):
+    """Those of the authors for this network and number of classes, if it was trained for as long; else nothing."""
+    configuration = records.configuration
+    ours = presets.NETWORKS.get(configuration["network"], {}).get("epochs") == configuration["epochs"]
+    return numbers.get((configuration["network"], configuration["data"]["num_classes"]), {}) if ours else {}
+
+
+def theirs_name(records):
+    return f"CIFAR-{records.configuration['data']['num_classes']}"
 
 
 def pooled(records):
@@ -297,12 +311,15 @@ def draw_fge(records, folder):
     traces = [record["metrics"]["trace"] for record in records.of("fge") if "trace" in record["metrics"]]
     if not traces:
         return None
-    trace = traces[0]
+    trace, flags = traces[0], records.configuration
+    updates = np.arange(1, trace["iteration"][-1] + 1)
+    rates = keras_fge.triangular(
+        updates, flags["fge_max_learning_rate"], flags["fge_min_learning_rate"], trace["cycle_steps"]
+    )
     figure = Figure(figsize=(6, 6.5), layout="constrained")
     panels = figure.subplots(3, 1, sharex=True)
-    updates = range(1, len(trace["learning_rate"]) + 1)
     series = [
-        (updates, trace["learning_rate"], "learning rate"),
+        (updates, keras.ops.convert_to_numpy(rates), "learning rate"),
         (trace["iteration"], 100 * np.array(trace["test_error"]), "test error (%)"),
         (trace["iteration"], trace["distance"], "distance from the start"),
     ]
@@ -384,8 +401,9 @@ th, td { padding: .25rem .8rem; border-bottom: 1px solid #ddd; text-align: right
 
 def to_html(records, tables, figures):
     """One page with tables, figures and settings, which needs no other file."""
-    first = next(iter(records.units.values()))
-    title = f"{records.configuration['network']} on {first['data']['name']}"
+    settings = dict(records.configuration)
+    data = settings.pop("data")
+    title = f"{settings['network']} on {data['name']}"
     parts = [f"<h1>{html.escape(title)}</h1>", *(table.to_html() for table in tables)]
     for caption, path in figures.items():
         image = base64.b64encode(pathlib.Path(path).read_bytes()).decode()
@@ -397,12 +415,11 @@ def to_html(records, tables, figures):
         ", ".join(f"{name} {version}" for name, version in record["packages"].items())
         for record in records.units.values()
     )
-    settings = "\n".join(f"--{name}={value}" for name, value in records.configuration.items())
     for caption, text in (
         ("Commands", "\n".join(commands)),
-        ("Data", ", ".join(f"{name}: {value}" for name, value in first["data"].items())),
+        ("Data", ", ".join(f"{name}: {value}" for name, value in data.items())),
         ("Versions", "\n".join(versions)),
-        ("Settings", settings),
+        ("Settings", "\n".join(f"{name}={value}" for name, value in settings.items())),
     ):
         parts.append(f"<h2>{caption}</h2><pre>{html.escape(text)}</pre>")
     body = "\n".join(parts)

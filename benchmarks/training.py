@@ -4,8 +4,8 @@
 """
 
 import json
+import math
 import os
-import time
 
 import keras
 import numpy as np
@@ -17,8 +17,6 @@ from curves.files import write_atomically
 from keras_fge.callback import Batches
 from keras_fge.folder import Folder, set_random_states
 from keras_fge.snapshots import to_array
-
-SECONDS_BETWEEN_CHECKPOINTS = 30
 
 
 def make_network(settings, data, seed):
@@ -75,10 +73,11 @@ def train_cyclic(network, callback, settings, data, seed, others=(), initial_epo
 
 
 class Checkpoint(keras.callbacks.Callback):
-    """Writes the whole state of a training at the end of epochs, at most every 30 seconds, and takes it up again.
+    """Writes the whole state of a training at the end of epochs, and takes it up again.
 
     A run that was killed ends with the same weights as one that was not: weights, optimizer, seeds and the epoch, on
-    which the order of the data depends, are in the state.
+    which the order of the data depends, are in the state. It is written at every epoch, unless that would take more
+    than a tenth of the time.
 
     Attributes:
         epoch: The epoch that `fit` is in.
@@ -87,14 +86,14 @@ class Checkpoint(keras.callbacks.Callback):
 
     def __init__(self, folder, ticker, keep=None):
         super().__init__()
-        self.folder, self.ticker, self.keep = folder, ticker, keep
+        self.folder, self.ticker, self.keep = Folder(folder), ticker, keep
         self.epoch, self.logs = 0, {}
 
     def on_train_begin(self, logs=None):
-        os.makedirs(self.folder, exist_ok=True)
-        self._written = time.monotonic()
-        if os.path.exists(os.path.join(self.folder, "state.npz")):
-            counters = load_state(self.model, self.folder)
+        os.makedirs(self.folder.path, exist_ok=True)
+        self.folder.remove_leftovers()
+        if has_state(self.folder.path):
+            counters = load_state(self.model, self.folder.path)
             self.epoch, self.logs = counters["epoch"], counters["logs"]
             self.model._initial_epoch = self.epoch
             self.ticker.advance(self.epoch)
@@ -104,26 +103,34 @@ class Checkpoint(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         self.logs = {name: float(value) for name, value in (logs or {}).items()}
+        if not math.isfinite(self.logs["loss"]):
+            raise FloatingPointError(
+                f"The loss is {self.logs['loss']} in epoch {epoch + 1} of {self.folder.path}: train with a lower "
+                "learning rate, in another --output_dir."
+            )
         self.ticker.advance(1)
         if epoch + 1 == self.keep:
-            self._write(kept_state(self.folder, self.keep), epoch + 1)
-        is_last = epoch + 1 == self.params["epochs"]
-        if is_last or time.monotonic() - self._written > SECONDS_BETWEEN_CHECKPOINTS:
+            path = kept_state(self.folder.path, self.keep)
+            os.makedirs(path, exist_ok=True)
+            self._write(Folder(path), epoch + 1)
+        if epoch + 1 == self.params["epochs"] or self.folder.state_is_due():
             self._write(self.folder, epoch + 1)
-            self._written = time.monotonic()
 
     def on_train_end(self, logs=None):
         self.model._initial_epoch = None
 
     def _write(self, folder, epoch):
-        os.makedirs(folder, exist_ok=True)
         values = [to_array(variable) for variable in _state(self.model)]
-        Folder(folder).write_state({"epoch": epoch, "logs": self.logs}, values)
+        folder.write_state({"epoch": epoch, "logs": self.logs}, values)
 
 
 def kept_state(folder, epoch):
     """Where `Checkpoint` keeps the state after `epoch` epochs."""
     return os.path.join(folder, f"epoch_{epoch}")
+
+
+def has_state(folder):
+    return os.path.exists(os.path.join(folder, "state.npz"))
 
 
 def load_state(model, folder):
@@ -153,38 +160,40 @@ class TrajectoryRecorder(keras.callbacks.Callback):
         start: The weights w_0: numpy arrays, in the order of the trainable variables.
         first_epoch: The epoch with which the run begins.
         path: File that keeps the measurements, so that a run that is taken up has them all.
-        points_per_epoch: Number of measurements. Default: 10.
+        every: Number of iterations from one measurement to the next.
 
     Attributes:
         trace: Lists "iteration", "test_error" and "distance".
     """
 
-    def __init__(self, test, start, first_epoch, path, points_per_epoch=10):
+    def __init__(self, test, start, first_epoch, path, every):
         super().__init__()
         self.test, self.start, self.first_epoch, self.path = test, start, first_epoch, path
-        self.points_per_epoch = points_per_epoch
+        self.every = every
         self.trace = {"iteration": [], "test_error": [], "distance": []}
-        self._next = 0
+
+    def on_train_begin(self, logs=None):
+        if os.path.exists(self.path):
+            with open(self.path) as file:
+                self.trace = json.load(file)
 
     def on_epoch_begin(self, epoch, logs=None):
         self._begin = (epoch - self.first_epoch) * self.params["steps"]
-        if not self.trace["iteration"] and epoch > self.first_epoch and os.path.exists(self.path):
-            with open(self.path) as file:
-                trace = json.load(file)
-            count = sum(iteration < self._begin for iteration in trace["iteration"])  # The rest will come again.
-            self.trace = {name: values[:count] for name, values in trace.items()}
-        self._next = 0
+        count = sum(iteration < self._begin for iteration in self.trace["iteration"])  # The rest will come again.
+        self.trace = {name: values[:count] for name, values in self.trace.items()}
 
     def on_train_batch_begin(self, batch, logs=None):
-        if batch >= self._next:
+        last = self.trace["iteration"][-1] if self.trace["iteration"] else -self.every
+        if self._begin + batch >= last + self.every:
             self._record(self._begin + batch)
-            self._next = batch + max(1, self.params["steps"] // self.points_per_epoch)
 
     def on_epoch_end(self, epoch, logs=None):
         write_atomically(self.path, json.dumps(self.trace).encode())
 
     def on_train_end(self, logs=None):
-        self._record((self.params["epochs"] - self.first_epoch) * self.params["steps"])
+        last = (self.params["epochs"] - self.first_epoch) * self.params["steps"]
+        if self.trace["iteration"][-1] < last:
+            self._record(last)
 
     def _record(self, iteration):
         model = self.model

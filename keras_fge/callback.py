@@ -5,6 +5,7 @@ import itertools
 import math
 import numbers
 import warnings
+import weakref
 
 import keras
 import numpy as np
@@ -33,13 +34,13 @@ class CyclicEnsemble(keras.callbacks.Callback, abc.ABC):
 
     With a `directory`, nothing is lost when the process dies. Every snapshot is written there as soon as it is taken,
     and no longer held in memory; `Ensemble.load(directory)` reads the folder, also of an unfinished run. At the end of
-    every epoch, the whole state of the training is written: weights, optimizer, random seeds, cycle. The same program
-    with `resume=True` continues from there (or begins, if there is nothing yet), and ends with the same members, bit
-    for bit where the hardware computes so. That takes data in an order that does not depend on the process:
-    `shuffle=False`, or the data set of `batches`. (Keras' own shuffling of arrays is resumed on JAX and torch, not on
-    TensorFlow.) A second `fit` with a folder continues that run, too. List this callback after those that change
-    weights or optimizer at the end of an epoch; the states of other callbacks are not saved. Where JAX runs on several
-    processes, the first one writes, and all read the folder.
+    every epoch, unless that would take more than a tenth of the time, the whole state of the training is written:
+    weights, optimizer, random seeds, cycle. The same program with `resume=True` continues from there (or begins, if
+    there is nothing yet), and ends with the same members, bit for bit where the hardware computes so. That takes data
+    in an order that does not depend on the process: `shuffle=False`, or the data set of `batches`. (Keras' own
+    shuffling of arrays is resumed on JAX and torch, not on TensorFlow.) A second `fit` with a folder continues that
+    run, too. List this callback after those that change weights or optimizer at the end of an epoch; the states of
+    other callbacks are not saved. Where JAX runs on several processes, the first one writes, and all read the folder.
 
     Attributes:
         snapshots: List of `Snapshot`, one for each cycle so far.
@@ -203,7 +204,9 @@ class CyclicEnsemble(keras.callbacks.Callback, abc.ABC):
             logs.update(self._latest or dict.fromkeys(self._names_of_metrics(), float("nan")))
         steps = self.params.get("steps")
         is_whole = not steps or self._batch + self.model.steps_per_execution >= steps
-        if self.directory is not None and is_whole:  # An epoch that was cut short is done again.
+        is_last = epoch + 1 == self.params["epochs"] or self.model.stop_training
+        # An epoch that was cut short is done again.
+        if self.directory is not None and is_whole and (is_last or self._folder.state_is_due()):
             self._write_state(epoch + 1)
 
     def on_train_end(self, logs=None):
@@ -586,7 +589,9 @@ class Batches(keras.utils.PyDataset):
 
     def __init__(self, callback, x, y, batch_size, seed):
         super().__init__()
-        self.callback, self.data, self.batch_size, self.seed = callback, (x, y), batch_size, seed
+        # TensorFlow never lets go of a data set that Python feeds: it must not hold callback, network and optimizer.
+        self.callback = weakref.proxy(callback)
+        self.data, self.batch_size, self.seed = (x, y), batch_size, seed
         lengths = {len(array) for array in keras.tree.flatten(self.data)}
         if len(lengths) != 1 or 0 in lengths:
             raise ValueError(f"`x` and `y` must hold arrays of one length. Received: lengths {sorted(lengths)}")

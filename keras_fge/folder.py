@@ -2,8 +2,10 @@
 
 import hashlib
 import json
+import math
 import os
 import random
+import time
 import warnings
 
 import keras
@@ -27,6 +29,7 @@ class Folder:
 
     def __init__(self, path):
         self.path = os.fspath(path)
+        self._state_written_at, self._seconds_to_write_state = -math.inf, 0.0
 
     def _in(self, name):
         return os.path.join(self.path, name)
@@ -105,9 +108,16 @@ class Folder:
 
     def write_state(self, counters, values):
         """Replaces the state: integers by name, and a list of arrays; the generators of random numbers are added."""
+        begin = time.monotonic()
         arrays = {f"value_{index:06}": value for index, value in enumerate(values)}
         counters = json.dumps({**counters, "random": _random_states()})
         write_atomically(self._in("state.npz"), to_npz({**arrays, "counters": counters}))
+        self._state_written_at = time.monotonic()
+        self._seconds_to_write_state = self._state_written_at - begin
+
+    def state_is_due(self):
+        """Whether the state can be written again, so that writing takes at most a tenth of the time of training."""
+        return time.monotonic() - self._state_written_at >= 9 * self._seconds_to_write_state
 
     def read_state(self):
         """(counters, values); `set_random_states(counters["random"])` brings the generators to where they were."""
@@ -132,6 +142,8 @@ def _random_states():
         import torch
 
         states["torch"] = torch.get_rng_state().tolist()
+        if torch.cuda.is_available():
+            states["cuda"] = [state.tolist() for state in torch.cuda.get_rng_state_all()]
     return states
 
 
@@ -144,6 +156,8 @@ def set_random_states(states):
         import torch
 
         torch.set_rng_state(torch.tensor(states["torch"], dtype=torch.uint8))
+        if "cuda" in states and torch.cuda.is_available():
+            torch.cuda.set_rng_state_all([torch.tensor(state, dtype=torch.uint8) for state in states["cuda"]])
 
 
 def is_chief():

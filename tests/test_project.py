@@ -12,7 +12,8 @@ import keras
 import numpy as np
 import pytest
 
-import curves
+import report
+from records import Records
 
 ROOT = pathlib.Path(__file__).parent.parent
 LAYERS = {  # Each file may import only from what stands before it. `curves` knows nothing of `keras_fge`.
@@ -93,25 +94,26 @@ def test_readme_has_an_example_of_each_half():
     assert any("keras_fge.FGE" in example for example in EXAMPLES)
 
 
-def loss_range(summary):
-    return f"{summary['train_loss_min']:.3f} to {summary['train_loss_max']:.3f}"
+def tables_of(folder):
+    """The tables of the report on records that are part of the project, as rows of Markdown."""
+    records = Records(ROOT / "benchmarks/results" / folder)
+    tables = [*report.curve_tables(records), *report.ensemble_tables(records)]
+    return records, [[f"| {' | '.join(row)} |" for row in table.rows] for table in tables]
 
 
-def end_of_row(summary):
-    error = f"{100 * summary['test_error_min']:.2f} to {100 * summary['test_error_max']:.2f}"
-    return f"{error} | {summary['train_loss_barrier']:.3f} | {summary['length_ratio']:.3f} |"
-
-
-def test_numbers_on_photographs_stand_in_the_record():
+@pytest.mark.parametrize(("folder", "data"), [("digits", "digits"), ("cifar10_jpeg", "cifar")])
+def test_numbers_of_the_readme_stand_in_the_records(folder, data):
     readme = (ROOT / "README.md").read_text()
-    record = json.loads((ROOT / "benchmarks/results/cifar10_jpeg/record.json").read_text())
-    assert len(record["curves"]) == 5 and record["flags"]["dataset"] == "folder"
-    for name, s in record["curves"].items():
-        means = f"{s['train_loss_mean']:.3f}, {s['train_loss_length_mean']:.3f}"
-        assert f"| {name} | {loss_range(s)} | {means} | {end_of_row(s)}" in readme
-    line = curves.PathResult.load(ROOT / "benchmarks/results/cifar10_jpeg/straight_line.npz").test["error"]
-    assert f"test error {100 * line[0]:.1f} and {100 * line[-1]:.1f} %" in readme
-    assert f"{record['wall_seconds']['curves'] / 60:.0f} minutes" in readme
+    records, tables = tables_of(folder)
+    assert len(tables) == 4
+    for row in (row for rows in tables for row in rows):
+        assert row in readme
+    assert " ".join(report.paired_text(records).split()) in " ".join(readme.split())
+    assert {record["data"]["name"] for record in records.units.values()} == {data}
+    assert records.metrics("path line")["train_loss_barrier"] > 1
+    assert max(records.metrics(f"path {name}")["train_loss_barrier"] for name in ("bezier", "chain")) < 0.1
+    for figure, _, _ in report.FIGURES:
+        assert (ROOT / "benchmarks/results" / folder / figure).exists()
 
 
 def test_numbers_of_the_example_stand_in_the_record():
@@ -130,27 +132,9 @@ def test_numbers_of_the_example_stand_in_the_record():
     assert f"mean ± standard error over {s['error']['n']} seeds" in readme
 
 
-def test_numbers_of_the_readme_stand_in_the_records():
+def test_costs_stand_in_the_record():
     readme = (ROOT / "README.md").read_text()
-    record = json.loads((ROOT / "benchmarks/results/digits/record.json").read_text())
     speed = json.loads((ROOT / "benchmarks/results/speed.json").read_text())
-    for name, s in record["curves"].items():
-        label = name if name == "straight line" else f"{name}, 3 bends"
-        assert f"| {label} | {loss_range(s)} | {end_of_row(s)}" in readme
-    assert record["curves"]["straight line"]["train_loss_barrier"] > 1
-    assert record["curves"]["polygonal chain"]["train_loss_barrier"] < 0.02
-    for method, label in (("Ind", "(Ind)"), ("SSE", "(SSE)"), ("FGE", "**FGE**")):
-        for cell in record["ensembles"]["summary"][method].values():
-            number = f"{100 * cell['error']:.2f} ± {100 * cell['error_se']:.2f}"
-            assert any(label in line and number in line for line in readme.splitlines())
-        for cell in record["ensembles"]["summary"][method].values():
-            number = f"{cell['nll']:.3f} / {cell['calibrated_nll']:.3f} ± {cell['calibrated_nll_se']:.3f}"
-            assert any(label.strip("()") in line and number in line for line in readme.splitlines())
-    summary = record["ensembles"]["summary"]
-    assert all(summary["FGE"][k]["calibrated_nll"] < summary["Ind"][k]["calibrated_nll"] for k in "123")
-    assert all(summary["FGE"][k]["nll"] > summary["Ind"][k]["nll"] for k in "23")
-    difference = record["ensembles"]["fge_minus_ind"]["error"]
-    assert f"by {100 * difference['mean']:.2f} ± {100 * difference['se']:.2f} points" in readme
     ratio = f"{speed['ratio_to_plain']['curve, 3 bends']:.2f}"
     assert f"each step costing {ratio} of an ordinary one, with either objective" in readme
     assert ratio == f"{speed['ratio_to_plain']['curve, arc length']:.2f}"
