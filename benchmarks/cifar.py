@@ -81,7 +81,7 @@ flags.DEFINE_float("fge_max_learning_rate", 0.04, "alpha_1 of FGE.", lower_bound
 flags.DEFINE_float("fge_min_learning_rate", 5e-4, "alpha_2 of FGE.", lower_bound=0)
 flags.DEFINE_float("fge_cycle_epochs", 1, "Epochs of one FGE cycle, rounded to an even number of iterations.")
 flags.DEFINE_float("sse_max_learning_rate", 0.04, "Learning rate at the start of each SSE cycle.", lower_bound=0)
-flags.DEFINE_integer("sse_cycles", 4, "Cycles, and so snapshots, of one SSE run.", lower_bound=1)
+flags.DEFINE_integer("sse_cycles", 2, "Cycles, and so snapshots, of one SSE run.", lower_bound=1)
 
 flags.DEFINE_enum("dtype_policy", "float32", ["float32", "mixed_bfloat16"], "Arithmetic of the layers.")
 flags.DEFINE_bool("jit_compile", None, "Compile with XLA. Default: what Keras chooses for backend and device.")

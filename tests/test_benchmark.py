@@ -559,17 +559,20 @@ def metrics_of(folder):
     return {unit: record["metrics"] for unit, record in units.items()}
 
 
-# One worker has all tests of the group: the fixture runs once.
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def smoke(tmp_path_factory):
-    """The folder of a run of all experiments, and what it printed."""
-    folder = tmp_path_factory.mktemp("smoke") / "out"
-    result = benchmark("--preset=smoke", f"--output_dir={folder}")
-    assert result.returncode == 0, result.stderr
-    return folder, result.stdout
+    """The folder of a run of all experiments, and what it printed. The test processes share one run."""
+    root = tmp_path_factory.getbasetemp()
+    root = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
+    folder, output = root / "smoke", root / "smoke.txt"
+    with locked(root / "smoke.lock"):
+        if not output.exists():
+            result = benchmark("--preset=smoke", f"--output_dir={folder}")
+            assert result.returncode == 0, result.stderr
+            output.write_text(result.stdout)
+    return folder, output.read_text()
 
 
-@pytest.mark.xdist_group("smoke")
 def test_smoke_runs_every_experiment_and_records_it(smoke):
     folder, output = smoke
     records = Records(folder)
@@ -606,7 +609,6 @@ def test_smoke_runs_every_experiment_and_records_it(smoke):
         assert text in output
 
 
-@pytest.mark.xdist_group("smoke")
 def test_predictions_of_a_run_are_those_of_its_members(smoke):
     folder, _ = smoke
     data = load("digits")
@@ -618,7 +620,6 @@ def test_predictions_of_a_run_are_those_of_its_members(smoke):
     assert np.allclose(stored, ensemble.predict(data.validation[0]), atol=1e-5)
 
 
-@pytest.mark.xdist_group("smoke")
 def test_report_is_made_of_the_records_alone(smoke, tmp_path):
     folder, output = smoke
     for path in [folder / "records.jsonl", folder / "configuration.json", *folder.glob("*.npz")]:
@@ -635,7 +636,6 @@ def test_report_is_made_of_the_records_alone(smoke, tmp_path):
         assert text in page
 
 
-@pytest.mark.xdist_group("smoke")
 def test_what_is_recorded_is_not_done_again(smoke):
     folder, _ = smoke
     before = (folder / "records.jsonl").read_bytes()
@@ -648,7 +648,6 @@ def test_what_is_recorded_is_not_done_again(smoke):
     assert "--epochs=4 there, 40 here" in result.stderr and "Traceback" not in result.stderr
 
 
-@pytest.mark.xdist_group("smoke")
 def test_a_killed_benchmark_goes_on_and_ends_with_the_same_results(smoke, tmp_path):
     expected, _ = smoke
     # One network has its checkpoints, but no record.

@@ -8,6 +8,7 @@ import random
 import signal
 import subprocess
 import sys
+import time
 
 import keras
 import numpy as np
@@ -16,6 +17,7 @@ from keras import layers
 
 import keras_fge
 from conftest import batch_norm_network, images, logits_loss, values
+from keras_fge.folder import Folder
 
 ROOT = pathlib.Path(__file__).parent.parent
 BACKEND = keras.backend.backend()
@@ -104,6 +106,31 @@ def network_and_data():
     network = batch_norm_network()
     network.compile(keras.optimizers.SGD(0.02, momentum=0.9), logits_loss())
     return network, x, y
+
+
+@pytest.fixture(autouse=True)
+def state_of_every_epoch(monkeypatch):
+    """Else it would depend on the time that an epoch takes."""
+    monkeypatch.setattr(Folder, "state_is_due", lambda self: True)
+
+
+def test_writing_states_takes_at_most_a_tenth_of_the_time(tmp_path, monkeypatch):
+    monkeypatch.undo()
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+
+    def write(path, content):
+        now[0] += 2
+
+    monkeypatch.setattr("keras_fge.folder.write_atomically", write)
+    folder = Folder(tmp_path)
+    assert folder.state_is_due()
+    folder.write_state({}, [np.ones(3)])
+    assert now[0] == 102 and not folder.state_is_due()
+    now[0] = 119.9
+    assert not folder.state_is_due()
+    now[0] = 120.0
+    assert folder.state_is_due()
 
 
 def fit(network, x, y, fge, epochs=4):
