@@ -75,23 +75,17 @@ def test_networks_predict_and_decay_every_weight(name):
 
 
 def test_residual_networks_stride_where_the_authors_do():
-    def strides(name, size):
-        convolutions = [
-            layer for layer in make_network(name, (32, 32, 3), 10).layers if isinstance(layer, keras.layers.Conv2D)
-        ]
-        return [
-            (layer.kernel_size[0], index) for index, layer in enumerate(convolutions) if layer.strides == (2, 2)
-        ], convolutions
+    def convolutions(name):
+        return [layer for layer in make_network(name, (32, 32, 3), 10).layers if type(layer) is keras.layers.Conv2D]
 
-    strided, convolutions = strides("wrn16x4", 32)
-    assert sorted(size for size, _ in strided) == [1, 1, 3, 3]
-    for size, index in strided:  # The second convolution of a block: it keeps the number of filters.
-        if size == 3:
-            assert convolutions[index].kernel.shape[-2] == convolutions[index].kernel.shape[-1]
-    assert all(convolution.use_bias for convolution in convolutions)
-    strided, convolutions = strides("preresnet56", 32)
-    assert sorted(size for size, _ in strided) == [1, 1, 3, 3]
-    assert not any(convolution.use_bias for convolution in convolutions)
+    for name, has_bias in (("wrn16x4", True), ("preresnet56", False)):
+        layers = convolutions(name)
+        strided = [layer for layer in layers if layer.strides == (2, 2)]
+        assert sorted(layer.kernel_size[0] for layer in strided) == [1, 1, 3, 3]
+        assert all(layer.use_bias == has_bias for layer in layers)
+        for layer in strided:
+            if layer.kernel_size[0] == 3:  # In a block, this convolution keeps the number of filters.
+                assert layer.kernel.shape[-2] == layer.kernel.shape[-1]
 
 
 def test_strided_convolutions_are_padded_on_both_sides():
