@@ -81,9 +81,7 @@ class Benchmark:
 
     def endpoints(self):
         """The three networks of curves and planes: two endpoints, and one more. They are the first ones of Ind, too."""
-        for wait in (False, True):
-            for seed in self._end_seeds:
-                self._run("ind", seed, wait)
+        self._runs("ind", self._end_seeds)
 
     @property
     def _end_seeds(self):
@@ -204,18 +202,12 @@ class Benchmark:
 
     def swa(self):
         """Stochastic Weight Averaging: the mean of the weights of the members of FGE, in one network."""
-        for wait in (False, True):
-            for seed in self._seeds:
-                self._run("fge", seed, wait)
-                if unit_name("fge", [seed]) in self.records:
-                    self._run("swa", seed, wait)
+        self.fge()
+        self._runs("swa")
 
     @property
     def _seeds(self):
         return range(self.settings.seed, self.settings.seed + self.settings.runs)
-
-    def _run(self, method, seed, wait=True):
-        self._unit(method, [seed], lambda: RUNS[method](self, seed), wait)
 
     def _ind_run(self, seed):
         network = self._trained_network(seed)
@@ -305,10 +297,13 @@ class Benchmark:
     def _predictions(self, method, seed):
         return self._path("checkpoints", f"predictions_{method}_{seed}.npz")
 
-    def _runs_and_pools(self, method):
+    def _runs(self, method, seeds=None):
         for wait in (False, True):  # What another process does now may be done when this one comes back.
-            for seed in self._seeds:
-                self._run(method, seed, wait)
+            for seed in seeds or self._seeds:
+                self._unit(method, [seed], lambda seed=seed: RUNS[method](self, seed), wait)
+
+    def _runs_and_pools(self, method):
+        self._runs(method)
         for budget in BUDGETS:
             for first in range(0, self.settings.runs - budget + 1, budget):
                 seeds = list(self._seeds[first : first + budget])

@@ -143,33 +143,27 @@ def curve_tables(records):
     paths = {name: record["metrics"] for name, record in by_name(records, "path").items()}
     if not paths:
         return []
-    theirs = compared(reference.CURVES, records)
-    rows = []
-    for name, s in {"endpoints": None, **paths}.items():
-        if name == "endpoints":
-            ends = next(iter(paths.values()))
-            loss, error = span(*sorted(ends["train_loss_ends"]), 3), span(*sorted(ends["test_error_ends"]), 2, 100)
-            rows.append([name, loss, "", error, "", ""])
-            if theirs:
-                rows[-1] += [span(*theirs[name][:2], 2), span(*sorted(theirs[name][2:]), 2)]
-            continue
+    ends = next(iter(paths.values()))
+    losses, errors = sorted(ends["train_loss_ends"]), sorted(ends["test_error_ends"])
+    rows = {"endpoints": ["endpoints", span(*losses, 3), "", span(*errors, 2, 100), "", ""]}
+    for name, s in paths.items():
         loss = span(s["train_loss_min"], s["train_loss_max"], 3)
         error = span(s["test_error_min"], s["test_error_max"], 2, 100)
         mean = f"{s['train_loss_mean']:.3f}, {s['train_loss_length_mean']:.3f}"
-        rows.append([PATHS[name], loss, mean, error, f"{s['train_loss_barrier']:.3f}", f"{s['length_ratio']:.3f}"])
-        if theirs:
-            cell = theirs.get(name)
-            rows[-1] += [span(*cell[:2], 2), span(*cell[2:], 2)] if cell else ["", ""]
+        rows[name] = [PATHS[name], loss, mean, error, f"{s['train_loss_barrier']:.3f}", f"{s['length_ratio']:.3f}"]
     columns = ["path", "train loss", "mean", "test error %", "barrier", "length"]
     note = (
         "Least to largest value along the path; mean of the train loss over t, and over arc length. The train loss "
         "contains the weight decay. Barrier, in nats: the largest train loss on the path minus that of the worse "
         "endpoint. Length: of the path in weight space, over the straight distance."
     )
+    theirs = compared(reference.CURVES, records)
     if theirs:
         columns += [f"authors, {theirs_name(records)}: loss", "error %"]
         note += " The authors measured the train loss on augmented images, we do not."
-    return [Grid("Curves between two independently trained networks", columns, rows, note)]
+        for name, row in rows.items():
+            row += [span(*theirs[name][:2], 2), span(*sorted(theirs[name][2:]), 2)] if name in theirs else ["", ""]
+    return [Grid("Curves between two independently trained networks", columns, list(rows.values()), note)]
 
 
 def ensemble_tables(records):

@@ -665,3 +665,27 @@ def test_reference_numbers_belong_to_known_networks():
     assert {name for name, _ in [*reference.CURVES, *reference.ENSEMBLES]} <= set(NETWORKS)
     for paths in reference.CURVES.values():
         assert all(least <= most for row in paths.values() for least, most in (row[:2],))
+
+
+def test_numbers_of_the_authors_stand_beside_ours(tmp_path):
+    preset = presets.PRESETS["vgg16_cifar100"]
+    records = Records(tmp_path, {**preset, "data": {"name": "cifar100", "num_classes": 100}})
+    summary = dict.fromkeys(
+        ["train_loss_min", "train_loss_max", "train_loss_mean", "train_loss_length_mean", "train_loss_barrier"], 0.5
+    )
+    summary |= {"test_error_min": 0.2, "test_error_max": 0.3, "length_ratio": 1.0}
+    summary |= {"train_loss_ends": [0.4, 0.3], "test_error_ends": [0.25, 0.2]}
+    records.append("path", ["line"], summary, 1.0, {})
+    records.append("path", ["bezier"], summary, 1.0, {})
+    for seed in range(2):
+        test = {"error": 0.25 + 0.02 * seed, "nll": 1.0, "calibrated_nll": 1.0}
+        records.append("ind ensemble", [1, seed], {"members": 1, "test": test}, 1.0, {})
+    table = report.curve_tables(records)[0]
+    assert [len(row) for row in table.rows] == [len(table.columns)] * 3
+    assert table.rows[0][1] == "0.300 to 0.400" and table.rows[0][-2:] == ["0.89 to 0.89", "27.50 to 27.50"]
+    assert table.rows[1][-2:] == ["", ""] and table.rows[2][-1] == "27.40 to 30.10"
+    table = report.ensemble_tables(records)[0]
+    assert table.columns == ["", "1B", "authors, CIFAR-100, 1B"]
+    assert table.rows == [["Ind, 1 a run", "26.00 ± 1.41 (2)", "27.50"]]
+    records.configuration["epochs"] = 10  # Another training is not compared.
+    assert report.ensemble_tables(records)[0].columns == ["", "1B"]
