@@ -6,6 +6,7 @@ import dataclasses
 import html
 import os
 import pathlib
+import sys
 import time
 
 import keras
@@ -22,7 +23,7 @@ import reference
 from curves.files import write_atomically
 from records import Records
 
-console = Console()
+console = Console(width=None if sys.stdout.isatty() else 110)
 QUANTITIES = (  # metric, label, scale, digits
     ("error", "test error %", 100, 2),
     ("nll", "test NLL", 1, 3),
