@@ -109,9 +109,9 @@ def test_numbers_of_the_readme_stand_in_the_records(folder, data):
     for row in (row for rows in tables for row in rows):
         assert row in readme
     assert " ".join(report.paired_text(records).split()) in " ".join(readme.split())
-    assert {record["data"]["name"] for record in records.units.values()} == {data}
+    assert records.configuration["data"]["name"] == data
     assert records.metrics("path line")["train_loss_barrier"] > 1
-    assert max(records.metrics(f"path {name}")["train_loss_barrier"] for name in ("bezier", "chain")) < 0.1
+    assert max(records.metrics(f"path {name}")["train_loss_barrier"] for name in ("bezier", "chain")) < 0.2
     for figure, _, _ in report.FIGURES:
         assert (ROOT / "benchmarks/results" / folder / figure).exists()
 
