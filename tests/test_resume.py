@@ -1,6 +1,7 @@
 """Runs that are killed, at any moment, and go on from their folder; folders that cannot be used."""
 
 import errno
+import gc
 import json
 import os
 import pathlib
@@ -9,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
 
 import keras
 import numpy as np
@@ -185,6 +187,16 @@ def test_resume_in_the_same_process_after_an_interrupt(tmp_path):
     assert other.history.epoch == [] and len(again.snapshots) == 2
     longer = fit(other, x, y, keras_fge.FGE(0.02, 0.001, **arguments), epochs=6)
     assert other.history.epoch == [4, 5] and len(longer.snapshots) == 3
+
+
+def test_the_data_set_does_not_keep_the_network_in_memory():
+    network, x, y = network_and_data()
+    fge = keras_fge.FGE(0.02, 0.001, cycle_steps=4)
+    network.fit(fge.batches(x, y, batch_size=25), epochs=2, verbose=0, callbacks=[fge])
+    alive = weakref.ref(network)
+    del network, fge
+    gc.collect()
+    assert alive() is None
 
 
 def test_an_epoch_that_was_cut_short_is_done_again(tmp_path):
