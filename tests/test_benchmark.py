@@ -59,6 +59,7 @@ def images(count=6, size=8, seed=0):
         ("convfc", 10, 2_422_634),
     ],
 )
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="the shapes do not depend on the backend")
 def test_parameters_are_those_of_the_authors_networks(name, classes, parameters):
     network = make_network(name, (32, 32, 3), classes)
     assert sum(int(np.prod(v.shape)) for v in network.trainable_variables) == parameters
@@ -356,9 +357,8 @@ def test_an_interrupted_training_ends_with_the_same_weights(what, tmp_path, monk
 
     expected = make()
     logs = train(expected, "whole").logs
-    for stop_at in (1, 4):
-        with pytest.raises(Interrupt):
-            train(make(), "parts", stop_at)
+    with pytest.raises(Interrupt):
+        train(make(), "parts", 3)
     model = make()
     assert train(model, "parts").logs == pytest.approx(logs)
     for ours, theirs in zip(values(training._state(model)), values(training._state(expected))):
@@ -446,13 +446,17 @@ def test_numbers_that_json_does_not_know_come_back(tmp_path):
 
 def test_two_processes_do_not_do_the_same_unit(tmp_path):
     path = str(tmp_path / "unit.lock")
-    with locked(path) as first:
-        code = f"from records import locked\nwith locked({path!r}, wait=False) as free: print(free)"
-        command = [sys.executable, "-c", code]
-        result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT / "benchmarks")
-        assert first and result.stdout.strip() == "False", result.stderr
-    result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT / "benchmarks")
-    assert result.stdout.strip() == "True"
+    code = f"from records import locked\nwith locked({path!r}, wait=False) as free: print(free)"
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'benchmarks'}"}
+
+    def other():
+        result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+        assert result.returncode == 0, result.stderr
+        return result.stdout.strip()
+
+    with locked(path) as free:
+        assert free and other() == "False"
+    assert other() == "True"
 
 
 # --- Presets and flags ------------------------------------------------------------------------------------------------
@@ -650,7 +654,7 @@ def test_a_killed_benchmark_goes_on_and_ends_with_the_same_results(smoke, tmp_pa
     expected, _ = smoke
     # One network has its checkpoints, but no record.
     shutil.copytree(expected / "checkpoints" / "ind_0", tmp_path / "checkpoints" / "ind_0")
-    flags = ["--preset=smoke", "--experiment=ind,fge", f"--output_dir={tmp_path}"]
+    flags = ["--preset=smoke", "--experiment=ind", f"--output_dir={tmp_path}"]
     command = [sys.executable, "benchmarks/cifar.py", *flags]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.time() + 120
@@ -658,11 +662,11 @@ def test_a_killed_benchmark_goes_on_and_ends_with_the_same_results(smoke, tmp_pa
         time.sleep(0.05)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert 1 <= len(Records(tmp_path).units) < 16
+    assert len(Records(tmp_path).units) == 1
     result = benchmark(*flags)
     assert result.returncode == 0, result.stderr
     ours, theirs = metrics_of(tmp_path), metrics_of(expected)
-    assert len(ours) == 16 and all(ours[unit] == theirs[unit] for unit in ours)
+    assert len(ours) == 8 and all(ours[unit] == theirs[unit] for unit in ours)
 
 
 def test_reference_numbers_belong_to_known_networks():

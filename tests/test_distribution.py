@@ -69,7 +69,9 @@ print(len(keras.distribution.list_devices()), *nll)
 """
     outputs = []
     for devices in ("1", "2"):
+        # Two devices on a busy CPU may wait for each other for long.
         flags = f"--xla_force_host_platform_device_count={devices}"
+        flags += " --xla_cpu_collective_call_terminate_timeout_seconds=300"
         outputs.append(finish(start(program, tmp_path / devices, devices, XLA_FLAGS=flags)).split())
     assert [output[0] for output in outputs] == ["1", "2"]
     assert_same_members(tmp_path / "1", tmp_path / "2", 1e-6)
