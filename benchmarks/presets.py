@@ -61,16 +61,10 @@ NETWORKS = {
         "sse_max_learning_rate": 0.1,
     },
 }
-DATASETS = {
-    "cifar10": {"dataset": "cifar10"},
-    "cifar100": {"dataset": "cifar100"},
-    "folder": {"dataset": "folder"},  # Needs --data_dir.
-}
-
 PRESETS = {
-    f"{network}_{dataset}": {**PAPER, **network_flags, **dataset_flags}
-    for network, network_flags in NETWORKS.items()
-    for dataset, dataset_flags in DATASETS.items()
+    f"{network}_{dataset}": {**PAPER, **flags, "dataset": dataset}
+    for network, flags in NETWORKS.items()
+    for dataset in ("cifar10", "cifar100", "folder")  # A folder needs --data_dir.
 } | {
     # All at the scale of a CPU, on CIFAR-10 as images in a folder (needs --data_dir). Chosen by validation error over 3
     # seeds that are not among the 15 of the report: docs/benchmark.md lists what was tried.
@@ -132,11 +126,10 @@ def apply_preset(name, flags, free):
     if name not in PRESETS:
         raise ValueError(f"--preset={name} is unknown. There are: {', '.join(PRESETS)}.")
     for flag, value in PRESETS[name].items():
-        if flags[flag].present and flag in free:
-            continue
-        if flags[flag].present and flags[flag].value != value:
+        if not flags[flag].present:
+            flags[flag].value = value
+        elif flag not in free and flags[flag].value != value:
             raise ValueError(
                 f"--{flag}={flags[flag].value} contradicts --preset={name}, which sets --{flag}={value}. For settings "
                 "of your own, give flags without a preset: docs/benchmark.md lists those of each preset."
             )
-        flags[flag].value = value

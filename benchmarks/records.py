@@ -59,7 +59,7 @@ class Records:
                 line, f"{where} is no record, or a damaged one. {cure}", ("unit", "metrics", "configuration")
             )
             self._check(record["configuration"], f"{where} ({record['unit']})")
-            self.units.setdefault(record["unit"], {**record, "metrics": _to_nan(record["metrics"])})
+            self.units.setdefault(record["unit"], {**record, "metrics": _map(_to_nan, record["metrics"])})
 
     def _lines(self):
         if not os.path.exists(self.path):
@@ -103,7 +103,7 @@ class Records:
             "unit": unit,
             "experiment": experiment,
             "key": key,
-            "metrics": _to_null(metrics),
+            "metrics": _map(_to_null, metrics),
             "wall_seconds": round(seconds, 2),
             "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "command": command(),
@@ -136,20 +136,21 @@ def _parse(text, message, keys=()):
     return content
 
 
+def _map(function, value):
+    """The same structure of dictionaries and lists, with the function of each value in it."""
+    if isinstance(value, dict):
+        return {name: _map(function, part) for name, part in value.items()}
+    if isinstance(value, list):
+        return [_map(function, part) for part in value]
+    return function(value)
+
+
 def _to_null(value):
     """NaN and infinity, which JSON does not know, as null."""
-    if isinstance(value, dict):
-        return {name: _to_null(part) for name, part in value.items()}
-    if isinstance(value, list):
-        return [_to_null(part) for part in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _to_nan(value):
-    if isinstance(value, dict):
-        return {name: _to_nan(part) for name, part in value.items()}
-    if isinstance(value, list):
-        return [_to_nan(part) for part in value]
     return math.nan if value is None else value
 
 

@@ -16,7 +16,7 @@ import networks
 from curves.files import write_atomically
 from keras_fge.callback import Batches
 from keras_fge.folder import Folder, set_random_states
-from keras_fge.snapshots import to_array
+from keras_fge.snapshots import to_array, training_state
 
 
 def make_network(settings, data, seed):
@@ -120,7 +120,7 @@ class Checkpoint(keras.callbacks.Callback):
         self.model._initial_epoch = None
 
     def _write(self, folder, epoch):
-        values = [to_array(variable) for variable in _state(self.model)]
+        values = [to_array(variable) for variable in training_state(self.model)]
         folder.write_state({"epoch": epoch, "logs": self.logs}, values)
 
 
@@ -142,14 +142,10 @@ def load_state(model, folder):
     if not model.optimizer.built:
         model.optimizer.build(model.trainable_variables)
     counters, values = Folder(folder).read_state()
-    for variable, value in zip(_state(model), values, strict=True):
+    for variable, value in zip(training_state(model), values, strict=True):
         variable.assign(value)
     set_random_states(counters["random"])
     return counters
-
-
-def _state(model):
-    return model.trainable_variables + model.non_trainable_variables + model.optimizer.variables
 
 
 class TrajectoryRecorder(keras.callbacks.Callback):

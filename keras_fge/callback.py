@@ -15,7 +15,7 @@ from curves.networks import arithmetic, refresh, restored
 from keras_fge.ensemble import Ensemble, RunningMean, check_order, measure, predict_with_labels, to_probabilities
 from keras_fge.folder import Folder, checksum, is_chief, set_random_states
 from keras_fge.schedule import LearningRateFunction, cosine, scheduled, scheduled_optimizer, triangular
-from keras_fge.snapshots import Snapshot, StoredSnapshot, distance, to_array
+from keras_fge.snapshots import Snapshot, StoredSnapshot, distance, to_array, training_state
 
 
 class CyclicEnsemble(keras.callbacks.Callback, abc.ABC):
@@ -351,7 +351,7 @@ class CyclicEnsemble(keras.callbacks.Callback, abc.ABC):
                 )
         self._about = {"settings": settings, "from_logits": manifest["from_logits"]}
         counters, arrays = self._folder.read_state()
-        variables = self._state()
+        variables = training_state(self.model)
         expected, received = ([tuple(value.shape) for value in values] for values in (variables, arrays))
         if expected != received:
             raise ValueError(
@@ -379,9 +379,6 @@ class CyclicEnsemble(keras.callbacks.Callback, abc.ABC):
         self._folder.remove_leftovers()
         set_random_states(counters["random"])  # Last: predictions use the generators too.
 
-    def _state(self):
-        return self.model.trainable_variables + self.model.non_trainable_variables + self.model.optimizer.variables
-
     def _write_state(self, epoch):
         if not is_chief():
             return
@@ -392,7 +389,7 @@ class CyclicEnsemble(keras.callbacks.Callback, abc.ABC):
             "members": len(self.snapshots),
             "start_snapshot": self._start_snapshot and self._start_snapshot.to_entry(),
         }
-        self._folder.write_state(counters, [to_array(variable) for variable in self._state()])
+        self._folder.write_state(counters, [to_array(variable) for variable in training_state(self.model)])
 
     def _write_manifest(self):
         if is_chief():

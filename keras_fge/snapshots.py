@@ -103,6 +103,11 @@ def to_array(variable):
     return array if array.dtype.isbuiltin == 1 else array.astype("float32")
 
 
+def training_state(model):
+    """The variables that a training goes on from: weights, statistics, seeds, optimizer."""
+    return model.trainable_variables + model.non_trainable_variables + model.optimizer.variables
+
+
 def distance(network, first, second):
     """||w - v|| of two lists of weights of `network`, over the trainable ones."""
     trainable = {id(variable) for variable in network.trainable_variables}

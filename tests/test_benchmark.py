@@ -28,6 +28,7 @@ import report
 import training
 from conftest import to_numpy, values
 from data import load
+from keras_fge.snapshots import training_state
 from networks import NETWORKS, make_network
 from records import Records, locked
 from transforms import CIFAR, IMAGENET, Transform, make_transform
@@ -361,7 +362,7 @@ def test_an_interrupted_training_ends_with_the_same_weights(what, tmp_path, monk
         train(make(), "parts", 3)
     model = make()
     assert train(model, "parts").logs == pytest.approx(logs)
-    for ours, theirs in zip(values(training._state(model)), values(training._state(expected))):
+    for ours, theirs in zip(values(training_state(model)), values(training_state(expected))):
         assert np.array_equal(ours, theirs)
     again = make()
     assert train(again, "parts").logs == pytest.approx(logs)  # Nothing is left to do.
@@ -369,7 +370,7 @@ def test_an_interrupted_training_ends_with_the_same_weights(what, tmp_path, monk
     kept = [make(), make()]
     for model, name in zip(kept, ("whole", "parts")):
         assert training.load_state(model, training.kept_state(str(tmp_path / name), 2))["epoch"] == 2
-    assert all(np.array_equal(a, b) for a, b in zip(*(values(training._state(model)) for model in kept)))
+    assert all(np.array_equal(a, b) for a, b in zip(*(values(training_state(model)) for model in kept)))
 
 
 # --- Records ----------------------------------------------------------------------------------------------------------
