@@ -4,15 +4,17 @@ Garipov, Izmailov, Podoprikhin, Vetrov, Wilson, Loss Surfaces, Mode Connectivity
 NeurIPS 2018, https://arxiv.org/abs/1802.10026
 """
 
-from curves.batch_norm import update_batch_norm
 from curves.connect import connect
-from curves.evaluate import evaluate_path, evaluate_plane
-from curves.layers import Curve, CurveBatchNormalization, CurveConv2D, CurveDense
+from curves.curve import Curve
+from curves.layers import CurveBatchNormalization, CurveConv2D, CurveDense
 from curves.model import CurveModel
 from curves.parametrization import Bezier, PolygonalChain
+from curves.path import evaluate_path
+from curves.plane import evaluate_plane
 from curves.plots import plot_paths, plot_planes
 from curves.results import PathResult, PlaneResult
 from curves.validation import PathValidation
+from keras_fge.core.batch_norm import update_batch_norm
 
 __all__ = [
     "Bezier",

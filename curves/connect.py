@@ -3,15 +3,23 @@
 import keras
 import numpy as np
 
-from curves.layers import Curve, batch_norm_statistics, check_can_lie_on_a_curve
+from curves.curve import Curve, check_can_lie_on_a_curve
 from curves.model import CurveModel
-from curves.networks import check_same_architecture, clone, read, refresh
-from curves.parametrization import Bezier
+from curves.parametrization import Bezier, Parametrization
+from keras_fge.core.batch_norm import batch_norm_statistics
+from keras_fge.core.networks import check_same_architecture, clone, read, set_weights
 
 
 def connect(
-    start, end, curve=Bezier(3), fix_start=True, fix_end=True, weight_decay=0.0, objective="uniform", seed=None
-):
+    start: keras.Model,
+    end: keras.Model,
+    curve: Parametrization = Bezier(3),
+    fix_start: bool = True,
+    fix_end: bool = True,
+    weight_decay: float = 0.0,
+    objective: str = "uniform",
+    seed: int | None = None,
+) -> CurveModel:
     """A curve between two trained networks, ready to `compile` and `fit`.
 
     The inner bends start on the straight line. The networks are copied and stay as they are.
@@ -35,10 +43,10 @@ def connect(
             nothing to train, or weights that are frozen have different values in the two.
 
     Example:
-        model = curves.connect(net_a, net_b)
-        model.compile("sgd", "sparse_categorical_crossentropy", metrics=["accuracy"])
-        model.fit(x_train, y_train, epochs=20)
-        curves.evaluate_path(model, (x_train, y_train), (x_test, y_test)).plot("path.png")
+        curve = curves.connect(net_a, net_b)
+        curve.compile("sgd", "sparse_categorical_crossentropy", metrics=["accuracy"])
+        curve.fit(x, y, epochs=2, verbose=0)
+        curves.evaluate_path(curve, (x, y), (x_test, y_test), num_points=5).plot("path.png")
 
     References:
         Garipov et al., NeurIPS 2018, section 3.1, https://arxiv.org/abs/1802.10026
@@ -53,8 +61,7 @@ def connect(
         raise ValueError("`start` has no trainable weights: there is nothing to connect.")
     check_same_constants(start, end, "`start`", "`end`")
     network = clone(start)
-    network.set_weights(start.get_weights())
-    refresh(network)
+    set_weights(network, start.get_weights())
     body = Curve(network, curve, fix_start, fix_end, weight_decay)
     model = CurveModel(body, seed, objective, dtype=start.dtype_policy)
     model.set_bend(0, start)
@@ -63,8 +70,8 @@ def connect(
     return model
 
 
-def check_same_constants(start, end, start_name, end_name):
-    """What is neither trained nor estimated must agree: there is one copy of it for the whole curve."""
+def check_same_constants(start: keras.Model, end: keras.Model, start_name: str, end_name: str) -> None:
+    """Raises a ValueError where weights differ that are neither trained nor estimated: a curve has one copy of them."""
     statistics = {id(variable) for variable in batch_norm_statistics(start)}
     for a, b in zip(start.non_trainable_weights, end.non_trainable_weights):
         if id(a) not in statistics and not np.array_equal(read(a), read(b)):

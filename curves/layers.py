@@ -1,267 +1,26 @@
-"""Layers on a curve: `Curve(layer)` is the one place where bends are combined into weights."""
+"""Keras layers on a curve by their names: `CurveDense`, `CurveConv2D`, `CurveBatchNormalization`."""
 
-import itertools
+from typing import Any
 
 import keras
-from keras import ops
 
-from curves.networks import check_same_architecture, clone, read
+from curves.curve import Curve
 from curves.parametrization import Bezier, Parametrization
-
-
-@keras.saving.register_keras_serializable(package="curves")
-class Curve(keras.layers.Layer):
-    """Any Keras layer or model, with its trainable weights on a curve: `y = curve_layer(x, t=t)`.
-
-    Every trainable variable w of `layer` (a "slot") gets `num_bends` copies w_i of its own, and the call computes
-
-        y = layer(x; w(t)),   w(t) = sum_i c_i(t) w_i   (in float32),
-
-    so that dL/dw_i = c_i(t) dL/dw(t). The arithmetic, the dtype policy, masks and regularizers are those of `layer`;
-    the regularizers see w(t). What is not trainable (BatchNormalization statistics, random seeds) exists once.
-    BatchNormalization statistics belong to one t: re-estimate them there with `curves.update_batch_norm`. Only a fixed
-    endpoint (t exactly 0 or 1) keeps, in inference, the statistics that came with it: it IS the endpoint network.
-
-    Args:
-        layer: A `keras.layers.Layer` or `keras.Model`. If it is built, each bend starts at its weights; if not, each
-            bend gets an initialization of its own. The layer's own trainable weights are not used or changed, but its
-            state (BatchNormalization statistics, seeds) becomes that of the curve: wrap a clone, as `curves.connect`
-            does, to keep a trained network as it is.
-        curve: `Bezier` or `PolygonalChain`. `num_bends` counts both endpoints. Default: `Bezier(3)`.
-        fix_start, fix_end: Whether the first / the last bend stays as it is in training. Default: both.
-        weight_decay: Factor `wd` of a loss term `0.5 * wd * ||w(t)||^2` over all slots. It equals `weight_decay=wd` of
-            PyTorch's SGD on w(t), and `L2(wd / 2)` as a Keras regularizer on every weight. This and the layer's
-            regularizers count once for each call of this layer in a body. Default: 0.
-
-    Call arguments:
-        inputs: What `layer` takes; further arguments are handed on to it.
-        t: Position on the curve, a scalar in [0, 1]. One t for the whole batch.
-        training: As in Keras.
-
-    Raises:
-        ValueError: on a bad argument; by `build`, if a layer inside cannot lie on a curve: weights with constraints,
-            quantized weights, LoRA, or state outside of the weights, as the vocabulary of a text layer.
-
-    References:
-        Garipov et al., NeurIPS 2018, section 3, https://arxiv.org/abs/1802.10026
-    """
-
-    def __init__(self, layer, curve=Bezier(3), fix_start=True, fix_end=True, weight_decay=0.0, **kwargs):
-        # float32 and no autocast: the bends are combined in full precision, and `layer` casts by its own policy.
-        super().__init__(**{"dtype": "float32", "autocast": False, **kwargs})
-        if not isinstance(layer, keras.layers.Layer):
-            raise ValueError(f"`layer` must be a Keras layer or model. Received: layer={layer!r}")
-        if not isinstance(curve, Parametrization):
-            raise ValueError(f"`curve` must be a curves.Bezier or curves.PolygonalChain. Received: curve={curve!r}")
-        if not weight_decay >= 0:
-            raise ValueError(f"`weight_decay` must not be negative. Received: weight_decay={weight_decay}")
-        # Hidden from Keras' tracker: a tracked layer would add its own weights, without gradients, and count its
-        # regularizers a second time.
-        object.__setattr__(self, "layer", layer)
-        self.curve = curve
-        self.fix_start = bool(fix_start)
-        self.fix_end = bool(fix_end)
-        self.weight_decay = float(weight_decay)
-        self.supports_masking = True
-        self.bends = []
-        if layer.built:
-            self.build(None)
-
-    def build(self, input_shape):
-        if self.bends:  # Built in `__init__`: there is nothing to add when a file is loaded.
-            return
-        sources = [self.layer] * self.curve.num_bends
-        if not self.layer.built:
-            sources = [clone(self.layer) for _ in sources]
-            for layer in [self.layer, *sources]:
-                _build(layer, input_shape)
-        check_can_lie_on_a_curve(self.layer)
-        fixed = {0: self.fix_start, self.curve.num_bends - 1: self.fix_end}
-        for index, source in enumerate(sources):
-            self.bends.append(
-                [
-                    self._add_copy(variable, f"bend_{index}", trainable=not fixed.get(index, False))
-                    for variable in source.trainable_variables
-                ]
-            )
-        # Hidden too, and remembered, lest they change with the layer's `trainable` flags.
-        object.__setattr__(self, "slots", self.layer.trainable_variables)
-        # Keras tracks variables in an attribute: this makes the layer's state part of this layer's state.
-        self.state = self.layer.non_trainable_variables
-        self.statistics = batch_norm_statistics(self)
-        self.endpoint_statistics = [
-            [self._add_copy(variable, name, trainable=False) for variable in self.statistics]
-            for name in ("start", "end")
-        ]
-
-    def _add_copy(self, variable, suffix, trainable):
-        name = variable.path.removeprefix(f"{self.layer.name}/").replace("/", "_").replace(".", "_")
-        return self.add_weight(
-            name=f"{name}_{suffix}",
-            shape=variable.shape,
-            # No numpy here: while Keras traces `build`, the variable may not have its value yet.
-            initializer=lambda shape, dtype: ops.cast(ops.stop_gradient(ops.copy(variable.value)), dtype),
-            dtype="float32",
-            trainable=trainable,
-            autocast=False,
-        )
-
-    def call(self, inputs, *args, t=None, training=None, **kwargs):
-        if t is None:
-            raise ValueError(f"Layer '{self.name}' lies on a curve: call it with a position, as in `layer(x, t=t)`.")
-        coefficients = self.curve.coefficients(t)
-        with self._scope(coefficients, training) as scope:
-            weights = [scope.get_current_value(variable) for variable in self.slots]
-            before = [scope.get_current_value(variable) for variable in self.state]
-            outputs = self.layer(inputs, *args, training=training, **kwargs)
-            losses = self.layer.losses + self._decay()
-        for slot, value in zip(self.slots, weights):
-            if scope.get_current_value(slot) is not value:
-                raise ValueError(
-                    f"'{slot.path}' is assigned by its own layer during the call (as by SpectralNormalization): such a "
-                    "weight cannot lie on a curve, the new value would be lost."
-                )
-        for variable, value in zip(self.state, before):
-            if scope.get_current_value(variable) is not value:
-                variable.assign(scope.get_current_value(variable))
-        for loss in losses:
-            self.add_loss(loss)
-        return outputs
-
-    def _scope(self, coefficients, training):
-        """A scope in which `layer` has its weights at t. Scopes do not fall through: every variable is mapped."""
-        variables = [*self.slots, *self.state]
-        values = [*self._combine(coefficients), *self._state_values(coefficients, training)]
-        return keras.StatelessScope(zip(variables, values), collect_losses=True)
-
-    def _combine(self, coefficients):
-        """w(t) of each slot: element-wise in float32 (a matmul could be rounded to TF32 on a GPU)."""
-        weights = []
-        for slot in zip(*self.bends):
-            terms = [coefficients[i] * bend for i, bend in enumerate(slot)]
-            weights.append(sum(terms[1:], terms[0]))
-        return weights
-
-    def _state_values(self, coefficients, training):
-        """The value of each variable in `state`: at a fixed end, in inference, the statistics of that endpoint."""
-        values = {id(variable): variable.value for variable in self.state}
-        if not training:
-            for is_fixed, coefficient, own in zip(
-                (self.fix_start, self.fix_end), (coefficients[0], coefficients[-1]), self.endpoint_statistics
-            ):
-                for variable, value in zip(self.statistics, own) if is_fixed else ():
-                    values[id(variable)] = ops.where(coefficient == 1.0, value.value, values[id(variable)])
-        return [values[id(variable)] for variable in self.state]
-
-    def _decay(self):
-        """[0.5 * weight_decay * ||w(t)||^2], or nothing; to be called inside `_scope`."""
-        if not self.weight_decay:
-            return []
-        squares = [ops.sum(ops.square(ops.cast(variable.value, "float32"))) for variable in self.slots]
-        return [0.5 * self.weight_decay * sum(squares)]
-
-    def penalty(self, t):
-        """The part of the loss that depends on w(t) alone: weight regularizers and weight decay, a scalar tensor."""
-        with self._scope(self.curve.coefficients(t), training=False):
-            return sum(self.layer.losses + self._decay(), ops.zeros(()))
-
-    def squared_speeds(self, positions):
-        """||dw/dt||^2 at each of `positions`: float32 tensor of shape `(len(positions),)`, differentiable in the bends.
-
-        The velocity coefficients v_i(t) sum to 0, so dw/dt = sum_i v_i(t) (w_i - w_0), and its square is v^T G v with
-        the Gram matrix G[i, k] = <w_i - w_0, w_k - w_0>, which does not depend on t.
-        """
-        velocities = [self.curve.velocity(t) for t in positions]
-        differences = [[w - w_0 for w, w_0 in zip(bend, self.bends[0])] for bend in self.bends]
-        squares = [0.0] * len(positions)
-        for i, k in itertools.combinations_with_replacement(range(1, self.curve.num_bends), 2):
-            gram = sum(ops.sum(a * b) for a, b in zip(differences[i], differences[k]))
-            for j, v in enumerate(velocities):
-                squares[j] += (1 if i == k else 2) * v[i] * v[k] * gram
-        return ops.stack(squares)
-
-    def weights_at(self, t):
-        """The weights of `layer` at `t`, as numpy arrays in the order of `layer.get_weights()`.
-
-        BatchNormalization statistics are those of the endpoint at a fixed end, else the ones last estimated.
-        """
-        scope = self._scope(self.curve.coefficients(t), training=False)
-        return [ops.convert_to_numpy(scope.get_current_value(variable)) for variable in self.layer.weights]
-
-    def set_bend(self, index, layer):
-        """Copies the trainable weights of `layer` into bend `index`; at an end, its BatchNormalization statistics too.
-
-        Args:
-            index: 0, ..., num_bends - 1, or negative to count from the end.
-            layer: A layer or network of the same architecture.
-
-        Raises:
-            ValueError: if `index` is out of range, or `layer` differs: the first weight that does is named.
-        """
-        num_bends = self.curve.num_bends
-        if not -num_bends <= index < num_bends:
-            raise ValueError(f"`index` must lie in [-{num_bends}, {num_bends}), one per bend. Received: index={index}")
-        index %= num_bends
-        check_same_architecture(self.layer, layer, "the curve", "`layer`")
-        for bend, variable in zip(self.bends[index], layer.trainable_variables):
-            bend.assign(read(variable))
-        if index in (0, num_bends - 1):
-            for own, variable in zip(self.endpoint_statistics[0 if index == 0 else 1], batch_norm_statistics(layer)):
-                own.assign(read(variable))
-
-    def init_linear(self):
-        """Puts the inner bends on the straight line between the endpoints: w_i = (1 - s) w_0 + s w_{n-1}, s = i/(n-1).
-
-        The BatchNormalization statistics start at the mean of those of the endpoints.
-        """
-        last = self.curve.num_bends - 1
-        for start, *inner, end in zip(*self.bends):
-            start, end = read(start), read(end)
-            for index, bend in enumerate(inner, start=1):
-                bend.assign(start + index / last * (end - start))
-        for variable, start, end in zip(self.statistics, *self.endpoint_statistics):
-            variable.assign((read(start) + read(end)) / 2)
-
-    def compute_mask(self, *args, **kwargs):
-        return self.layer.compute_mask(*args, **kwargs)
-
-    def get_config(self):
-        return {
-            **super().get_config(),
-            "layer": keras.saving.serialize_keras_object(self.layer),
-            **self._curve_config(),
-        }
-
-    def _curve_config(self):
-        return {
-            "curve": keras.saving.serialize_keras_object(self.curve),
-            "fix_start": self.fix_start,
-            "fix_end": self.fix_end,
-            "weight_decay": self.weight_decay,
-        }
-
-    @classmethod
-    def from_config(cls, config):
-        config = dict(config)
-        for key in ("layer", "curve"):
-            if isinstance(config.get(key), dict):
-                config[key] = keras.saving.deserialize_keras_object(config[key])
-        return cls(**config)
 
 
 class _CurveOf(Curve):
     """A `Curve` that makes its own layer from that layer's arguments."""
 
-    layer_class = None
+    layer_class: type[keras.layers.Layer]
 
     def __init__(self, curve, fix_start, fix_end, weight_decay, name, layer_arguments):
         trainable = layer_arguments.pop("trainable", True)
         layer = self.layer_class(**layer_arguments)
         super().__init__(layer, curve, fix_start, fix_end, weight_decay, name=name, trainable=trainable)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         own = {"name": self.name, "trainable": self.trainable}
-        return {**self.layer.get_config(), **own, **self._curve_config()}
+        return {**self.layer.get_config(), **own, **self.curve_config()}
 
 
 @keras.saving.register_keras_serializable(package="curves")
@@ -272,12 +31,23 @@ class CurveDense(_CurveOf):
         units: Number of outputs.
         curve, fix_start, fix_end, weight_decay: See `Curve`.
         **dense_arguments: All other arguments of `keras.layers.Dense`. Regularizers see w(t).
+
+    Example:
+        layer = curves.CurveDense(3, activation="softmax")
+        layer(x, t=0.5).shape  # (N, 3)
     """
 
     layer_class = keras.layers.Dense
 
     def __init__(
-        self, units, curve=Bezier(3), fix_start=True, fix_end=True, weight_decay=0.0, name=None, **dense_arguments
+        self,
+        units: int,
+        curve: Parametrization = Bezier(3),
+        fix_start: bool = True,
+        fix_end: bool = True,
+        weight_decay: float = 0.0,
+        name: str | None = None,
+        **dense_arguments: Any,
     ):
         super().__init__(curve, fix_start, fix_end, weight_decay, name, {"units": units, **dense_arguments})
 
@@ -290,20 +60,24 @@ class CurveConv2D(_CurveOf):
         filters, kernel_size: As in `keras.layers.Conv2D`.
         curve, fix_start, fix_end, weight_decay: See `Curve`.
         **conv_arguments: All other arguments of `keras.layers.Conv2D`. Regularizers see w(t).
+
+    Example:
+        layer = curves.CurveConv2D(4, 3, padding="same", curve=curves.Bezier(3), fix_end=False)
+        layer(np.ones((2, 8, 8, 1), "float32"), t=1.0).shape  # (2, 8, 8, 4)
     """
 
     layer_class = keras.layers.Conv2D
 
     def __init__(
         self,
-        filters,
-        kernel_size,
-        curve=Bezier(3),
-        fix_start=True,
-        fix_end=True,
-        weight_decay=0.0,
-        name=None,
-        **conv_arguments,
+        filters: int,
+        kernel_size: int | tuple[int, int],
+        curve: Parametrization = Bezier(3),
+        fix_start: bool = True,
+        fix_end: bool = True,
+        weight_decay: float = 0.0,
+        name: str | None = None,
+        **conv_arguments: Any,
     ):
         arguments = {"filters": filters, "kernel_size": kernel_size, **conv_arguments}
         super().__init__(curve, fix_start, fix_end, weight_decay, name, arguments)
@@ -316,56 +90,20 @@ class CurveBatchNormalization(_CurveOf):
     Args:
         curve, fix_start, fix_end, weight_decay: See `Curve`.
         **norm_arguments: All arguments of `keras.layers.BatchNormalization`.
+
+    Example:
+        curves.CurveBatchNormalization(momentum=0.9)(x, t=0.0, training=True)
     """
 
     layer_class = keras.layers.BatchNormalization
 
-    def __init__(self, curve=Bezier(3), fix_start=True, fix_end=True, weight_decay=0.0, name=None, **norm_arguments):
+    def __init__(
+        self,
+        curve: Parametrization = Bezier(3),
+        fix_start: bool = True,
+        fix_end: bool = True,
+        weight_decay: float = 0.0,
+        name: str | None = None,
+        **norm_arguments: Any,
+    ):
         super().__init__(curve, fix_start, fix_end, weight_decay, name, norm_arguments)
-
-
-def _build(layer, input_shape):
-    try:
-        if not layer.built:
-            layer.build(input_shape)
-    except TypeError as error:
-        raise ValueError(
-            f"'{layer.name}' ({type(layer).__name__}) cannot be built from the shape of one input. Call the layer once "
-            f"before it is put on a curve. Keras says: {error}"
-        ) from error
-
-
-def check_can_lie_on_a_curve(network):
-    """Raises a ValueError that names the first layer or weight for which a network at w(t) would make no sense."""
-    for variable in network.trainable_variables:
-        if variable.constraint is not None:
-            raise ValueError(
-                f"'{variable.path}' has the constraint {type(variable.constraint).__name__}, which w(t) need not obey "
-                "between the bends. Remove it."
-            )
-    for layer in network._flatten_layers():
-        reason = None
-        if getattr(layer, "lora_enabled", False):
-            reason = "uses LoRA: save the network, which merges the weights, and load it into one without"
-        elif getattr(layer, "quantization_mode", None):
-            reason = f"is quantized to {layer.quantization_mode}: use the network before quantization"
-        elif hasattr(layer, "save_assets"):
-            reason = "keeps state outside of its weights: apply it to the data instead"
-        if reason:
-            raise ValueError(f"Layer '{layer.name}' ({type(layer).__name__}) cannot lie on a curve. It {reason}.")
-
-
-def batch_norm_layers(network):
-    """The BatchNormalization layers of `network` that have statistics to estimate, those inside `Curve` included."""
-    layers = []
-    for layer in network._flatten_layers():
-        if isinstance(layer, Curve):
-            layers.extend(batch_norm_layers(layer.layer))
-        elif isinstance(layer, keras.layers.BatchNormalization) and layer.trainable:
-            layers.append(layer)
-    return layers
-
-
-def batch_norm_statistics(network):
-    """Moving mean and moving variance of each of the `batch_norm_layers`, one after the other."""
-    return [v for norm in batch_norm_layers(network) for v in (norm.moving_mean, norm.moving_variance)]

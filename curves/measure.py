@@ -1,22 +1,25 @@
-"""What a model is worth where it stands: its losses, errors and metrics on train and test data."""
+"""Loss and metrics of a model at its current weights, on train and test data."""
 
 import hashlib
 import json
+from collections.abc import Callable
+from typing import Any
 
 import keras
 import numpy as np
-from keras import ops
 
-from curves.batch_norm import BatchNormEstimator
-from curves.networks import read
+from keras_fge.core.batch_norm import BatchNormEstimator
+from keras_fge.core.metrics import integer_labels, negative_log_likelihoods
+from keras_fge.core.networks import read
+from keras_fge.core.predictions import RunningMean, compiled_from_logits, predicts_one_label, to_probabilities
 
 ACCURACIES = ("accuracy", "acc", "sparse_categorical_accuracy", "categorical_accuracy", "binary_accuracy")
 
 
 class Meter:
-    """Measures one compiled model at one position after the other; nothing is compiled twice.
+    """Measures one compiled model at one position after the other, without compiling anything twice.
 
-    To be used inside `curves.networks.restored(model)`.
+    Whoever moves the model puts it back (`restored`).
 
     Args:
         model: A compiled `keras.Model`.
@@ -24,10 +27,19 @@ class Meter:
         batch_size: Samples per batch, for arrays.
         train_samples, bn_samples: How many samples of `train`, drawn at random with a fixed seed, are enough to measure
             on and to estimate BatchNormalization statistics from. Default: all. Only for arrays.
-        penalty: Function of no arguments, the part of the loss that depends on the weights alone, where `model` stands.
+        penalty: Function of no arguments: the part of the loss that depends on the weights alone, at the current ones.
     """
 
-    def __init__(self, model, train, test, batch_size, train_samples, bn_samples, penalty):
+    def __init__(
+        self,
+        model: keras.Model,
+        train: Any,
+        test: Any,
+        batch_size: int,
+        train_samples: int | None,
+        bn_samples: int | None,
+        penalty: Callable[[], float],
+    ):
         if not model.compiled:
             raise ValueError("`model` must be compiled with a loss: call `compile(optimizer, loss, metrics=[...])`.")
         for name, data in (("train", train), ("test", test)):
@@ -48,7 +60,7 @@ class Meter:
             "test": _checksum_of_data(test),
         }
 
-    def measure(self):
+    def measure(self) -> dict[str, float]:
         """Estimates the BatchNormalization statistics, and returns {"train_loss": ..., ...}, floats."""
         self.batch_norm.update(self._batch_norm_data, self.batch_size)
         penalty = self.penalty()
@@ -61,7 +73,7 @@ class Meter:
         return row
 
 
-def evaluate(model, data, batch_size):
+def evaluate(model: keras.Model, data: Any, batch_size: int) -> dict[str, float]:
     """`model.evaluate` on any kind of data, and "error", 1 - accuracy, if an accuracy was compiled."""
     if isinstance(data, tuple):
         x, y, *weights = data
@@ -80,54 +92,46 @@ def evaluate(model, data, batch_size):
 
 
 class PathEnsemble:
-    """Ensembles of the positions that `add` was called at: of the first and the present one, and of all so far.
+    """Ensembles of the positions at which `add` was called: of the first and the present one, and of all so far.
 
     Args:
         model: A compiled `keras.Model`. Its loss says whether it is a classifier, and whether it outputs logits.
         data: Test data. Only arrays keep their order from pass to pass, so only for them there is something to measure.
+        batch_size: Samples per batch.
         carry: What `add` returned last, to go on from there.
     """
 
-    def __init__(self, model, data, batch_size, carry):
-        loss = model.loss
-        crossentropy = (keras.losses.SparseCategoricalCrossentropy, keras.losses.CategoricalCrossentropy)
-        is_classifier = isinstance(loss, crossentropy) or loss in (
-            "sparse_categorical_crossentropy",
-            "categorical_crossentropy",
-        )
-        self.measurable = is_classifier and isinstance(data, tuple) and getattr(loss, "ignore_class", None) is None
-        self.from_logits = getattr(loss, "from_logits", False)
-        self.model, self.data, self.batch_size = model, data, batch_size
-        self.start, self.total, self.count = carry.get("start"), carry.get("total", 0.0), int(carry.get("count", 0))
+    def __init__(self, model: keras.Model, data: Any, batch_size: int, carry: dict[str, Any]):
+        self.model, self.data, self.batch_size = model, _without_none(data), batch_size
+        self.measurable = isinstance(data, tuple) and predicts_one_label(model)
+        self.start = carry.get("start")
+        self.so_far = RunningMean(carry.get("total"), int(carry.get("count", 0)))
 
-    def add(self):
+    def add(self) -> tuple[dict[str, float], dict[str, Any]]:
         """Returns (row, carry): {"ensemble_with_start_error": ..., ...}, and the arrays to go on from."""
         if not self.measurable:
             return {}, {}
-        x, y, *weights = _without_none(self.data)
+        x, y, *weights = self.data
         outputs = self.model.predict(x, batch_size=self.batch_size, verbose=0)
         self.measurable = isinstance(outputs, np.ndarray) and outputs.ndim == 2  # One label for each sample.
         if not self.measurable:
             return {}, {}
-        outputs = ops.cast(outputs, "float32")
-        present = ops.convert_to_numpy(ops.softmax(outputs) if self.from_logits else outputs).astype("float64")
+        present = to_probabilities(outputs, compiled_from_logits(self.model)).astype("float64")
         self.start = present if self.start is None else self.start
-        self.total, self.count = self.total + present, self.count + 1
+        self.so_far.add(present)
         row = {}
-        for name, sum_, size in (("with_start", self.start + present, 2), ("so_far", self.total, self.count)):
-            error, nll = _error_and_nll(sum_ / size, y, *weights)
+        for name, mean in (("with_start", (self.start + present) / 2), ("so_far", self.so_far.mean())):
+            error, nll = _error_and_nll(mean, y, *weights)
             row.update({f"ensemble_{name}_error": error, f"ensemble_{name}_nll": nll})
-        return row, {"start": self.start, "total": self.total, "count": self.count}
+        return row, {"start": self.start, "total": self.so_far.total, "count": self.so_far.count}
 
 
 def _error_and_nll(probabilities, labels, weights=1.0):
     """As Keras takes metrics and losses: the error without sample weights, the NLL with them, divided by N."""
-    labels = np.asarray(labels)
-    is_one_hot = labels.ndim == 2 and labels.shape[1] > 1
-    labels = np.argmax(labels, axis=1) if is_one_hot else labels.reshape(-1).astype(int)
-    of_label = np.clip(probabilities[np.arange(len(labels)), labels], 1e-7, 1)
+    labels = integer_labels(labels, *probabilities.shape)
+    losses = negative_log_likelihoods(probabilities, labels)
     error = np.mean(np.argmax(probabilities, axis=1) != labels)
-    return float(error), float(np.mean(-np.log(of_label) * np.reshape(weights, (-1,))))
+    return float(error), float(np.mean(losses * np.reshape(weights, (-1,))))
 
 
 def _subset(data, samples, name):

@@ -2,14 +2,17 @@
 
 import inspect
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
-from curves.layers import Curve
-from curves.networks import clone, read, refresh, regularization
+from curves.curve import Curve
 from curves.parametrization import check_position
+from keras_fge.core.keras_internals import all_layers, is_stateless, layers_inside
+from keras_fge.core.networks import clone, read, regularization, set_weights
 
 OBJECTIVES = ("uniform", "arc_length")
 MULTIPLIERS, MODULI = (171, 172, 170), (30269, 30307, 30323)
@@ -54,9 +57,17 @@ class CurveModel(keras.Model):
     Attributes:
         t: Scalar variable in [0, 1], where the model stands. Starts at 0.5, the middle.
         body: As given.
+
+    Example:
+        body = curves.Curve(net_a, curves.Bezier(3), fix_start=False, fix_end=False)
+        curve = curves.CurveModel(body, seed=0)
+        curve.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
+        curve.fit(x, y, epochs=2, verbose=0)
+        curve.t = 0.3
+        curve.evaluate(x_test, y_test, verbose=0)
     """
 
-    def __init__(self, body, seed=None, objective="uniform", **kwargs):
+    def __init__(self, body: keras.layers.Layer, seed: int | None = None, objective: str = "uniform", **kwargs: Any):
         # autocast=False leaves x as the network would receive it: the body casts by its own policy.
         super().__init__(**{"autocast": False, **kwargs})
         if not isinstance(body, keras.layers.Layer):
@@ -76,14 +87,14 @@ class CurveModel(keras.Model):
         self.built = isinstance(body, Curve) and body.built
 
     @property
-    def t(self):
+    def t(self) -> keras.Variable:
         return self._t
 
     @t.setter
-    def t(self, value):
+    def t(self, value: Any) -> None:
         self._t.assign(value)  # A number in its place would not reach a compiled function.
 
-    def call(self, inputs, training=None):
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
         t = ops.convert_to_tensor(self.t)
         names = [tensor.name for tensor in getattr(self.body, "inputs", [])]
         if "t" not in names:
@@ -92,7 +103,7 @@ class CurveModel(keras.Model):
         flat.insert(names.index("t"), t)
         return self.body(keras.tree.pack_sequence_as(self.body.input, flat), training=training)
 
-    def fit(self, *args, **kwargs):
+    def fit(self, *args: Any, **kwargs: Any) -> keras.callbacks.History:
         """As `keras.Model.fit`. If the loss is not finite, a `FloatingPointError`, and the last good weights."""
         if self.built and not self.trainable_variables:
             raise ValueError(
@@ -103,9 +114,9 @@ class CurveModel(keras.Model):
         callbacks = arguments.pop("callbacks", None)
         return fit(**arguments, callbacks=[_FiniteLoss(), *(keras.tree.flatten(callbacks) if callbacks else [])])
 
-    def train_step(self, *args):
+    def train_step(self, *args: Any) -> Any:
         """One step at a random t ~ U[0,1]; afterwards the model stands where it stood."""
-        if keras.backend.backend() == "jax":
+        if is_stateless():
             return self._stateless_train_step(*args)
         here = ops.copy(self.t)
         self.t.assign(self._sample_position())
@@ -157,37 +168,36 @@ class CurveModel(keras.Model):
         weights = ops.convert_to_tensor(np.tile(weights / (2 * segments), segments), "float32")
         return speeds[0] / ops.sum(speeds[1:] * weights)
 
-    def set_bend(self, index, network):
+    def set_bend(self, index: int, network: keras.Model) -> None:
         """Copies the weights of `network` into bend `index` of a body that is one `Curve`; see `Curve.set_bend`."""
         self._whole_network("set_bend").set_bend(index, network)
 
-    def init_linear(self):
+    def init_linear(self) -> None:
         """Puts the inner bends on the straight line between the endpoints; see `Curve.init_linear`."""
         for layer in self.curve_layers():
             layer.init_linear()
 
-    def weights_at(self, t):
+    def weights_at(self, t: float) -> list[np.ndarray]:
         """The weights of the network at `t` in [0, 1]: numpy arrays, in the order of `keras.Model.get_weights`.
 
         BatchNormalization statistics are those of the endpoint at a fixed end, else the ones last estimated.
         """
         return self._whole_network("weights_at").weights_at(t)
 
-    def network_at(self, t):
+    def network_at(self, t: float) -> keras.Model:
         """A plain `keras.Model` with the weights at `t`, independent of this curve."""
         curve = self._whole_network("network_at")
         network = clone(curve.layer)
-        network.set_weights(curve.weights_at(t))
-        refresh(network)
+        set_weights(network, curve.weights_at(t))
         return network
 
-    def penalty(self, t):
+    def penalty(self, t: float) -> float:
         """The part of the loss that depends on the weights at `t` alone: regularizers and weight decay, a float."""
         return regularization(self) + sum(
             float(ops.convert_to_numpy(layer.penalty(t))) for layer in self.curve_layers()
         )
 
-    def arc_length(self, num_points=61):
+    def arc_length(self, num_points: int = 61) -> float:
         """Length of the curve in weight space, over the trainable weights.
 
         sum_j ||w(t_{j+1}) - w(t_j)|| on `num_points` evenly spaced t. `num_points=2` gives the straight distance
@@ -203,7 +213,7 @@ class CurveModel(keras.Model):
             raise ValueError(f"`num_points` must be at least 2. Received: num_points={num_points}")
         return float(np.sum(self.segment_lengths(np.linspace(0, 1, num_points))))
 
-    def segment_lengths(self, positions):
+    def segment_lengths(self, positions: Sequence[float] | np.ndarray) -> np.ndarray:
         """||w(t_{j+1}) - w(t_j)|| for consecutive `positions`: array of shape `(len(positions) - 1,)`.
 
         Coefficients sum to 1, so w(t) - w(s) = sum_i (c_i(t) - c_i(s)) (w_i - w_0): its square is a quadratic form in
@@ -218,9 +228,18 @@ class CurveModel(keras.Model):
             total += np.einsum("ji,ik,jk->j", steps, gram, steps)
         return np.sqrt(np.maximum(total, 0))
 
-    def curve_layers(self):
+    def curve_layers(self) -> list[Curve]:
         """All `Curve` layers in the body."""
-        return [layer for layer in self._flatten_layers() if isinstance(layer, Curve)]
+        return [layer for layer in all_layers(self) if isinstance(layer, Curve)]
+
+    def description(self) -> dict[str, Any]:
+        """What tells this curve from another one with the same bends: kind, fixed ends and penalty."""
+        layers = self.curve_layers()
+        return {
+            "curve": sorted({f"{c.curve!r}, fix_start={c.fix_start}, fix_end={c.fix_end}" for c in layers}),
+            "num_bends": max(layer.curve.num_bends for layer in layers),
+            "penalty": f"{self.penalty(0.5):.5g}",
+        }
 
     def _whole_network(self, method):
         if not (isinstance(self.body, Curve) and isinstance(self.body.layer, keras.Model)):
@@ -230,12 +249,12 @@ class CurveModel(keras.Model):
             )
         return self.body
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         body = keras.saving.serialize_keras_object(self.body)
         return {**super().get_config(), "body": body, "seed": self.seed, "objective": self.objective}
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: dict[str, Any]) -> "CurveModel":
         return cls(**{**config, "body": keras.saving.deserialize_keras_object(config["body"])})
 
 
@@ -245,7 +264,7 @@ class _FiniteLoss(keras.callbacks.Callback):
     def on_train_begin(self, logs=None):
         self._good = []
         # On TensorFlow, layers that see data for the first time are built in the first step.
-        if all(layer.built for layer in self.model._flatten_layers(include_self=False)):
+        if all(layer.built for layer in layers_inside(self.model)):
             if not self.model.optimizer.built:
                 self.model.optimizer.build(self.model.trainable_variables)
             self._time = "the beginning"
@@ -276,7 +295,7 @@ class _FiniteLoss(keras.callbacks.Callback):
         return True
 
 
-def gram_of_differences(bends, origin=0):
+def gram_of_differences(bends: Sequence[Sequence[keras.Variable]], origin: int = 0) -> np.ndarray:
     """G[i, k] = <w_i - w_o, w_k - w_o> in float64, for `bends[i]` a list of variables, and o = `origin`."""
     gram = np.zeros((len(bends), len(bends)))
     for slot in zip(*bends):

@@ -6,13 +6,14 @@ A parametrization knows only the coefficients c_i(t); the bends w_i (the weights
 import abc
 import math
 import numbers
+from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
 
-def check_position(t):
+def check_position(t: Any) -> Any:
     """Returns `t`; raises a ValueError where a Python or numpy number lies outside [0, 1].
 
     Tensors pass unchecked: their value may not be known while a step is being traced.
@@ -37,7 +38,7 @@ class Parametrization(abc.ABC):
         ValueError: if `num_bends` is not an integer of at least 2.
     """
 
-    def __init__(self, num_bends=3):
+    def __init__(self, num_bends: int = 3):
         if isinstance(num_bends, bool) or not isinstance(num_bends, numbers.Integral) or num_bends < 2:
             raise ValueError(
                 "`num_bends` must be an integer of at least 2: it counts both endpoints. "
@@ -46,7 +47,7 @@ class Parametrization(abc.ABC):
         self.num_bends = int(num_bends)
 
     @abc.abstractmethod
-    def coefficients(self, t):
+    def coefficients(self, t: Any) -> Any:
         """The weights of the bends at `t`.
 
         Args:
@@ -60,14 +61,14 @@ class Parametrization(abc.ABC):
         """
 
     @abc.abstractmethod
-    def velocity(self, t):
+    def velocity(self, t: Any) -> Any:
         """d coefficients / dt at `t`: float32 tensor of shape `(num_bends,)`, summing to 0."""
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {"num_bends": self.num_bends}
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: dict[str, Any]) -> "Parametrization":
         return cls(**config)
 
     def __eq__(self, other):
@@ -90,15 +91,18 @@ class Bezier(Parametrization):
     Args:
         num_bends: Number of bends, both endpoints included (see `Parametrization`).
 
+    Example:
+        curves.Bezier(3).coefficients(0.5)  # [0.25, 0.5, 0.25]
+
     References:
         Garipov et al., Loss Surfaces, Mode Connectivity, and Fast Ensembling of DNNs, NeurIPS 2018, section 3.2,
         https://arxiv.org/abs/1802.10026
     """
 
-    def coefficients(self, t):
+    def coefficients(self, t: Any) -> Any:
         return ops.stack(_bernstein(check_position(t), self.num_bends - 1))
 
-    def velocity(self, t):
+    def velocity(self, t: Any) -> Any:
         degree = self.num_bends - 1
         lower = _bernstein(check_position(t), degree - 1)
         zero = ops.zeros_like(lower[0])
@@ -115,16 +119,19 @@ class PolygonalChain(Parametrization):
     Args:
         num_bends: Number of bends, both endpoints included (see `Parametrization`).
 
+    Example:
+        curves.PolygonalChain(3).coefficients(0.25)  # [0.5, 0.5, 0.0]
+
     References:
         Garipov et al., Loss Surfaces, Mode Connectivity, and Fast Ensembling of DNNs, NeurIPS 2018, section 3.2,
         https://arxiv.org/abs/1802.10026
     """
 
-    def coefficients(self, t):
+    def coefficients(self, t: Any) -> Any:
         position = _to_float32(check_position(t)) * (self.num_bends - 1)
         return ops.maximum(0.0, 1.0 - ops.abs(position - ops.arange(self.num_bends, dtype="float32")))
 
-    def velocity(self, t):
+    def velocity(self, t: Any) -> Any:
         segments = self.num_bends - 1
         segment = ops.minimum(ops.floor(_to_float32(check_position(t)) * segments), segments - 1)
         bend = ops.arange(self.num_bends, dtype="float32")

@@ -1,11 +1,20 @@
 """Figures in the style of the paper. Only this file needs matplotlib."""
 
+import os
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
 import numpy as np
+
+from curves.results import PathResult, PlaneResult
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 LINE_STYLE = {"linestyle": "--", "color": "0.35"}
 
 
-def plot_paths(results, path=None):
+def plot_paths(results: Mapping[str, PathResult], path: str | os.PathLike | None = None) -> "Figure":
     """Train loss, test error and ensemble error along one or more paths, against t; circles mark the endpoints.
 
     The third panel, the test error of the ensemble of phi(0) and phi(t), is left out where that was not measured.
@@ -16,6 +25,12 @@ def plot_paths(results, path=None):
 
     Returns:
         A `matplotlib.figure.Figure`.
+
+    Example:
+        line = curves.connect(net_a, net_b, curve=curves.Bezier(2))
+        line.compile("sgd", "sparse_categorical_crossentropy", metrics=["accuracy"])
+        result = curves.evaluate_path(line, (x, y), (x_test, y_test), num_points=5)
+        curves.plot_paths({"straight line": result}, "paths.png")
     """
     from matplotlib.figure import Figure
 
@@ -44,7 +59,12 @@ def plot_paths(results, path=None):
     return figure
 
 
-def plot_planes(results, path=None, split="train", quantity="loss"):
+def plot_planes(
+    results: Mapping[str, PlaneResult],
+    path: str | os.PathLike | None = None,
+    split: str = "train",
+    quantity: str = "loss",
+) -> "Figure":
     """Contours of one quantity on one or more planes through three points of weight space.
 
     The levels are spaced evenly in the logarithm of the excess over the minimum; what lies above the last level is one
@@ -58,6 +78,11 @@ def plot_planes(results, path=None, split="train", quantity="loss"):
 
     Returns:
         A `matplotlib.figure.Figure`.
+
+    Example:
+        nets = [net_a, keras.models.clone_model(net_a), net_b]
+        plane = curves.evaluate_plane(nets, (x, y), (x_test, y_test), num_points=3)
+        curves.plot_planes({"three networks": plane}, "planes.png", split="test", quantity="error")
     """
     from matplotlib.figure import Figure
 

@@ -1,12 +1,17 @@
-"""What was measured along a curve or on a plane: results that save, load, sum up and draw themselves."""
+"""Results of measurements along a curve or on a plane, which save, load, sum up and draw themselves."""
 
 import dataclasses
 import json
 import os
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from curves.files import read_npz, to_npz, write_atomically
+from keras_fge.core.files import read_npz, to_npz, write_atomically
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,6 +31,13 @@ class PathResult:
             unless the test data are arrays and the loss is a categorical cross-entropy.
         settings: How it was measured: "num_points", "batch_size", "train_samples", "bn_samples" (None: all), and
             checksums of the model and the data.
+
+    Example:
+        curve = curves.connect(net_a, net_b)
+        curve.compile("sgd", "sparse_categorical_crossentropy", metrics=["accuracy"])
+        result = curves.evaluate_path(curve, (x, y), (x_test, y_test), num_points=3)
+        result.save("path.npz")
+        curves.PathResult.load("path.npz").summary()["train_loss_barrier"]
     """
 
     t: np.ndarray
@@ -37,11 +49,11 @@ class PathResult:
     settings: dict = dataclasses.field(default_factory=dict)
 
     @property
-    def arc_length(self):
+    def arc_length(self) -> float:
         """sum_j ||w(t_{j+1}) - w(t_j)|| over the n positions."""
         return float(self.distance[-1])
 
-    def barrier(self, split="train", quantity="loss"):
+    def barrier(self, split: str = "train", quantity: str = "loss") -> float:
         """The largest value along the path minus the larger one of the two endpoints; 0 if no point lies higher.
 
         For quantities of which less is better.
@@ -49,12 +61,12 @@ class PathResult:
         values = getattr(self, split)[quantity]
         return float(np.max(values) - max(values[0], values[-1]))
 
-    def mean(self, split="train", quantity="loss", over="t"):
+    def mean(self, split: str = "train", quantity: str = "loss", over: str = "t") -> float:
         """The mean over the path: an integral, by the trapezoidal rule, over t or over arc length (`over="length"`)."""
         axis = {"t": self.t, "length": self.distance if self.arc_length else self.t}[over]
         return float(np.trapezoid(getattr(self, split)[quantity], axis) / (axis[-1] - axis[0]))
 
-    def summary(self):
+    def summary(self) -> dict[str, float]:
         """The lengths and, of each quantity, minimum, maximum, barrier and both means: a flat dictionary of floats."""
         summary = {}
         for split in ("train", "test", "ensemble"):
@@ -72,16 +84,16 @@ class PathResult:
             "num_points": len(self.t),
         }
 
-    def save(self, path):
+    def save(self, path: str | os.PathLike) -> None:
         """Writes the result to `path`, a .npz file; the file is complete or not there."""
         _save(self, path)
 
     @classmethod
-    def load(cls, path):
+    def load(cls, path: str | os.PathLike) -> Self:
         """Reads a result that `save` or `curves.evaluate_path` wrote."""
         return _load(cls, path)
 
-    def plot(self, path=None, line=None):
+    def plot(self, path: str | os.PathLike | None = None, line: "PathResult | None" = None) -> "Figure":
         """Train loss, test error and ensemble error along the curve, in the style of the paper; needs matplotlib.
 
         Args:
@@ -110,6 +122,13 @@ class PlaneResult:
         path_distance: Distance of these points of the curve from the plane, shape `(61,)` or `(0,)`.
         train, test: Dictionaries of arrays of shape `(ny, nx)`, as in `PathResult`.
         settings: How it was measured, as in `PathResult`.
+
+    Example:
+        curve = curves.connect(net_a, net_b)
+        curve.compile("sgd", "sparse_categorical_crossentropy", metrics=["accuracy"])
+        curve.fit(x, y, epochs=1, verbose=0)
+        curves.evaluate_plane(curve, (x, y), (x_test, y_test), num_points=2, path="plane.npz")
+        curves.PlaneResult.load("plane.npz").summary()["distance_02"]
     """
 
     x: np.ndarray
@@ -121,7 +140,7 @@ class PlaneResult:
     test: dict
     settings: dict = dataclasses.field(default_factory=dict)
 
-    def summary(self):
+    def summary(self) -> dict[str, float]:
         """The distances between the three points, and minimum and maximum of each quantity: floats."""
         summary = {}
         for split in ("train", "test"):
@@ -136,16 +155,16 @@ class PlaneResult:
             "num_points": self.x.size * self.y.size,
         }
 
-    def save(self, path):
+    def save(self, path: str | os.PathLike) -> None:
         """Writes the result to `path`, a .npz file; the file is complete or not there."""
         _save(self, path)
 
     @classmethod
-    def load(cls, path):
+    def load(cls, path: str | os.PathLike) -> Self:
         """Reads a result that `save` or `curves.evaluate_plane` wrote."""
         return _load(cls, path)
 
-    def plot(self, path=None, split="train", quantity="loss"):
+    def plot(self, path: str | os.PathLike | None = None, split: str = "train", quantity: str = "loss") -> "Figure":
         """Contours in the style of the paper; needs matplotlib. See `curves.plot_planes` for several in one figure.
 
         Args:
@@ -158,67 +177,6 @@ class PlaneResult:
         from curves.plots import plot_planes
 
         return plot_planes({"": self}, path, split, quantity)
-
-
-class Points:
-    """The rows of a measurement that goes on, one for each point, in a file that is whole after every one of them.
-
-    Args:
-        path: File, or None to keep the rows in memory only. What it holds already is taken up.
-        result_class: Class of the result that will replace the rows in this file.
-        settings: Dictionary, as JSON can hold it, that must be the same for the whole measurement.
-        num_points: Number of rows to come.
-
-    Attributes:
-        rows: List of dictionaries of floats.
-        carry: Dictionary of arrays that the next row depends on.
-        result: The finished result, if `path` holds one.
-    """
-
-    def __init__(self, path, result_class, settings, num_points):
-        self.path, self.settings, self.num_points = path, settings, num_points
-        self.rows, self.carry, self.result = [], {}, None
-        if path is None:
-            return
-        if not os.path.exists(path):
-            self._write()  # Whether it can be written should be known before the work begins.
-            return
-        arrays = read_npz(path, path)
-        kind, theirs = str(arrays.get("kind")), json.loads(str(arrays.get("settings", "{}")))
-        if kind not in (result_class.__name__, "unfinished"):
-            raise ValueError(f"`path` must be new or a file of this function. '{path}' holds something else: {kind}.")
-        for key, value in settings.items():
-            if theirs.get(key) != value:
-                raise ValueError(
-                    f"`path`: '{path}' holds another measurement: its {key} is {theirs.get(key)}, here it is {value}. "
-                    "Remove the file, or give another one."
-                )
-        if kind == result_class.__name__:
-            self.result = result_class.load(path)
-            return
-        columns = _part(arrays, "row")
-        self.rows = [dict(zip(columns, map(float, row))) for row in zip(*columns.values())]
-        self.carry = _part(arrays, "carry")
-
-    def add(self, row, carry=None):
-        if self.rows and set(row) != set(self.rows[0]):
-            theirs = sorted(self.rows[0])
-            raise ValueError(f"`path`: '{self.path}' holds {theirs}, but here {sorted(row)} are measured.")
-        self.rows.append(row)
-        self.carry = carry or {}
-        if self.path is not None:
-            self._write()
-
-    def columns(self, prefix):
-        """The values of all rows whose names begin with `prefix`, as a dictionary of arrays without it."""
-        names = [name for name in self.rows[0] if name.startswith(f"{prefix}_")]
-        return {name.removeprefix(f"{prefix}_"): np.array([row[name] for row in self.rows]) for name in names}
-
-    def _write(self):
-        rows = {f"row_{name}": np.array([row[name] for row in self.rows]) for name in (self.rows or [{}])[0]}
-        carry = {f"carry_{name}": array for name, array in self.carry.items()}
-        arrays = {"kind": "unfinished", "num_points": self.num_points, "settings": json.dumps(self.settings)}
-        write_atomically(self.path, to_npz({**arrays, **rows, **carry}))
 
 
 def _save(result, path):
@@ -238,7 +196,7 @@ def _load(cls, path):
     arrays = read_npz(path, path)
     kind = str(arrays.get("kind"))
     if kind == "unfinished":
-        done = len(next(iter(_part(arrays, "row").values()), ()))
+        done = len(next(iter(part(arrays, "row").values()), ()))
         raise ValueError(
             f"'{path}' holds {done} of {arrays['num_points']} points. Call the function that began it again, with the "
             "same `path`, to finish it."
@@ -250,11 +208,12 @@ def _load(cls, path):
         if field.name == "settings":
             values[field.name] = json.loads(str(arrays[field.name]))
         elif field.type is dict:
-            values[field.name] = _part(arrays, field.name)
+            values[field.name] = part(arrays, field.name)
         else:
             values[field.name] = float(arrays[field.name]) if field.type is float else arrays[field.name]
     return cls(**values)
 
 
-def _part(arrays, prefix):
+def part(arrays: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    """The arrays whose names begin with `prefix`, by the rest of their names."""
     return {k.removeprefix(f"{prefix}_"): array for k, array in arrays.items() if k.startswith(f"{prefix}_")}

@@ -1,13 +1,16 @@
 """Validation along the curve, while it is trained."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import keras
 import numpy as np
 
-from curves.batch_norm import BatchNormEstimator
 from curves.measure import ACCURACIES, evaluate
 from curves.model import CurveModel
-from curves.networks import restored
 from curves.parametrization import check_position
+from keras_fge.core.batch_norm import BatchNormEstimator
+from keras_fge.core.networks import restored
 
 
 class PathValidation(keras.callbacks.Callback):
@@ -33,17 +36,26 @@ class PathValidation(keras.callbacks.Callback):
             BatchNormalization and `train` is missing.
 
     Example:
-        validation = curves.PathValidation((x_val, y_val), train=(x_train[:2000], y_train[:2000]))
+        curve = curves.connect(net_a, net_b)
+        curve.compile("sgd", "sparse_categorical_crossentropy", metrics=["accuracy"])
+        validation = curves.PathValidation((x_test, y_test), train=(x, y))
         stop = keras.callbacks.EarlyStopping("val_path_max_loss", mode="min", patience=5)
-        model.fit(x_train, y_train, epochs=100, callbacks=[validation, stop])
+        curve.fit(x, y, epochs=2, verbose=0, callbacks=[validation, stop])
     """
 
-    def __init__(self, validation, train=None, points=(0, 0.25, 0.5, 0.75, 1), batch_size=128):
+    def __init__(
+        self,
+        validation: Any,
+        train: Any = None,
+        points: Sequence[float] = (0, 0.25, 0.5, 0.75, 1),
+        batch_size: int = 128,
+    ):
         super().__init__()
         if len(points) == 0:
             raise ValueError("`points` must have at least one position.")
         self.points = [check_position(t) for t in points]
         self.validation, self.train, self.batch_size = validation, train, batch_size
+        self._batch_norm: BatchNormEstimator | None = None
 
     def on_train_begin(self, logs=None):
         if not isinstance(self.model, CurveModel):

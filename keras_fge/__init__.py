@@ -4,14 +4,19 @@ Garipov, Izmailov, Podoprikhin, Vetrov, Wilson, Loss Surfaces, Mode Connectivity
 NeurIPS 2018, https://arxiv.org/abs/1802.10026
 """
 
-from keras_fge.callback import FGE, SnapshotEnsemble
+from keras_fge.batches import Batches
+from keras_fge.checkpoint import Checkpoint
+from keras_fge.core.metrics import calibrated_metrics, classification_metrics, regression_metrics
 from keras_fge.ensemble import Ensemble
-from keras_fge.metrics import calibrated_metrics, classification_metrics, regression_metrics
+from keras_fge.fge import FGE
 from keras_fge.schedule import cosine, piecewise_linear, triangular
+from keras_fge.snapshot_ensemble import SnapshotEnsemble
 from keras_fge.snapshots import Snapshot
 
 __all__ = [
     "FGE",
+    "Batches",
+    "Checkpoint",
     "Ensemble",
     "Snapshot",
     "SnapshotEnsemble",

@@ -1,26 +1,35 @@
 """Ensembles of snapshots of one network: the mean of the members' predicted probabilities."""
 
-import collections
-import contextlib
+import os
 import warnings
+from collections.abc import Sequence
+from typing import Any
 
 import keras
 import numpy as np
-from keras import ops
 
-from curves.batch_norm import update_batch_norm
-from curves.layers import batch_norm_layers
-from curves.networks import clone, refresh, restored
+from keras_fge.core.batch_norm import batch_norm_layers, update_batch_norm
+from keras_fge.core.networks import borrowed, clone, distance, set_weights
+from keras_fge.core.predictions import (
+    FromLogits,
+    RunningMean,
+    RunningVariance,
+    by_output,
+    check_order,
+    metrics_of_outputs,
+    predict_with_labels,
+    to_probabilities,
+)
 from keras_fge.folder import Folder
-from keras_fge.metrics import calibrated_metrics, classification_metrics, regression_metrics
-from keras_fge.snapshots import Snapshot, distance
+from keras_fge.snapshots import Snapshot, StoredSnapshot
 
 
 class Ensemble:
     """Networks of one architecture that predict together: p(y | x) = 1/K sum_k p_k(y | x).
 
     Probabilities are averaged, never logits. One member at a time is put into `network`, whose own weights come back
-    afterwards, also after an error; sums are float32. `ensemble[:k]` is the ensemble of the first k members.
+    afterwards, also after an error; sums are float32. `ensemble[:k]` is the ensemble of the first k members. (The class
+    is long because it is all that one does with an ensemble; the arithmetic is in `keras_fge.core`.)
 
     Args:
         network: A built `keras.Model`.
@@ -33,24 +42,36 @@ class Ensemble:
     Raises:
         ValueError: if there is no snapshot, or one that does not fit the network.
 
+    Example:
+        ensemble = keras_fge.Ensemble(net_a, [net_a.get_weights(), net_b.get_weights()])
+        ensemble.predict(x_test)  # Mean probabilities, shape (N, classes).
+        ensemble.evaluate(x_test, y_test)  # {"error": ..., "nll": ..., "brier": ..., "ece": ...}
+        ensemble.save("ensemble")
+        keras_fge.Ensemble.load("ensemble")
+
     References:
         Garipov et al., NeurIPS 2018, section 5, https://arxiv.org/abs/1802.10026
     """
 
-    def __init__(self, network, snapshots, from_logits=False):
-        snapshots = [s if isinstance(s, Snapshot) else Snapshot(s) for s in snapshots]
-        if not snapshots:
+    def __init__(
+        self,
+        network: keras.Model,
+        snapshots: Sequence[Snapshot | Sequence[np.ndarray]],
+        from_logits: FromLogits = False,
+    ):
+        members = [s if isinstance(s, Snapshot) else Snapshot(s) for s in snapshots]
+        if not members:
             raise ValueError("`snapshots` is empty: an ensemble needs at least one member.")
-        for index, snapshot in enumerate(snapshots):
-            snapshot.check(network, index)
+        for index, member in enumerate(members):
+            member.check(network, index)
         kinds = from_logits if isinstance(from_logits, (list, tuple)) else [from_logits]
         if not all(kind in (True, False, None) for kind in kinds):
             raise ValueError(f"`from_logits` must hold True, False or None. Received: from_logits={from_logits!r}")
         self.network = network
-        self.snapshots = snapshots
+        self.snapshots = members
         self.from_logits = from_logits
 
-    def predict(self, x, batch_size=None):
+    def predict(self, x: Any, batch_size: int | None = None) -> Any:
         """The mean of the members' probabilities; of their outputs, for a network that does not classify.
 
         Args:
@@ -60,13 +81,15 @@ class Ensemble:
         Returns:
             float32 array of the shape of the network's output (or the same structure of arrays for several outputs).
         """
-        return self._whole(self._unlabelled(x, batch_size))[0].mean()
+        return self._add_up(RunningMean(), x, batch_size).mean()
 
-    def predict_variance(self, x, batch_size=None):
+    def predict_variance(self, x: Any, batch_size: int | None = None) -> Any:
         """The variance over the members, 1/K sum_k (p_k - p)^2, of what `predict` averages. Same shape."""
-        return self._whole(self._unlabelled(x, batch_size))[0].variance()
+        return self._add_up(RunningVariance(), x, batch_size).variance()
 
-    def evaluate(self, x, y=None, batch_size=None, calibrate=False):
+    def evaluate(
+        self, x: Any, y: Any = None, batch_size: int | None = None, calibrate: bool = False
+    ) -> dict[str, float]:
         """Test metrics of the whole ensemble, as floats.
 
         For p = `predict(x)`, N samples and labels y:
@@ -97,25 +120,30 @@ class Ensemble:
         References:
             Guo et al., On Calibration of Modern Neural Networks, ICML 2017, https://arxiv.org/abs/1706.04599
         """
-        running, labels = self._whole(self._labelled(x, y, batch_size))
+        running, labels = RunningMean(), None
+        with borrowed(self.network):
+            for outputs, labels in self._labelled_predictions(x, y, batch_size):
+                running.add(outputs)
         return self._metrics(running.mean(), labels, calibrate)
 
-    def evaluate_sizes(self, x, y=None, batch_size=None, calibrate=False):
+    def evaluate_sizes(
+        self, x: Any, y: Any = None, batch_size: int | None = None, calibrate: bool = False
+    ) -> dict[str, np.ndarray]:
         """The metrics of `evaluate` for the ensembles of the first 1, 2, ..., K members: arrays of shape `(K,)`."""
-        with self._borrowed():
-            metrics = [
-                self._metrics(running.mean(), labels, calibrate)
-                for running, labels in self._running_means(self._labelled(x, y, batch_size))
-            ]
+        running, metrics = RunningMean(), []
+        with borrowed(self.network):
+            for outputs, labels in self._labelled_predictions(x, y, batch_size):
+                running.add(outputs)
+                metrics.append(self._metrics(running.mean(), labels, calibrate))
         return {name: np.array([values[name] for values in metrics]) for name in metrics[0]}
 
-    def disagreement(self, x, batch_size=None):
+    def disagreement(self, x: Any, batch_size: int | None = None) -> np.ndarray:
         """The fraction of samples for which two members predict different classes: array of shape `(K, K)`."""
-        with self._borrowed():
-            classes = [_classes(outputs) for outputs, _ in self._each(self._unlabelled(x, batch_size))]
+        with borrowed(self.network):
+            classes = [_classes(outputs) for outputs in self._predictions(x, batch_size)]
         return np.array([[np.mean(a != b) for b in classes] for a in classes])
 
-    def distances(self):
+    def distances(self) -> np.ndarray:
         """||w_j - w_k|| over the trainable weights: array of shape `(K, K)`, in the units of the weights."""
         matrix = np.zeros((len(self), len(self)))
         for j in range(len(self)):
@@ -124,7 +152,7 @@ class Ensemble:
                 matrix[j, k] = matrix[k, j] = distance(self.network, first, self.snapshots[k].weights)
         return matrix
 
-    def select(self, x, y, batch_size=None, seed=0):
+    def select(self, x: Any, y: Any, batch_size: int | None = None, seed: int = 0) -> "Ensemble":
         """The members that do best together on validation data, chosen greedily, as an `Ensemble`.
 
         On a random half of the data, the member that lowers the NLL of the ensemble so far the most (for a network that
@@ -135,7 +163,7 @@ class Ensemble:
         Args:
             x, y: Validation arrays. Never test data: what chose the members cannot measure them.
             batch_size: Samples per batch.
-            seed: Of the split. Default: 0.
+            seed: Seed of the random split. Default: 0.
 
         References:
             Caruana et al., Ensemble Selection from Libraries of Models, ICML 2004.
@@ -143,8 +171,8 @@ class Ensemble:
         samples = len(keras.tree.flatten(x)[0])
         if samples < 2:
             raise ValueError(f"`x` must hold at least 2 samples. Received: {samples}")
-        with self._borrowed():
-            predictions = [outputs for outputs, _ in self._each(self._unlabelled(x, batch_size))]
+        with borrowed(self.network):
+            predictions = list(self._predictions(x, batch_size))
         halves = np.array_split(np.random.default_rng(seed).permutation(samples), 2)
 
         def score(total, count, half):
@@ -167,7 +195,7 @@ class Ensemble:
         best = chosen[: np.argmin(guards) + 1]
         return Ensemble(self.network, [self.snapshots[member] for member in best], self.from_logits)
 
-    def average_weights(self, train=None, batch_size=128):
+    def average_weights(self, train: Any = None, batch_size: int = 128) -> keras.Model:
         """One network with the mean of the members' weights: stochastic weight averaging (SWA) from the same run.
 
         Args:
@@ -193,13 +221,12 @@ class Ensemble:
                 if array.dtype.kind == "f":
                     totals[index] += array
         network = clone(self.network)
-        network.set_weights([total / len(self) if total.dtype.kind == "f" else total for total in totals])
-        refresh(network)
+        set_weights(network, [total / len(self) if total.dtype.kind == "f" else total for total in totals])
         if train is not None:
             update_batch_norm(network, train, batch_size)
         return network
 
-    def to_model(self):
+    def to_model(self) -> keras.Model:
         """The ensemble as one `keras.Model` that outputs mean probabilities: to save as .keras, export, or serve.
 
         It holds all members side by side, and only layers of Keras' own, so a file of it loads without this package.
@@ -222,14 +249,13 @@ class Ensemble:
         for index, snapshot in enumerate(self.snapshots):
             member = clone(network)
             member.name = f"member_{index + 1}"
-            member.set_weights(snapshot.weights)
-            refresh(member)
+            set_weights(member, snapshot.weights)
             member.trainable = False
-            outputs.append(_by_output(_probability_layer, member(inputs), self.from_logits))
+            outputs.append(by_output(_probability_layer, member(inputs), self.from_logits))
         mean = keras.tree.map_structure(_mean_layer, *outputs)
         return keras.Model(inputs, mean, name=f"{network.name}_ensemble")
 
-    def save(self, directory):
+    def save(self, directory: str | os.PathLike) -> None:
         """Writes the ensemble to a new folder: the network (.keras), a file for each member, and a manifest.
 
         Each file is complete or not there, nothing is pickled, and the manifest has the SHA-256 of every member.
@@ -240,10 +266,17 @@ class Ensemble:
         """
         folder = Folder(directory)
         folder.create(self.network)
-        folder.write_manifest(map(folder.write_member, self.snapshots), from_logits=self.from_logits)
+        members = [StoredSnapshot.write(snapshot, directory, "member") for snapshot in self.snapshots]
+        folder.write_manifest(members, from_logits=self.from_logits)
 
     @classmethod
-    def load(cls, directory, network=None, from_logits="as saved", skip_damaged=False):
+    def load(
+        cls,
+        directory: str | os.PathLike,
+        network: keras.Model | None = None,
+        from_logits: FromLogits | str = "as saved",
+        skip_damaged: bool = False,
+    ) -> "Ensemble":
         """The ensemble that `save` or a callback with `directory=` wrote. Weights are read when they are needed.
 
         Args:
@@ -262,7 +295,7 @@ class Ensemble:
         snapshots = []
         for snapshot in manifest["members"]:
             try:
-                _ = snapshot.weights  # Compares the checksum.
+                snapshot.check_file()
             except ValueError as error:
                 if not skip_damaged:
                     raise ValueError(f"{error} `skip_damaged=True` would leave it out.") from error
@@ -277,156 +310,41 @@ class Ensemble:
             raise ValueError(f"Say `Ensemble.load('{directory}', from_logits=...)`: the losses of the run do not tell.")
         return cls(folder.load_network() if network is None else network, snapshots, from_logits)
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.snapshots)
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: slice) -> "Ensemble":
         if not isinstance(index, slice):
             raise TypeError(f"An ensemble is indexed by slices, as in ensemble[:3]. Received: {index!r}")
         return Ensemble(self.network, self.snapshots[index], self.from_logits)
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"Ensemble({len(self)} members of '{self.network.name}', from_logits={self.from_logits})"
 
-    @contextlib.contextmanager
-    def _borrowed(self):
-        """Inside, members may stand in `network`; afterwards, also after an error, its own weights do."""
-        try:
-            with restored(self.network):
-                yield
-        finally:
-            refresh(self.network)
-
-    def _unlabelled(self, x, batch_size):
-        return lambda: (self.network.predict(x, batch_size=batch_size, verbose=0), None)
-
-    def _labelled(self, x, y, batch_size):
-        return lambda: predict_with_labels(self.network, x, y, batch_size)
-
-    def _each(self, read):
-        """(probabilities, labels) of one member after the other, inside `_borrowed`; `read` gives those of one."""
+    def _predictions(self, x, batch_size):
+        """Inside `borrowed`: the probabilities of one member after the other."""
         for snapshot in self.snapshots:
-            self.network.set_weights(snapshot.weights)
-            refresh(self.network)
-            outputs, labels = read()
-            yield to_probabilities(outputs, self.from_logits), labels
+            set_weights(self.network, snapshot.weights)
+            yield to_probabilities(self.network.predict(x, batch_size=batch_size, verbose=0), self.from_logits)
 
-    def _running_means(self, read):
-        """(`RunningMean` of the first k members, labels) for k = 1, 2, ..., K."""
-        running, labels = RunningMean(), None
-        for outputs, new_labels in self._each(read):
+    def _labelled_predictions(self, x, y, batch_size):
+        """Inside `borrowed`: (probabilities, labels) of one member after the other."""
+        labels = None
+        for snapshot in self.snapshots:
+            set_weights(self.network, snapshot.weights)
+            outputs, new_labels = predict_with_labels(self.network, x, y, batch_size)
             check_order(labels, new_labels, "`x`")
             labels = new_labels
-            running.add(outputs)
-            yield running, labels
+            yield to_probabilities(outputs, self.from_logits), labels
 
-    def _whole(self, read):
-        """(`RunningMean` of all members, labels)."""
-        with self._borrowed():
-            return collections.deque(self._running_means(read), maxlen=1).pop()
+    def _add_up(self, running, x, batch_size):
+        with borrowed(self.network):
+            for outputs in self._predictions(x, batch_size):
+                running.add(outputs)
+        return running
 
     def _metrics(self, outputs, labels, calibrate=False):
-        return measure(self.network, outputs, labels, self.from_logits, calibrate)
-
-
-def check_order(labels, new_labels, name):
-    """Raises a ValueError if the labels of two passes differ; the first ones may be None."""
-    pairs = [] if labels is None else zip(keras.tree.flatten(labels), keras.tree.flatten(new_labels))
-    if not all(np.array_equal(old, new) for old, new in pairs):
-        raise ValueError(f"{name} changes its order from pass to pass: turn the shuffling of the data set off.")
-
-
-class RunningMean:
-    """Mean and variance of outputs that come one after the other, in float32 and the memory of two of them."""
-
-    def __init__(self):
-        self.count = 0
-        self.total = self.squares = None
-
-    def add(self, outputs):
-        before = self.mean() if self.count else None
-        self.count += 1
-        self.total = outputs if before is None else keras.tree.map_structure(np.add, self.total, outputs)
-        if before is None:
-            self.squares = keras.tree.map_structure(np.zeros_like, outputs)
-        else:  # Welford's update: no difference of large sums.
-            self.squares = keras.tree.map_structure(
-                lambda squares, new, old, mean: squares + (new - old) * (new - mean),
-                self.squares,
-                outputs,
-                before,
-                self.mean(),
-            )
-
-    def mean(self):
-        return keras.tree.map_structure(lambda total: total / np.float32(self.count), self.total)
-
-    def variance(self):
-        return keras.tree.map_structure(lambda squares: squares / np.float32(self.count), self.squares)
-
-
-def to_probabilities(outputs, from_logits):
-    """Predictions as float32 arrays, with logits turned into probabilities."""
-
-    def convert(array, logits):
-        array = np.asarray(array, dtype="float32")
-        if not logits:
-            return array
-        return ops.convert_to_numpy((ops.sigmoid if array.shape[-1] == 1 else ops.softmax)(array))
-
-    return _by_output(convert, outputs, from_logits)
-
-
-def measure(network, outputs, labels, from_logits, calibrate=False):
-    """The metrics of `Ensemble.evaluate` of mean probabilities, or of values."""
-    names = sorted(outputs) if isinstance(outputs, dict) else getattr(network, "output_names", None)
-    if isinstance(labels, dict) and not isinstance(outputs, dict):
-        labels = [labels.get(name) for name in names]
-    outputs, labels = keras.tree.flatten(outputs), keras.tree.flatten(labels)  # Dictionaries in the order of keys.
-    if len(outputs) != len(labels):
-        raise ValueError(f"`y` must hold labels for {len(outputs)} outputs. Received: {len(labels)} arrays")
-    names = names or [f"output_{index + 1}" for index in range(len(outputs))]
-    metrics = {}
-    for name, array, target, logits in zip(names, outputs, labels, _kinds(from_logits, len(outputs))):
-        if logits is None:
-            values = regression_metrics(array, target)
-        else:
-            values = classification_metrics(array, target)
-            if calibrate:
-                values.update(calibrated_metrics(array, target))
-        metrics.update({f"{name}_{key}" if len(outputs) > 1 else key: value for key, value in values.items()})
-    return metrics
-
-
-def predict_with_labels(network, x, y, batch_size):
-    """(outputs, labels); of a data set without `y`, from one pass, so that they belong together."""
-    if y is not None:
-        return network.predict(x, batch_size=batch_size, verbose=0), y
-    batches = (x[index] for index in range(len(x))) if isinstance(x, keras.utils.PyDataset) else x
-    pairs = []
-    for batch in batches:
-        if not (isinstance(batch, (tuple, list)) and len(batch) >= 2):
-            raise ValueError("`y` is missing: give evaluate(x, y), or a data set of (x, y) batches.")
-        labels = keras.tree.map_structure(np.asarray, batch[1])
-        inputs = keras.tree.map_structure(np.asarray, batch[0])  # JAX takes no tensors of other backends.
-        pairs.append((keras.tree.map_structure(np.asarray, network.predict_on_batch(inputs)), labels))
-    if not pairs:
-        raise ValueError("`x` holds no batches. A generator can be read only once: give a data set.")
-    return keras.tree.map_structure(lambda *parts: np.concatenate(parts), *pairs)
-
-
-def _by_output(function, outputs, from_logits):
-    """`function(output, from_logits)` of each output."""
-    flat = keras.tree.flatten(outputs)
-    kinds = _kinds(from_logits, len(flat))
-    return keras.tree.pack_sequence_as(outputs, [function(output, kind) for output, kind in zip(flat, kinds)])
-
-
-def _kinds(from_logits, count):
-    kinds = from_logits if isinstance(from_logits, (list, tuple)) else [from_logits] * count
-    if len(kinds) != count:
-        raise ValueError(f"`from_logits` must have one value for each of {count} outputs. Received: {from_logits}")
-    return kinds
+        return metrics_of_outputs(self.network, outputs, labels, self.from_logits, calibrate)
 
 
 def _classes(outputs):

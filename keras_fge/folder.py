@@ -1,18 +1,16 @@
-"""The folder of an ensemble: its network, a file for each member, a manifest, and the state of a run that may go on."""
+"""The folder of an ensemble: its network, a file for each member, and a manifest."""
 
-import hashlib
 import json
-import math
 import os
-import random
-import time
 import warnings
+from collections.abc import Sequence
+from typing import Any
 
 import keras
-import numpy as np
 
-from curves.files import read_npz, replace, to_npz, write_atomically
-from curves.networks import clone
+from keras_fge.core.files import replace, write_atomically
+from keras_fge.core.keras_internals import is_chief
+from keras_fge.core.networks import clone
 from keras_fge.snapshots import StoredSnapshot
 
 FORMAT = 1
@@ -24,21 +22,20 @@ class Folder:
     manifest.json     members with steps, learning rates, metrics and SHA-256 checksums
     member-*.npz      the weights of one member; the name is made of the content
     network.keras     the network
-    state.npz         of a run: everything that is needed to go on at the end of an epoch
     """
 
-    def __init__(self, path):
+    def __init__(self, path: str | os.PathLike):
         self.path = os.fspath(path)
-        self._state_written_at, self._seconds_to_write_state = -math.inf, 0.0
 
     def _in(self, name):
         return os.path.join(self.path, name)
 
-    def exists(self):
+    def exists(self) -> bool:
+        """Whether the folder holds an ensemble."""
         return os.path.exists(self._in("manifest.json"))
 
-    def create(self, network):
-        """Makes the folder and saves the network. To be called by all processes, where there are several.
+    def create(self, network: keras.Model) -> None:
+        """Makes the folder and saves the network. Where there are several processes, all of them call this.
 
         Raises:
             ValueError: if it holds an ensemble.
@@ -67,13 +64,12 @@ class Folder:
             if os.path.exists(temporary):
                 os.unlink(temporary)
 
-    def remove_leftovers(self):
-        """Removes what a process that was killed had not finished writing."""
-        for name in os.listdir(self.path) if is_chief() else ():
-            if ".tmp" in name:
-                os.unlink(self._in(name))
+    def load_network(self) -> keras.Model:
+        """Loads the network, not compiled.
 
-    def load_network(self):
+        Raises:
+            ValueError: if Keras cannot load it.
+        """
         path = self._in("network.keras")
         try:
             return keras.saving.load_model(path, compile=False)
@@ -83,13 +79,18 @@ class Folder:
                 f"classes. Keras says: {error}"
             ) from error
 
-    def write_manifest(self, members, **about):
+    def write_manifest(self, members: Sequence[StoredSnapshot], **about: Any) -> None:
+        """Replaces the list of members, and what there is to say `about` them, as JSON can hold it."""
         entries = [member.to_entry() for member in members]
         text = json.dumps({"format": FORMAT, **about, "members": entries}, indent=1)
         write_atomically(self._in("manifest.json"), text.encode())
 
-    def read_manifest(self):
-        """The manifest, with `StoredSnapshot`s as "members"."""
+    def read_manifest(self) -> dict[str, Any]:
+        """Reads the manifest, with a list of `StoredSnapshot` as "members".
+
+        Raises:
+            ValueError: if there is none, or it is damaged or of another format.
+        """
         path = self._in("manifest.json")
         try:
             with open(path, encoding="utf-8") as file:
@@ -102,68 +103,3 @@ class Folder:
         except (json.JSONDecodeError, KeyError, TypeError) as error:
             raise ValueError(f"'{path}' is no manifest of an ensemble, or a damaged one: {error!r}") from error
         return manifest
-
-    def write_member(self, snapshot):
-        return StoredSnapshot.write(snapshot, self.path, "member")
-
-    def write_state(self, counters, values):
-        """Replaces the state: integers by name, and a list of arrays; the generators of random numbers are added."""
-        begin = time.monotonic()
-        arrays = {f"value_{index:06}": value for index, value in enumerate(values)}
-        counters = json.dumps({**counters, "random": _random_states()})
-        write_atomically(self._in("state.npz"), to_npz({**arrays, "counters": counters}))
-        self._state_written_at = time.monotonic()
-        self._seconds_to_write_state = self._state_written_at - begin
-
-    def state_is_due(self):
-        """Whether the state can be written again, so that writing takes at most a tenth of the time of training."""
-        return time.monotonic() - self._state_written_at >= 9 * self._seconds_to_write_state
-
-    def read_state(self):
-        """(counters, values); `set_random_states(counters["random"])` brings the generators to where they were."""
-        path = self._in("state.npz")
-        if not os.path.exists(path):
-            raise ValueError(f"`directory`: '{self.path}' holds an ensemble, but no state of a run to resume.")
-        arrays = read_npz(path, path)
-        counters = json.loads(str(arrays.pop("counters")))
-        return counters, list(arrays.values())
-
-
-def checksum(description):
-    """Of what JSON can hold, or anything that has a text."""
-    return hashlib.sha256(json.dumps(description, sort_keys=True, default=str).encode()).hexdigest()[:16]
-
-
-def _random_states():
-    """The states of the global generators of Python, numpy and torch, which shuffle Keras' arrays on JAX and torch."""
-    name, keys, *rest = np.random.get_state()
-    states = {"python": random.getstate(), "numpy": [name, keys.tolist(), *rest]}
-    if keras.backend.backend() == "torch":
-        import torch
-
-        states["torch"] = torch.get_rng_state().tolist()
-        if torch.cuda.is_available():
-            states["cuda"] = [state.tolist() for state in torch.cuda.get_rng_state_all()]
-    return states
-
-
-def set_random_states(states):
-    """Brings the global generators to where they were."""
-    version, keys, gauss = states["python"]
-    random.setstate((version, tuple(keys), gauss))
-    np.random.set_state(tuple(states["numpy"]))
-    if keras.backend.backend() == "torch" and "torch" in states:
-        import torch
-
-        torch.set_rng_state(torch.tensor(states["torch"], dtype=torch.uint8))
-        if "cuda" in states and torch.cuda.is_available():
-            torch.cuda.set_rng_state_all([torch.tensor(state, dtype=torch.uint8) for state in states["cuda"]])
-
-
-def is_chief():
-    """Whether this process writes: the first one, where JAX runs on several."""
-    if keras.backend.backend() != "jax":
-        return True
-    import jax
-
-    return jax.process_index() == 0

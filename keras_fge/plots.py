@@ -1,7 +1,20 @@
 """The figure of a run, in the style of the paper. Only this file needs matplotlib."""
 
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-def plot_run(steps, learning_rates, snapshots, path=None):
+from numpy.typing import ArrayLike
+
+from keras_fge.snapshots import Snapshot
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def plot_run(
+    steps: ArrayLike, learning_rates: ArrayLike, snapshots: Sequence[Snapshot], path: str | os.PathLike | None = None
+) -> "Figure":
     """Learning rate, errors and distances against the iteration, below each other (paper, figure 4).
 
     Args:

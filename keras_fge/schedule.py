@@ -1,13 +1,13 @@
-"""Learning rates as functions of the iteration, and the engine that applies them inside the compiled step."""
+"""Learning rates as functions of the iteration: the formulas."""
 
-import contextlib
 import math
+from typing import Any
 
-import keras
 from keras import ops
+from numpy.typing import ArrayLike
 
 
-def triangular(step, max_learning_rate, min_learning_rate, cycle_steps):
+def triangular(step: ArrayLike, max_learning_rate: float, min_learning_rate: float, cycle_steps: int) -> Any:
     """FGE's cyclical learning rate: from max down to min and back up, linearly, in every cycle.
 
         t(i) = (mod(i - 1, c) + 1) / c
@@ -25,6 +25,9 @@ def triangular(step, max_learning_rate, min_learning_rate, cycle_steps):
     Returns:
         float32 tensor of the shape of `step`.
 
+    Example:
+        keras_fge.triangular([1, 2, 3, 4], 0.05, 0.01, cycle_steps=4)  # [0.03, 0.01, 0.03, 0.05]
+
     References:
         Garipov et al., Loss Surfaces, Mode Connectivity, and Fast Ensembling of DNNs, NeurIPS 2018, section 5,
         https://arxiv.org/abs/1802.10026
@@ -35,7 +38,7 @@ def triangular(step, max_learning_rate, min_learning_rate, cycle_steps):
     return ops.where(t <= 0.5, falling, rising)
 
 
-def cosine(step, max_learning_rate, cycle_steps):
+def cosine(step: ArrayLike, max_learning_rate: float, cycle_steps: int) -> Any:
     """The learning rate of Snapshot Ensembles: in each cycle from max towards 0 along half a cosine, then back up.
 
         alpha(i) = alpha_0 / 2 (cos(pi mod(i - 1, c) / c) + 1)
@@ -48,6 +51,9 @@ def cosine(step, max_learning_rate, cycle_steps):
     Returns:
         float32 tensor of the shape of `step`.
 
+    Example:
+        keras_fge.cosine([1, 2, 3, 4], 0.1, cycle_steps=4)  # [0.1, 0.085, 0.05, 0.015]
+
     References:
         Huang et al., Snapshot Ensembles: Train 1, Get M for Free, ICLR 2017, equation (2),
         https://arxiv.org/abs/1704.00109
@@ -55,7 +61,7 @@ def cosine(step, max_learning_rate, cycle_steps):
     return max_learning_rate / 2 * (ops.cos(math.pi * (_phase(step, cycle_steps) - 1) / cycle_steps) + 1)
 
 
-def piecewise_linear(step, learning_rate, total_steps):
+def piecewise_linear(step: ArrayLike, learning_rate: float, total_steps: int) -> Any:
     """The paper's learning rate for training one network: constant for the first half of the steps, then linearly down
     to 1 % of it at 90 % of the steps, then constant.
 
@@ -67,6 +73,10 @@ def piecewise_linear(step, learning_rate, total_steps):
     Returns:
         float32 tensor of the shape of `step`.
 
+    Example:
+        rate = lambda epoch: float(keras_fge.piecewise_linear(epoch + 1, 0.1, 200))
+        keras.callbacks.LearningRateScheduler(rate)  # The paper's, for 200 epochs.
+
     References:
         Garipov et al., NeurIPS 2018, the authors' training code.
     """
@@ -77,41 +87,3 @@ def piecewise_linear(step, learning_rate, total_steps):
 def _phase(step, cycle_steps):
     """mod(step - 1, cycle_steps) + 1, in integers, as float32: exact however long the training."""
     return ops.cast(ops.mod(ops.convert_to_tensor(step) - 1, cycle_steps) + 1, "float32")
-
-
-class LearningRateFunction(keras.optimizers.schedules.LearningRateSchedule):
-    """A Keras schedule from a function of the iteration 1, 2, ..., counted from `start` updates of the optimizer on."""
-
-    def __init__(self, function, start=0):
-        self.function = function
-        self.start = int(start)
-
-    def __call__(self, iterations):
-        return self.function(iterations - self.start + 1)
-
-
-def scheduled_optimizer(optimizer):
-    """The optimizer that holds the learning rate: the inner one of a `LossScaleOptimizer`.
-
-    Raises:
-        ValueError: for kinds that one learning rate as a function of the iteration does not fit.
-    """
-    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
-    if not hasattr(optimizer, "_learning_rate") or hasattr(optimizer, "optimizers"):
-        raise ValueError(f"An optimizer with one learning rate is needed. Received: {type(optimizer).__name__}")
-    return optimizer
-
-
-@contextlib.contextmanager
-def scheduled(optimizer, schedule):
-    """Inside, `optimizer` steps with `schedule`; outside, it has the learning rate it had.
-
-    The public setter would drop the learning rate variable for good, so that checkpoints of the optimizer no longer
-    match, and would refuse a number afterwards.
-    """
-    own = optimizer._learning_rate
-    optimizer._learning_rate = schedule
-    try:
-        yield
-    finally:
-        optimizer._learning_rate = own

@@ -3,11 +3,14 @@
 import hashlib
 import io
 import os
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
 
+import keras
 import numpy as np
-from keras import ops
 
-from curves.files import read_npz, to_npz, write_atomically
+from keras_fge.core.files import read_npz, to_npz, write_atomically
+from keras_fge.core.networks import to_array
 
 
 class Snapshot:
@@ -22,21 +25,35 @@ class Snapshot:
     Attributes:
         weights, step, learning_rate, metrics: As given.
         shapes: Shapes of the weights.
+
+    Example:
+        snapshots = [keras_fge.Snapshot.of(network) for network in (net_a, net_b)]
+        keras_fge.Ensemble(net_a, snapshots).evaluate(x_test, y_test)
     """
 
-    def __init__(self, weights, step=0, learning_rate=None, metrics=None):
-        self.weights = [np.asarray(array) for array in weights]
-        self.shapes = [array.shape for array in self.weights]
+    def __init__(
+        self,
+        weights: Sequence[np.ndarray],
+        step: int = 0,
+        learning_rate: float | None = None,
+        metrics: Mapping[str, float] | None = None,
+    ):
+        self._weights = [np.asarray(array) for array in weights]
+        self.shapes = [array.shape for array in self._weights]
         self.step = step
         self.learning_rate = learning_rate
         self.metrics = dict(metrics or {})
 
-    @classmethod
-    def of(cls, network, step=0, learning_rate=None):
-        """Copies the present weights of `network`."""
-        return cls([to_array(variable) for variable in network.weights], step, learning_rate)
+    @property
+    def weights(self) -> list[np.ndarray]:
+        return self._weights
 
-    def check(self, network, index):
+    @classmethod
+    def of(cls, network: keras.Model, step: int = 0, learning_rate: float | None = None) -> "Snapshot":
+        """Copies the present weights of `network`."""
+        return Snapshot([to_array(variable) for variable in network.weights], step, learning_rate)
+
+    def check(self, network: keras.Model, index: int) -> None:
         """Raises a ValueError unless these are weights of the architecture of `network`."""
         expected = [tuple(variable.shape) for variable in network.weights]
         received = self.shapes
@@ -62,7 +79,7 @@ class StoredSnapshot(Snapshot):
         entry: What `to_entry` returned.
     """
 
-    def __init__(self, folder, entry):
+    def __init__(self, folder: str | os.PathLike, entry: Mapping[str, Any]):
         self.path = os.path.join(folder, entry["file"])
         self.sha256 = entry["sha256"]
         self.shapes = [tuple(shape) for shape in entry["shapes"]]
@@ -71,7 +88,7 @@ class StoredSnapshot(Snapshot):
         self.metrics = entry["metrics"]
 
     @classmethod
-    def write(cls, snapshot, folder, prefix):
+    def write(cls, snapshot: Snapshot, folder: str | os.PathLike, prefix: str) -> Self:
         """Writes a snapshot to a file of its own, named by its content, so that none is ever overwritten."""
         content = to_npz({f"{index:06}": array for index, array in enumerate(snapshot.weights)})
         checksum = hashlib.sha256(content).hexdigest()
@@ -80,13 +97,13 @@ class StoredSnapshot(Snapshot):
         entry = {"file": file, "sha256": checksum, "shapes": snapshot.shapes, "step": snapshot.step}
         return cls(folder, {**entry, "learning_rate": snapshot.learning_rate, "metrics": snapshot.metrics})
 
-    def to_entry(self):
+    def to_entry(self) -> dict[str, Any]:
         """The snapshot without its weights, as a dictionary that JSON can hold."""
         entry = {"file": os.path.basename(self.path), "sha256": self.sha256, "shapes": self.shapes, "step": self.step}
         return {**entry, "learning_rate": self.learning_rate, "metrics": self.metrics}
 
     @property
-    def weights(self):
+    def weights(self) -> list[np.ndarray]:
         try:
             with open(self.path, "rb") as file:
                 content = file.read()
@@ -96,20 +113,6 @@ class StoredSnapshot(Snapshot):
             raise ValueError(f"The member '{self.path}' is damaged: it is not what was written (by its SHA-256).")
         return list(read_npz(io.BytesIO(content), self.path).values())
 
-
-def to_array(variable):
-    """The value of a Keras variable as a numpy array of a type that numpy itself knows: bfloat16 becomes float32."""
-    array = ops.convert_to_numpy(variable.value)
-    return array if array.dtype.isbuiltin == 1 else array.astype("float32")
-
-
-def training_state(model):
-    """The variables that a training goes on from: weights, statistics, seeds, optimizer."""
-    return model.trainable_variables + model.non_trainable_variables + model.optimizer.variables
-
-
-def distance(network, first, second):
-    """||w - v|| of two lists of weights of `network`, over the trainable ones."""
-    trainable = {id(variable) for variable in network.trainable_variables}
-    pairs = [pair for variable, *pair in zip(network.weights, first, second) if id(variable) in trainable]
-    return float(np.sqrt(sum(np.sum((np.asarray(a, "float64") - b) ** 2) for a, b in pairs)))
+    def check_file(self) -> None:
+        """Raises a ValueError unless the file is there and as it was written."""
+        _ = self.weights

@@ -7,7 +7,7 @@ from keras import layers
 
 import curves
 from conftest import batch_norm_network, images, to_numpy, values
-from curves.layers import batch_norm_layers
+from keras_fge.core.batch_norm import batch_norm_layers
 
 
 def first_layers(network, x):

@@ -7,6 +7,7 @@ from keras import layers, ops
 
 import curves
 from conftest import batch_norm_network, to_numpy, values
+from keras_fge.core.networks import clone
 
 rng = np.random.default_rng(0)
 IMAGES = rng.normal(size=(4, 6, 6, 2)).astype("float32")
@@ -69,7 +70,7 @@ def combined(layer, t):
 
 def plain_at(layer, t):
     """The plain layer, rebuilt from its configuration, with w(t)."""
-    plain = curves.networks.clone(layer.layer)
+    plain = clone(layer.layer)
     x = {**CASES, **{k: (None, v[1]) for k, v in THIN.items()}}[layer.case][1]
     plain(x)
     for variable, value in zip(plain.trainable_variables, combined(layer, t)):

@@ -19,7 +19,7 @@ from keras import layers
 
 import keras_fge
 from conftest import batch_norm_network, images, logits_loss, values
-from keras_fge.folder import Folder
+from keras_fge.state import StateFile
 
 ROOT = pathlib.Path(__file__).parent.parent
 BACKEND = keras.backend.backend()
@@ -113,7 +113,7 @@ def network_and_data():
 @pytest.fixture(autouse=True)
 def state_of_every_epoch(monkeypatch):
     """Else it would depend on the time that an epoch takes."""
-    monkeypatch.setattr(Folder, "state_is_due", lambda self: True)
+    monkeypatch.setattr(StateFile, "is_due", lambda self: True)
 
 
 def test_writing_states_takes_at_most_a_tenth_of_the_time(tmp_path, monkeypatch):
@@ -124,15 +124,15 @@ def test_writing_states_takes_at_most_a_tenth_of_the_time(tmp_path, monkeypatch)
     def write(path, content):
         now[0] += 2
 
-    monkeypatch.setattr("keras_fge.folder.write_atomically", write)
-    folder = Folder(tmp_path)
-    assert folder.state_is_due()
-    folder.write_state({}, [np.ones(3)])
-    assert now[0] == 102 and not folder.state_is_due()
+    monkeypatch.setattr("keras_fge.state.write_atomically", write)
+    state = StateFile(tmp_path)
+    assert state.is_due()
+    state.write({}, [np.ones(3)])
+    assert now[0] == 102 and not state.is_due()
     now[0] = 119.9
-    assert not folder.state_is_due()
+    assert not state.is_due()
     now[0] = 120.0
-    assert folder.state_is_due()
+    assert state.is_due()
 
 
 def fit(network, x, y, fge, epochs=4):

@@ -9,6 +9,7 @@ from keras import ops
 
 import keras_fge
 from conftest import logits_loss, to_numpy, values
+from keras_fge.learning_rate import scheduled_optimizer
 
 BACKEND = keras.backend.backend()
 
@@ -363,7 +364,7 @@ def test_logs_have_the_same_names_in_every_epoch(trained, tmp_path):
 
 def test_optimizers_without_one_learning_rate():
     with pytest.raises(ValueError, match="An optimizer with one learning rate is needed"):
-        keras_fge.schedule.scheduled_optimizer(keras.optimizers.Optimizer)
+        scheduled_optimizer(keras.optimizers.Optimizer)
 
 
 def test_a_run_that_ends_before_its_first_snapshot_warns():

@@ -3,11 +3,13 @@
 import io
 import os
 import zipfile
+from collections.abc import Mapping
+from typing import IO, Any
 
 import numpy as np
 
 
-def write_atomically(path, content):
+def write_atomically(path: str | os.PathLike, content: bytes) -> None:
     """Writes the bytes to `path`, which at any moment holds its old content or the new one, also after a power cut.
 
     Raises:
@@ -25,7 +27,7 @@ def write_atomically(path, content):
             os.unlink(temporary)
 
 
-def replace(temporary, path):
+def replace(temporary: str | os.PathLike, path: str | os.PathLike) -> None:
     """Moves a file, already written and synced, to `path`, and syncs the folder."""
     os.replace(temporary, path)
     if os.name == "posix":  # Elsewhere, folders cannot be opened.
@@ -36,14 +38,14 @@ def replace(temporary, path):
             os.close(folder)
 
 
-def to_npz(arrays):
+def to_npz(arrays: Mapping[str, Any]) -> bytes:
     """The bytes of an .npz file, which depend on nothing but the arrays."""
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)
     return buffer.getvalue()
 
 
-def read_npz(file, name):
+def read_npz(file: str | os.PathLike | IO[bytes], name: str | os.PathLike) -> dict[str, np.ndarray]:
     """The arrays in an .npz file, a path or an open file; `name` is for the error message."""
     try:
         with np.load(file, allow_pickle=False) as arrays:

@@ -1,12 +1,13 @@
-"""What predictions are worth: error, likelihood and calibration, also after temperature scaling."""
+"""Metrics of predictions: error, likelihood and calibration, also after temperature scaling."""
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 ECE_BINS = 15
 FOLDS = 5
 
 
-def classification_metrics(probabilities, labels):
+def classification_metrics(probabilities: ArrayLike, labels: ArrayLike) -> dict[str, float]:
     """Error, NLL, Brier score and expected calibration error of predicted probabilities; see `Ensemble.evaluate`.
 
     Args:
@@ -15,11 +16,41 @@ def classification_metrics(probabilities, labels):
 
     Returns:
         `{"error", "nll", "brier", "ece"}`, floats.
+
+    Example:
+        keras_fge.classification_metrics([[0.9, 0.1], [0.4, 0.6]], [0, 0])["error"]  # 0.5
     """
     return _metrics(*_checked(probabilities, labels))
 
 
-def calibrated_metrics(probabilities, labels, folds=FOLDS, seed=0):
+def negative_log_likelihoods(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """-log p_n[y_n] of each sample, in nats, with p clipped at 1e-7; `labels` are integers of shape `(N,)`."""
+    return -np.log(np.maximum(probabilities[np.arange(len(labels)), labels], 1e-7))
+
+
+def integer_labels(labels: ArrayLike, samples: int, classes: int) -> np.ndarray:
+    """Checks labels, and returns them as integers of shape `(samples,)`, whether they were one-hot or not.
+
+    Raises:
+        ValueError: if there is not one label for each sample, or one is no class.
+    """
+    labels = np.asarray(labels)
+    if labels.shape == (samples, classes) and classes > 1:
+        return np.argmax(labels, axis=1)
+    if labels.shape not in ((samples,), (samples, 1)):
+        raise ValueError(
+            f"`y` must have shape ({samples},), ({samples}, 1) or ({samples}, {classes}), one label for each "
+            f"prediction. Received: shape {labels.shape}"
+        )
+    labels = labels.reshape(samples).astype("int64")
+    if samples and not (labels.min() >= 0 and labels.max() < classes):
+        raise ValueError(f"`y` must hold classes 0 to {classes - 1}. Received: {labels.min()} to {labels.max()}")
+    return labels
+
+
+def calibrated_metrics(
+    probabilities: ArrayLike, labels: ArrayLike, folds: int = FOLDS, seed: int = 0
+) -> dict[str, float]:
     """NLL, Brier score and calibration error after temperature scaling, cross-validated.
 
     The samples are split at random into folds. Each is scaled by the temperature T that fits the *others* best:
@@ -32,11 +63,14 @@ def calibrated_metrics(probabilities, labels, folds=FOLDS, seed=0):
     Args:
         probabilities, labels: As for `classification_metrics`.
         folds: Number of folds, at least 2. Default: 5.
-        seed: Of the split. Default: 0.
+        seed: Seed of the random split. Default: 0.
 
     Returns:
         `{"calibrated_nll", "calibrated_brier", "calibrated_ece", "temperature"}`: floats, the last the mean over the
         folds.
+
+    Example:
+        keras_fge.calibrated_metrics(model.predict(x_test, verbose=0), y_test)["calibrated_nll"]
 
     References:
         Guo et al., On Calibration of Modern Neural Networks, ICML 2017, https://arxiv.org/abs/1706.04599
@@ -57,8 +91,12 @@ def calibrated_metrics(probabilities, labels, folds=FOLDS, seed=0):
     return {**calibrated, "temperature": float(np.mean(temperatures))}
 
 
-def regression_metrics(predictions, targets):
-    """Mean squared and mean absolute error over all elements: `{"mse", "mae"}`, floats."""
+def regression_metrics(predictions: ArrayLike, targets: ArrayLike) -> dict[str, float]:
+    """Mean squared and mean absolute error over all elements: `{"mse", "mae"}`, floats.
+
+    Example:
+        keras_fge.regression_metrics([1.0, 2.0], [1.0, 4.0])  # {"mse": 2.0, "mae": 1.0}
+    """
     predictions, targets = np.asarray(predictions, "float64"), np.asarray(targets, "float64")
     if predictions.shape != targets.shape and predictions.shape != (*targets.shape, 1):
         raise ValueError(f"`y` must have the shape of the predictions, {predictions.shape}. Received: {targets.shape}")
@@ -74,7 +112,7 @@ def _metrics(probabilities, labels):
     gaps = np.bincount(bins, weights=correct - confidence, minlength=ECE_BINS)
     return {
         "error": float(1 - np.mean(correct)),
-        "nll": float(-np.mean(np.log(np.maximum(probabilities[np.arange(samples), labels], 1e-7)))),
+        "nll": float(np.mean(negative_log_likelihoods(probabilities, labels))),
         "brier": float(np.mean(np.sum((probabilities - np.eye(classes)[labels]) ** 2, axis=1))),
         "ece": float(np.sum(np.abs(gaps)) / samples),
     }
@@ -110,19 +148,4 @@ def _checked(probabilities, labels):
             "logits, set from_logits=True; if the network is no classifier, from_logits=None. Received: sums from "
             f"{np.min(sums):.3g} to {np.max(sums):.3g}"
         )
-    return probabilities, _integer_labels(labels, *probabilities.shape)
-
-
-def _integer_labels(labels, samples, classes):
-    labels = np.asarray(labels)
-    if labels.shape == (samples, classes) and classes > 1:
-        return np.argmax(labels, axis=1)
-    if labels.shape not in ((samples,), (samples, 1)):
-        raise ValueError(
-            f"`y` must have shape ({samples},), ({samples}, 1) or ({samples}, {classes}), one label for each "
-            f"prediction. Received: shape {labels.shape}"
-        )
-    labels = labels.reshape(samples).astype("int64")
-    if samples and not (labels.min() >= 0 and labels.max() < classes):
-        raise ValueError(f"`y` must hold classes 0 to {classes - 1}. Received: {labels.min()} to {labels.max()}")
-    return labels
+    return probabilities, integer_labels(labels, *probabilities.shape)

@@ -1,101 +1,34 @@
-"""What the network is worth along a curve, and on the plane through three networks."""
+"""Loss and metrics on a grid in the plane through three networks, or three bends of a curve."""
+
+import os
+from collections.abc import Sequence
+from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
 from curves.connect import check_same_constants
-from curves.measure import Meter, PathEnsemble
+from curves.measure import Meter
 from curves.model import CurveModel, gram_of_differences
-from curves.networks import check_same_architecture, read, regularization, restored
-from curves.results import PathResult, PlaneResult, Points
-
-
-def evaluate_path(
-    model,
-    train,
-    test,
-    num_points=61,
-    batch_size=128,
-    train_samples=None,
-    bn_samples=None,
-    path=None,
-    verbose=True,
-):
-    """Evaluates a curve at `num_points` evenly spaced positions.
-
-    At each t the BatchNormalization statistics are re-estimated on `train` (see `update_batch_norm`), then the compiled
-    loss and metrics are taken over all of `train` and `test`, as `model.evaluate` defines them, without augmentation.
-    At a fixed endpoint they are those of the endpoint network with its own statistics. Nothing is compiled twice.
-    Afterwards, also after an error, the model stands where it stood, with the statistics it had.
-
-    Args:
-        model: A compiled `CurveModel`. `curves.connect(a, b, curve=curves.Bezier(2))` is the straight line.
-        train, test: What `keras.Model.evaluate` takes: arrays `(x, y)`, a `tf.data.Dataset`, a `PyDataset`, ...
-        num_points: Number of positions, endpoints included, at least 2. Default: 61, as in the paper's code.
-        batch_size: Samples per batch, for arrays. Default: 128.
-        train_samples: How many samples of `train`, drawn at random with a fixed seed, the train loss is measured on.
-            Only for arrays. Default: all.
-        bn_samples: How many are used to estimate BatchNormalization statistics, likewise. Default: all.
-        path: A .npz file. Every finished point is stored there at once; if it exists, the measurement goes on where it
-            stopped. At the end it holds the result. Default: none.
-        verbose: Whether to show a progress bar.
-
-    Returns:
-        A `PathResult`.
-
-    Raises:
-        ValueError: if the model is no `CurveModel` or not compiled, `num_points` is below 2, data are a generator, or
-            `path` holds a measurement of another model, other data or other settings (of data that are no arrays, only
-            the class is compared).
-
-    References:
-        Garipov et al., NeurIPS 2018, section 4, https://arxiv.org/abs/1802.10026
-    """
-    if not isinstance(model, CurveModel):
-        raise ValueError(f"`model` must be a curves.CurveModel. Received: model={model!r}")
-    if num_points < 2:
-        raise ValueError(f"`num_points` must be at least 2. Received: num_points={num_points}")
-    meter = Meter(model, train, test, batch_size, train_samples, bn_samples, lambda: model.penalty(read(model.t)))
-    settings = {"num_points": int(num_points), **meter.settings, **_description(model)}
-    points = Points(path, PathResult, settings, num_points)
-    if points.result:
-        return points.result
-    ensemble = PathEnsemble(model, test, batch_size, points.carry)
-    positions = np.linspace(0, 1, num_points)
-
-    def measure(t):
-        model.t = t
-        row = meter.measure()
-        ensemble_row, carry = ensemble.add()
-        return {**row, **ensemble_row}, carry
-
-    _measure_all(model, points, positions, measure, verbose)
-    result = PathResult(
-        positions,
-        np.concatenate([[0.0], np.cumsum(model.segment_lengths(positions))]),
-        model.arc_length(num_points=2),
-        *(points.columns(split) for split in ("train", "test", "ensemble")),
-        settings,
-    )
-    if path is not None:
-        result.save(path)
-    return result
+from curves.points import Points, measure_points
+from curves.results import PlaneResult
+from keras_fge.core.networks import check_same_architecture, read, regularization
 
 
 def evaluate_plane(
-    networks,
-    train,
-    test,
-    bends=None,
-    num_points=21,
-    margin=0.2,
-    batch_size=128,
-    train_samples=None,
-    bn_samples=None,
-    path=None,
-    verbose=True,
-):
+    networks: CurveModel | Sequence[keras.Model],
+    train: Any,
+    test: Any,
+    bends: Sequence[int] | None = None,
+    num_points: int | tuple[int, int] = 21,
+    margin: float = 0.2,
+    batch_size: int = 128,
+    train_samples: int | None = None,
+    bn_samples: int | None = None,
+    path: str | os.PathLike | None = None,
+    verbose: bool = True,
+) -> PlaneResult:
     """Evaluates the plane through three networks, or three bends of a curve, on a grid.
 
     A point of the plane is w_0 + x e_x + y e_y with the orthonormal vectors (paper, appendix A.1)
@@ -122,6 +55,13 @@ def evaluate_plane(
     Raises:
         ValueError: if there are not three networks of one architecture, the three points lie on one line, and as
             `evaluate_path` does.
+
+    Example:
+        curve = curves.connect(net_a, net_b)
+        curve.compile("sgd", "sparse_categorical_crossentropy", metrics=["accuracy"])
+        curve.fit(x, y, epochs=1, verbose=0)
+        plane = curves.evaluate_plane(curve, (x, y), (x_test, y_test), num_points=3)
+        plane.train["loss"].shape  # (3, 3)
     """
     curve = networks if isinstance(networks, CurveModel) else None
     model, slots, gram = _plane_of_bends(networks, bends) if curve else _plane_of_networks(networks, bends)
@@ -141,7 +81,7 @@ def evaluate_plane(
     settings = {"num_points": list(map(int, numbers)), "margin": margin, **meter.settings}
     settings["penalty"] = f"{penalty():.5g}"
     if curve:
-        settings.update(_description(curve), bends=_three_bends(curve, bends))
+        settings.update(curve.description(), bends=_three_bends(curve, bends))
     settings["vertices"] = [round(float(value), 4) for value in vertices.ravel()]
     points = Points(path, PlaneResult, settings, len(x) * len(y))
     if points.result:
@@ -157,7 +97,7 @@ def evaluate_plane(
             curve.t = 0.5  # All bends are the same point now; at an end, a fixed endpoint would use its own statistics.
         return meter.measure(), {}
 
-    _measure_all(model, points, [(a, b) for b in y for a in x], measure, verbose)
+    measure_points(model, points, [(a, b) for b in y for a in x], measure, verbose)
     shape = (len(y), len(x))
     result = PlaneResult(
         x,
@@ -170,25 +110,6 @@ def evaluate_plane(
     if path is not None:
         result.save(path)
     return result
-
-
-def _description(model):
-    """What tells a curve from another one with the same bends: kind, fixed ends and penalty."""
-    kinds = {f"{c.curve!r}, fix_start={c.fix_start}, fix_end={c.fix_end}" for c in model.curve_layers()}
-    return {
-        "curve": sorted(kinds),
-        "num_bends": max(c.curve.num_bends for c in model.curve_layers()),
-        "penalty": f"{model.penalty(0.5):.5g}",
-    }
-
-
-def _measure_all(model, points, places, measure, verbose):
-    progress = keras.utils.Progbar(len(places), verbose=int(verbose), unit_name="point")
-    progress.update(len(points.rows))
-    with restored(model):
-        for place in places[len(points.rows) :]:
-            points.add(*measure(place))
-            progress.add(1)
 
 
 def _plane_of_networks(networks, bends):

@@ -1,16 +1,36 @@
-"""Re-estimation of BatchNormalization statistics: they belong to one set of weights, so to one t."""
+"""BatchNormalization statistics, re-estimated: they belong to one set of weights."""
 
 import contextlib
+from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
-from curves.layers import batch_norm_layers, batch_norm_statistics
-from curves.networks import restored
+from keras_fge.core.keras_internals import all_layers
+from keras_fge.core.networks import restored
 
 
-def update_batch_norm(network, data, batch_size=128):
+def batch_norm_layers(network: keras.layers.Layer) -> list[keras.layers.BatchNormalization]:
+    """The BatchNormalization layers of `network` that have statistics to estimate.
+
+    Those that a layer hides from Keras are found if it tells of them in an attribute `hidden_layers`.
+    """
+    layers = []
+    for layer in all_layers(network):
+        if isinstance(layer, keras.layers.BatchNormalization) and layer.trainable:
+            layers.append(layer)
+        for hidden in getattr(layer, "hidden_layers", ()):
+            layers.extend(batch_norm_layers(hidden))
+    return layers
+
+
+def batch_norm_statistics(network: keras.layers.Layer) -> list[keras.Variable]:
+    """Moving mean and moving variance of each of the `batch_norm_layers`, one after the other."""
+    return [v for norm in batch_norm_layers(network) for v in (norm.moving_mean, norm.moving_variance)]
+
+
+def update_batch_norm(network: keras.Model, data: Any, batch_size: int = 128) -> None:
     """Sets the statistics of all BatchNormalization layers of `network` to those of `data`, at its present weights.
 
     For batches b of n_b samples and N = sum_b n_b,
@@ -32,6 +52,11 @@ def update_batch_norm(network, data, batch_size=128):
     Raises:
         ValueError: if a layer uses `renorm=True`, which has no such average.
 
+    Example:
+        curve = curves.connect(net_a, net_b)
+        curve.t = 0.3
+        curves.update_batch_norm(curve, (x, y))
+
     References:
         Garipov et al., NeurIPS 2018, section 4; Izmailov et al., Averaging Weights Leads to Wider Optima, UAI 2018,
         https://arxiv.org/abs/1803.05407
@@ -43,7 +68,7 @@ def update_batch_norm(network, data, batch_size=128):
 class BatchNormEstimator:
     """`update_batch_norm` for repeated use on one network, inside `restored`: the pass is compiled once."""
 
-    def __init__(self, network):
+    def __init__(self, network: keras.Model):
         if not network.built:
             raise ValueError(f"`network` must be built: call it on some data. Received: '{network.name}', not built.")
         self.layers = batch_norm_layers(network)
@@ -55,7 +80,8 @@ class BatchNormEstimator:
         if network.compiled:
             self._reader.compile(run_eagerly=network.run_eagerly, jit_compile=network.jit_compile)
 
-    def update(self, data, batch_size=128):
+    def update(self, data: Any, batch_size: int = 128) -> None:
+        """Does what `update_batch_norm` does, for `network` as it is now."""
         if not self.layers:
             return
         x = data[0] if isinstance(data, tuple) else data

@@ -1,11 +1,16 @@
-"""What curves need to know of any Keras network: copies of it, of its values, and whether two are alike."""
+"""Any Keras network: copies of it and of its values, distances, and whether two are of one architecture."""
 
 import contextlib
 import itertools
 import re
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
+
+from keras_fge.core.keras_internals import all_layers, layers_inside
 
 # Options of Keras layers in which two networks of one architecture may differ.
 ONLY_IN_TRAINING = re.compile(
@@ -13,8 +18,8 @@ ONLY_IN_TRAINING = re.compile(
 )
 
 
-def clone(layer):
-    """A layer or network of the same architecture, not compiled, with weights of its own.
+def clone(layer: keras.layers.Layer) -> keras.layers.Layer:
+    """Makes a layer or network of the same architecture, not compiled, with weights of its own.
 
     Raises:
         ValueError: if Keras cannot make one, as for a class without a working `get_config`.
@@ -43,10 +48,12 @@ def clone(layer):
 
 
 def _sequential_parts(network):
-    return [part for part in network._flatten_layers() if isinstance(part, keras.Sequential)]
+    return [part for part in all_layers(network) if isinstance(part, keras.Sequential)]
 
 
-def check_same_architecture(start, end, start_name="`start`", end_name="`end`"):
+def check_same_architecture(
+    start: keras.Model, end: keras.Model, start_name: str = "`start`", end_name: str = "`end`"
+) -> None:
     """Raises a ValueError that names the first weight in which two networks differ, or the lack of weights.
 
     Weights are compared by order, shape and dtype, never by name: Keras numbers names as it goes.
@@ -72,12 +79,12 @@ def check_same_architecture(start, end, start_name="`start`", end_name="`end`"):
                 f"{start_name} and {end_name} must have the same architecture, but have {len(ours)} and {len(theirs)} "
                 f"{kind}s. The first without a partner is '{longer[min(len(ours), len(theirs))].path}' of {name}."
             )
-    _check_same_arithmetic(start, end, start_name, end_name)
+    _check_same_signatures(start, end, start_name, end_name)
 
 
-def _check_same_arithmetic(start, end, start_name, end_name):
+def _check_same_signatures(start, end, start_name, end_name):
     """Raises a ValueError if equal weights would compute something else, as with another activation or stride."""
-    for a, b in itertools.zip_longest(arithmetic(start), arithmetic(end), fillvalue={}):
+    for a, b in itertools.zip_longest(layer_signatures(start), layer_signatures(end), fillvalue={}):
         for key in a | b:
             if key != "name" and a.get(key) != b.get(key):
                 raise ValueError(
@@ -86,11 +93,14 @@ def _check_same_arithmetic(start, end, start_name, end_name):
                 )
 
 
-def arithmetic(network):
-    """For each layer that has none inside, its class and configuration, less what matters only in training."""
-    descriptions = []
-    for layer in network._flatten_layers():
-        if isinstance(layer, keras.layers.InputLayer) or list(layer._flatten_layers(include_self=False)):
+def layer_signatures(network: keras.Model) -> list[dict[str, Any]]:
+    """What each layer computes: its class and configuration, less the options that matter only in training.
+
+    Layers that are made of other layers stand for nothing of their own.
+    """
+    signatures = []
+    for layer in all_layers(network):
+        if isinstance(layer, keras.layers.InputLayer) or layers_inside(layer):
             continue
         try:
             config = layer.get_config()
@@ -98,26 +108,32 @@ def arithmetic(network):
             config = {"name": layer.name}
         kept = {key: value for key, value in config.items() if not ONLY_IN_TRAINING.search(key)}
         kept = keras.saving.serialize_keras_object(kept)  # Arrays become lists, which can be compared.
-        descriptions.append({"class": type(layer).__name__, **kept})
-    return descriptions
+        signatures.append({"class": type(layer).__name__, **kept})
+    return signatures
 
 
-def refresh(network):
-    """To be called after new values came into the weights of `network`: a few layers keep constants made of them."""
-    for layer in network._flatten_layers():
+def set_weights(network: keras.Model, weights: Sequence[np.ndarray]) -> None:
+    """Sets all weights of `network`, and recomputes what depends on them."""
+    network.set_weights(weights)
+    recompute_constants(network)
+
+
+def recompute_constants(network: keras.layers.Layer) -> None:
+    """Recomputes the constants that a few layers derive from their weights (`Normalization`)."""
+    for layer in all_layers(network):
         if isinstance(layer, keras.layers.Normalization):
             layer.finalize_state()
 
 
-def regularization(network):
-    """The sum of the weight regularizers of `network`, a float; layers inside a `Curve` are not part of it."""
+def regularization(network: keras.Model) -> float:
+    """The sum of the weight regularizers of `network`; layers that `network` hides are not part of it."""
     with keras.StatelessScope([(v, v.value) for v in network.variables], collect_losses=True):
         terms = network.losses  # No call has been made in this scope: there are no activity regularizers among them.
     return float(sum(ops.convert_to_numpy(term) for term in terms))
 
 
 @contextlib.contextmanager
-def restored(network, only_on_error=False):
+def restored(network: keras.Model, only_on_error: bool = False) -> Iterator[None]:
     """Puts the values of all variables of `network` back after the block, or only if it fails or is interrupted.
 
     On JAX, `predict` and `evaluate` take the values out of the model and, if they break off, do not bring them back.
@@ -133,10 +149,33 @@ def restored(network, only_on_error=False):
             variable.assign(value)
 
 
-def read(variable):
+@contextlib.contextmanager
+def borrowed(network: keras.Model) -> Iterator[None]:
+    """Inside, other weights may stand in `network`; afterwards, also after an error, its own do."""
+    try:
+        with restored(network):
+            yield
+    finally:
+        recompute_constants(network)
+
+
+def read(variable: keras.Variable) -> np.ndarray:
     """The value of a Keras variable as a numpy array of its own.
 
     Also the way to copy a variable into another: on JAX, `a.assign(b)` shares the buffer, and the next `fit` donates it
     twice.
     """
     return ops.convert_to_numpy(variable.value)
+
+
+def to_array(variable: keras.Variable) -> np.ndarray:
+    """As `read`, in a type that numpy itself knows, to be written to a file: bfloat16 becomes float32."""
+    array = read(variable)
+    return array if array.dtype.isbuiltin == 1 else array.astype("float32")
+
+
+def distance(network: keras.Model, first: Sequence[np.ndarray], second: Sequence[np.ndarray]) -> float:
+    """||w - v|| of two lists of weights of `network`, over the trainable ones."""
+    trainable = {id(variable) for variable in network.trainable_variables}
+    pairs = [pair for variable, *pair in zip(network.weights, first, second) if id(variable) in trainable]
+    return float(np.sqrt(sum(np.sum((np.asarray(a, "float64") - b) ** 2) for a, b in pairs)))

@@ -1,0 +1,90 @@
+"""Loss, metrics and ensembles along a curve, at evenly spaced positions."""
+
+import os
+from typing import Any
+
+import numpy as np
+
+from curves.measure import Meter, PathEnsemble
+from curves.model import CurveModel
+from curves.points import Points, measure_points
+from curves.results import PathResult
+from keras_fge.core.networks import read
+
+
+def evaluate_path(
+    model: CurveModel,
+    train: Any,
+    test: Any,
+    num_points: int = 61,
+    batch_size: int = 128,
+    train_samples: int | None = None,
+    bn_samples: int | None = None,
+    path: str | os.PathLike | None = None,
+    verbose: bool = True,
+) -> PathResult:
+    """Evaluates a curve at `num_points` evenly spaced positions.
+
+    At each t the BatchNormalization statistics are re-estimated on `train` (see `update_batch_norm`), then the compiled
+    loss and metrics are taken over all of `train` and `test`, as `model.evaluate` defines them, without augmentation.
+    At a fixed endpoint they are those of the endpoint network with its own statistics. Nothing is compiled twice.
+    Afterwards, also after an error, the model stands where it stood, with the statistics it had.
+
+    Args:
+        model: A compiled `CurveModel`. `curves.connect(a, b, curve=curves.Bezier(2))` is the straight line.
+        train, test: What `keras.Model.evaluate` takes: arrays `(x, y)`, a `tf.data.Dataset`, a `PyDataset`, ...
+        num_points: Number of positions, endpoints included, at least 2. Default: 61, as in the paper's code.
+        batch_size: Samples per batch, for arrays. Default: 128.
+        train_samples: How many samples of `train`, drawn at random with a fixed seed, the train loss is measured on.
+            Only for arrays. Default: all.
+        bn_samples: How many are used to estimate BatchNormalization statistics, likewise. Default: all.
+        path: A .npz file. Every finished point is stored there at once; if it exists, the measurement goes on where it
+            stopped. At the end it holds the result. Default: none.
+        verbose: Whether to show a progress bar.
+
+    Returns:
+        A `PathResult`.
+
+    Raises:
+        ValueError: if the model is no `CurveModel` or not compiled, `num_points` is below 2, data are a generator, or
+            `path` holds a measurement of another model, other data or other settings (of data that are no arrays, only
+            the class is compared).
+
+    Example:
+        line = curves.connect(net_a, net_b, curve=curves.Bezier(2))
+        line.compile("sgd", "sparse_categorical_crossentropy", metrics=["accuracy"])
+        result = curves.evaluate_path(line, (x, y), (x_test, y_test), num_points=5)
+        result.barrier()  # How far the train loss rises above the worse end.
+
+    References:
+        Garipov et al., NeurIPS 2018, section 4, https://arxiv.org/abs/1802.10026
+    """
+    if not isinstance(model, CurveModel):
+        raise ValueError(f"`model` must be a curves.CurveModel. Received: model={model!r}")
+    if num_points < 2:
+        raise ValueError(f"`num_points` must be at least 2. Received: num_points={num_points}")
+    meter = Meter(model, train, test, batch_size, train_samples, bn_samples, lambda: model.penalty(read(model.t)))
+    settings = {"num_points": int(num_points), **meter.settings, **model.description()}
+    points = Points(path, PathResult, settings, num_points)
+    if points.result:
+        return points.result
+    ensemble = PathEnsemble(model, test, batch_size, points.carry)
+    positions = np.linspace(0, 1, num_points)
+
+    def measure(t):
+        model.t = t
+        row = meter.measure()
+        ensemble_row, carry = ensemble.add()
+        return {**row, **ensemble_row}, carry
+
+    measure_points(model, points, positions, measure, verbose)
+    result = PathResult(
+        positions,
+        np.concatenate([[0.0], np.cumsum(model.segment_lengths(positions))]),
+        model.arc_length(num_points=2),
+        *(points.columns(split) for split in ("train", "test", "ensemble")),
+        settings,
+    )
+    if path is not None:
+        result.save(path)
+    return result

@@ -1,0 +1,70 @@
+"""Arrays as shuffled batches in an order that only a seed and the epoch decide, so that a resumed `fit` shares it."""
+
+import math
+import threading
+from typing import Any
+
+import keras
+import numpy as np
+
+_announced = threading.local()
+
+
+def announce_epoch(epoch: int | None) -> None:
+    """Tells the `Batches` of the `fit` in this thread which epoch begins. None: it has begun.
+
+    `fit` hands a data set no number of the epoch. But it begins the epoch of the data set after `on_epoch_begin` of the
+    callbacks, which call this, and before the first `on_train_batch_begin`, where they take it back.
+    """
+    _announced.epoch = epoch
+
+
+class Batches(keras.utils.PyDataset):
+    """Arrays as a data set for `fit`, shuffled anew in each epoch.
+
+    In a `fit` with `Checkpoint`, `FGE` or `SnapshotEnsemble`, also a resumed one, epoch e has the order
+
+        numpy.random.default_rng((seed, e)).permutation(N)
+
+    Without such a callback, e counts how often the data set was read. Give `fit` no `steps_per_epoch`.
+
+    Args:
+        x, y: Arrays, or structures of arrays, of one length N.
+        batch_size: Samples per batch; the last batch may be shorter. Default: 32.
+        seed: Seed of the order. Default: 0.
+
+    Raises:
+        ValueError: if lengths differ or are 0, or `batch_size` is below 1.
+
+    Example:
+        checkpoint = keras_fge.Checkpoint("training")
+        model.fit(keras_fge.Batches(x, y, batch_size=128), epochs=2, verbose=0, callbacks=[checkpoint])
+    """
+
+    def __init__(self, x: Any, y: Any, batch_size: int = 32, seed: int = 0):
+        super().__init__()
+        self.data, self.batch_size, self.seed = (x, y), batch_size, seed
+        lengths = {len(array) for array in keras.tree.flatten(self.data)}
+        if len(lengths) != 1 or 0 in lengths:
+            raise ValueError(f"`x` and `y` must hold arrays of one length. Received: lengths {sorted(lengths)}")
+        if batch_size < 1:
+            raise ValueError(f"`batch_size` must be positive. Received: batch_size={batch_size}")
+        self.samples = lengths.pop()
+        self._times_read = 0
+        self._shuffle(0)
+
+    def _shuffle(self, epoch):
+        self._order = np.random.default_rng((self.seed, epoch)).permutation(self.samples)
+
+    def on_epoch_begin(self) -> None:
+        """Keras calls this before it reads the batches of an epoch."""
+        announced = getattr(_announced, "epoch", None)
+        self._shuffle(self._times_read if announced is None else announced)
+        self._times_read += 1
+
+    def __len__(self) -> int:
+        return math.ceil(self.samples / self.batch_size)
+
+    def __getitem__(self, index: int) -> Any:
+        rows = self._order[index * self.batch_size : (index + 1) * self.batch_size]
+        return keras.tree.map_structure(lambda array: array[rows], self.data)

@@ -1,0 +1,1 @@
+"""The floor under both halves, `curves` and `keras_fge`: it knows neither curves nor callbacks."""

@@ -1,0 +1,150 @@
+"""What Keras does not promise: its private names, and what differs from backend to backend.
+
+Nothing else in this project uses a private name of Keras or asks which backend runs. Each function says what the name
+stands for. All were read in, and tested with, Keras 3.12.0 and 3.15.1; where a name is missing, the function raises a
+`RuntimeError` that says so.
+"""
+
+import contextlib
+import random
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+CHECKED_VERSIONS = "3.12.0 to 3.15.1"
+
+
+def _get(owner: Any, name: str) -> Any:
+    """The attribute `name`, or an error that a user can act on."""
+    try:
+        return getattr(owner, name)
+    except AttributeError:
+        raise RuntimeError(
+            f"Keras {keras.__version__} has no `{type(owner).__name__}.{name}`, which this version of keras-fge needs. "
+            f"It was tested with Keras {CHECKED_VERSIONS}: install one of these, or a newer keras-fge."
+        ) from None
+
+
+# --- Private names ----------------------------------------------------------------------------------------------------
+
+
+def all_layers(network: keras.layers.Layer) -> list[keras.layers.Layer]:
+    """`network` and every layer inside it, at any depth (`Layer._flatten_layers`; public `layers` are one level)."""
+    return list(_get(network, "_flatten_layers")())
+
+
+def layers_inside(network: keras.layers.Layer) -> list[keras.layers.Layer]:
+    """As `all_layers`, without `network` itself."""
+    return list(_get(network, "_flatten_layers")(include_self=False))
+
+
+def begin_with_epoch(model: keras.Model, epoch: int | None) -> None:
+    """Lets `fit` begin with `epoch`, whatever its `initial_epoch`; None: no longer (`Trainer._initial_epoch`).
+
+    `fit` reads it once, after every callback's `on_train_begin`.
+    """
+    _get(model, "_initial_epoch")
+    model._initial_epoch = epoch
+
+
+def has_one_learning_rate(optimizer: keras.optimizers.Optimizer) -> bool:
+    """Whether `optimizer` steps with one learning rate, unlike a multi-optimizer (`Optimizer._learning_rate`)."""
+    return hasattr(optimizer, "_learning_rate") and not hasattr(optimizer, "optimizers")
+
+
+@contextlib.contextmanager
+def learning_rate_replaced(optimizer: keras.optimizers.Optimizer, schedule: Any) -> Iterator[None]:
+    """Inside, `optimizer` steps with `schedule`; outside, it has the learning rate it had (`Optimizer._learning_rate`).
+
+    The public setter would drop the learning rate variable for good, so that checkpoints of the optimizer no longer
+    match, and would refuse a number afterwards.
+    """
+    own = _get(optimizer, "_learning_rate")
+    optimizer._learning_rate = schedule
+    try:
+        yield
+    finally:
+        optimizer._learning_rate = own
+
+
+def optimizer_calls(optimizer: keras.optimizers.Optimizer) -> int:
+    """How often `optimizer` was called: its updates, or batches where it accumulates gradients.
+
+    (`Optimizer._iterations`; the public `iterations` counts accumulated updates.)
+    """
+    return int(ops.convert_to_numpy(_get(optimizer, "_iterations").value))
+
+
+def train_function(model: keras.Model) -> Callable | None:
+    """The compiled function that `fit` calls for every execution (`Trainer.train_function`); None before the first."""
+    return _get(model, "train_function")
+
+
+def set_train_function(model: keras.Model, function: Callable | None) -> None:
+    """Makes `fit` call `function` for the next execution: Keras looks the attribute up each time."""
+    _get(model, "train_function")
+    model.train_function = function
+
+
+def new_train_function(model: keras.Model) -> Callable:
+    """A compiled train function of its own for `model`, whose present one stays in place.
+
+    JAX finds the trace of an equal function again, and `model.train_step` always equals itself; hence the detour.
+    """
+    present = train_function(model)
+    own, step = model.__dict__.get("train_step"), model.train_step
+    model.train_step = lambda *args: step(*args)
+    try:
+        model.make_train_function(force=True)
+        return train_function(model)
+    finally:
+        del model.train_step
+        if own is not None:
+            model.train_step = own
+        set_train_function(model, present)
+
+
+# --- Backends ---------------------------------------------------------------------------------------------------------
+
+
+def is_stateless() -> bool:
+    """Whether the backend passes the variables of a model through its train step, as JAX does."""
+    return keras.backend.backend() == "jax"
+
+
+def is_chief() -> bool:
+    """Whether this process writes files: the first one, where JAX runs on several."""
+    if keras.backend.backend() != "jax":
+        return True
+    import jax
+
+    return jax.process_index() == 0
+
+
+def random_states() -> dict[str, Any]:
+    """The states of the global generators of Python, numpy and torch, which shuffle Keras' arrays on JAX and torch."""
+    name, keys, *rest = np.random.get_state()
+    states: dict[str, Any] = {"python": random.getstate(), "numpy": [name, keys.tolist(), *rest]}
+    if keras.backend.backend() == "torch":
+        import torch
+
+        states["torch"] = torch.get_rng_state().tolist()
+        if torch.cuda.is_available():
+            states["cuda"] = [state.tolist() for state in torch.cuda.get_rng_state_all()]
+    return states
+
+
+def set_random_states(states: dict[str, Any]) -> None:
+    """Brings the global generators to `states`, as `random_states` returned them, also by way of JSON."""
+    version, keys, gauss = states["python"]
+    random.setstate((version, tuple(keys), gauss))
+    np.random.set_state(tuple(states["numpy"]))
+    if keras.backend.backend() == "torch" and "torch" in states:
+        import torch
+
+        torch.set_rng_state(torch.tensor(states["torch"], dtype=torch.uint8))
+        if "cuda" in states and torch.cuda.is_available():
+            torch.cuda.set_rng_state_all([torch.tensor(state, dtype=torch.uint8) for state in states["cuda"]])

@@ -1,0 +1,145 @@
+"""One run of `FGE` or `SnapshotEnsemble`: how far it is, and the folder from which it resumes."""
+
+import dataclasses
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+
+from keras_fge import state
+from keras_fge.core.keras_internals import is_chief
+from keras_fge.core.predictions import compiled_from_logits
+from keras_fge.cycle import Cycle
+from keras_fge.folder import Folder
+from keras_fge.learning_rate import ScheduledStep
+from keras_fge.snapshots import Snapshot, StoredSnapshot
+
+
+@dataclasses.dataclass
+class Run:
+    """What one `fit` is about, and how far it is.
+
+    Attributes:
+        cycle: Its cycle, in steps.
+        optimizer: The optimizer that holds the learning rate.
+        earlier: How many snapshots are of runs before.
+        start: Calls of the optimizer before the first step of the first cycle; None until that begins.
+        last_step: The step of the last snapshot; 0 before the first.
+        start_snapshot: The weights with which the cycles began.
+        scheduled_step: The compiled step with the cyclical learning rate.
+        latest: Metrics of the last snapshot.
+        has_epochs: Whether an epoch has begun.
+        epoch_start: Steps before this epoch.
+        batch: The batch that `fit` announced last.
+        about: What the manifest says beside the members, if there is a folder.
+    """
+
+    cycle: Cycle
+    optimizer: keras.optimizers.Optimizer
+    earlier: int
+    start: int | None = None
+    last_step: int = 0
+    start_snapshot: Snapshot | None = None
+    scheduled_step: ScheduledStep | None = None
+    latest: dict[str, float] = dataclasses.field(default_factory=dict)
+    has_epochs: bool = False
+    epoch_start: int = 0
+    batch: int = 0
+    about: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+class RunFolder:
+    """The folder of a run: that of an ensemble which grows, and the state of the training beside it.
+
+    Args:
+        directory: The folder.
+    """
+
+    def __init__(self, directory: str | os.PathLike):
+        self.directory = os.fspath(directory)
+        self._ensemble = Folder(directory)
+        self._state = state.StateFile(directory)
+
+    def exists(self) -> bool:
+        """Whether there is a run, or an ensemble."""
+        return self._ensemble.exists()
+
+    def begin(self, run: Run, model: keras.Model, settings: dict[str, Any]) -> None:
+        """Makes the folder of a new run.
+
+        Raises:
+            ValueError: if there is one already.
+        """
+        state.prepare(model)
+        if self.exists():
+            raise ValueError(
+                f"`directory`: '{self.directory}' holds a run already. Continue it with `resume=True`, or give another "
+                "folder."
+            )
+        try:
+            from_logits = compiled_from_logits(model)
+        except ValueError:
+            from_logits = "unknown"
+        settings = {**settings, **state.describe(model, run.optimizer)}
+        run.about = {"settings": settings, "from_logits": from_logits}
+        self._ensemble.create(model)
+        self.write_state(run, model, 0, [])
+        self.write_manifest(run, [])
+
+    def resume(self, run: Run, model: keras.Model, settings: dict[str, Any]) -> tuple[list[Snapshot], state.State]:
+        """Brings `run` to where the state was written, and returns the members, and the state to restore.
+
+        Raises:
+            ValueError: if the folder holds a run of another network or with other settings, or a file is damaged.
+        """
+        state.prepare(model)
+        settings = {**settings, **state.describe(model, run.optimizer)}
+        manifest = self._ensemble.read_manifest()
+        state.check_settings(self.directory, manifest.get("settings", {}), settings)
+        run.about = {"settings": settings, "from_logits": manifest["from_logits"]}
+        stored = self._state.read()
+        stored.check(model)
+        counters = stored.counters
+        # Members that came after the state will be made again, the same, and then replace those.
+        members = manifest["members"][: counters["members"]]
+        for index, member in enumerate(members):
+            member.check(model, index)
+            member.check_file()
+        if counters["start_snapshot"]:
+            run.start_snapshot = StoredSnapshot(self.directory, counters["start_snapshot"])
+            run.start_snapshot.check_file()
+        run.start, run.last_step, run.earlier = counters["start"], counters["last_snapshot_step"], 0
+        run.latest = members[-1].metrics if members else {}
+        state.remove_leftovers(self.directory)
+        return members, stored
+
+    def store(self, snapshot: Snapshot, prefix: str) -> Snapshot:
+        """Writes a snapshot, and returns it without its weights; as it is, in a process that does not write."""
+        return StoredSnapshot.write(snapshot, self.directory, prefix) if is_chief() else snapshot
+
+    def add_member(self, run: Run, snapshots: Sequence[Snapshot]) -> Snapshot:
+        """Writes the last snapshot, lists it in the manifest, and returns it as `store` does."""
+        member = self.store(snapshots[-1], "member")
+        self.write_manifest(run, [*snapshots[:-1], member])
+        return member
+
+    def write_manifest(self, run: Run, snapshots: Sequence[Snapshot]) -> None:
+        """Lists the members, with their metrics."""
+        if is_chief():
+            self._ensemble.write_manifest(snapshots, **run.about)
+
+    def state_is_due(self) -> bool:
+        """See `StateFile.is_due`."""
+        return self._state.is_due()
+
+    def write_state(self, run: Run, model: keras.Model, epoch: int, snapshots: Sequence[Snapshot]) -> None:
+        """Writes the state with which the run goes on with `epoch`."""
+        counters = {
+            "epoch": epoch,
+            "start": run.start,
+            "last_snapshot_step": run.last_step,
+            "members": len(snapshots),
+            "start_snapshot": run.start_snapshot and run.start_snapshot.to_entry(),
+        }
+        self._state.write_training(counters, model)

@@ -1,0 +1,170 @@
+"""The state of a training, in a file: all that `fit` needs to go on after an epoch as if it had never stopped.
+
+`FGE`, `SnapshotEnsemble` and `Checkpoint` resume by what is here, and by nothing else.
+"""
+
+import dataclasses
+import hashlib
+import json
+import math
+import os
+import time
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_fge.core.files import read_npz, to_npz, write_atomically
+from keras_fge.core.keras_internals import (
+    all_layers,
+    begin_with_epoch,
+    is_chief,
+    random_states,
+    set_random_states,
+)
+from keras_fge.core.networks import layer_signatures, recompute_constants, to_array
+
+
+def training_state(model: keras.Model) -> list[keras.Variable]:
+    """The variables that a training goes on from: weights, statistics, seeds, optimizer."""
+    return model.trainable_variables + model.non_trainable_variables + model.optimizer.variables
+
+
+@dataclasses.dataclass(frozen=True)
+class State:
+    """What a state file holds.
+
+    Attributes:
+        counters: "epoch", the first one to do, and what else the callback wrote.
+        values: Arrays in the order of `training_state`.
+        directory: Folder of the file, for errors.
+    """
+
+    counters: dict[str, Any]
+    values: list[np.ndarray]
+    directory: str
+
+    def check(self, model: keras.Model) -> None:
+        """Raises a ValueError unless this is the state of a training of `model`, by the shapes."""
+        expected = [tuple(variable.shape) for variable in training_state(model)]
+        received = [tuple(value.shape) for value in self.values]
+        if expected != received:
+            raise ValueError(
+                f"`directory`: '{self.directory}' holds the run of another network or optimizer: {len(received)} "
+                f"values against {len(expected)}, or other shapes."
+            )
+
+    def restore(self, model: keras.Model) -> None:
+        """Brings `model`, its optimizer, the random generators and the epoch with which `fit` begins to this state."""
+        for variable, value in zip(training_state(model), self.values, strict=True):
+            variable.assign(value)
+        recompute_constants(model)
+        begin_with_epoch(model, self.counters["epoch"])
+        set_random_states(self.counters["random"])
+
+
+class StateFile:
+    """Reads and writes `state.npz` in a folder: the newest state only.
+
+    Args:
+        directory: The folder.
+    """
+
+    def __init__(self, directory: str | os.PathLike):
+        self.directory = os.fspath(directory)
+        self.path = os.path.join(self.directory, "state.npz")
+        self._written_at, self._seconds_to_write = -math.inf, 0.0
+
+    def exists(self) -> bool:
+        """Whether there is a state."""
+        return os.path.exists(self.path)
+
+    def write(self, counters: dict[str, Any], values: list[np.ndarray]) -> None:
+        """Replaces the state by `counters`, which JSON can hold, `values`, and the generators of random numbers."""
+        begin = time.monotonic()
+        arrays = {f"value_{index:06}": value for index, value in enumerate(values)}
+        text = json.dumps({**counters, "random": random_states()})
+        write_atomically(self.path, to_npz({**arrays, "counters": text}))
+        self._written_at = time.monotonic()
+        self._seconds_to_write = self._written_at - begin
+
+    def write_training(self, counters: dict[str, Any], model: keras.Model) -> None:
+        """Writes the state of the training of `model`, in the process that writes."""
+        if is_chief():
+            self.write(counters, [to_array(variable) for variable in training_state(model)])
+
+    def is_due(self) -> bool:
+        """Whether the state can be written again, so that writing takes at most a tenth of the time of training."""
+        return time.monotonic() - self._written_at >= 9 * self._seconds_to_write
+
+    def read(self) -> State:
+        """Reads the state.
+
+        Raises:
+            ValueError: if there is none, or the file is damaged.
+        """
+        if not self.exists():
+            raise ValueError(f"`directory`: '{self.directory}' holds no state of a run to resume.")
+        arrays = read_npz(self.path, self.path)
+        counters = json.loads(str(arrays.pop("counters")))
+        return State(counters, list(arrays.values()), self.directory)
+
+
+def remove_leftovers(directory: str | os.PathLike) -> None:
+    """Removes what a process that was killed had not finished writing."""
+    for name in os.listdir(directory) if is_chief() else ():
+        if ".tmp" in name:
+            os.unlink(os.path.join(directory, name))
+
+
+def prepare(model: keras.Model) -> None:
+    """Makes sure that all variables of the training of `model` are there, those of the optimizer too.
+
+    Raises:
+        ValueError: if a layer is not built.
+    """
+    if not all(layer.built for layer in all_layers(model)):
+        raise ValueError(f"`directory` needs a network that is built: call '{model.name}' on some data before `fit`.")
+    if not model.optimizer.built:
+        model.optimizer.build(model.trainable_variables)
+
+
+def describe(model: keras.Model, optimizer: keras.optimizers.Optimizer) -> dict[str, str]:
+    """What tells a training from one of another network or with other settings of the optimizer."""
+    return {
+        "architecture": _checksum([{**layer, "name": None} for layer in layer_signatures(model)]),
+        "optimizer": type(optimizer).__name__,
+        "optimizer_config": _checksum({**optimizer.get_config(), "learning_rate": None, "name": None}),
+    }
+
+
+def check_settings(directory: str | os.PathLike, theirs: dict[str, Any], ours: dict[str, Any]) -> None:
+    """Raises a ValueError that names the first setting in which the run in a folder differs from this one."""
+    for name, value in ours.items():
+        if theirs.get(name) != value:
+            raise ValueError(
+                f"`directory`: '{os.fspath(directory)}' holds another run: its {name} is {theirs.get(name)}, here it "
+                f"is {value}."
+            )
+
+
+def is_whole_epoch(last_batch: int, steps_per_epoch: int | None, steps_per_execution: int) -> bool:
+    """Whether an epoch whose last execution began with `last_batch` was not cut short: such a one is done again."""
+    return not steps_per_epoch or last_batch + steps_per_execution >= steps_per_epoch
+
+
+def claim_fit(callback: keras.callbacks.Callback, others: str) -> None:
+    """Raises a ValueError if another callback of this package has claimed the `fit` that `callback` is in.
+
+    Args:
+        callback: With the `params` that all callbacks of a `fit` share.
+        others: Why they cannot share it.
+    """
+    first = callback.params.setdefault("keras_fge", callback)
+    if first is not callback:
+        raise ValueError(f"{type(callback).__name__} and {type(first).__name__} cannot share one `fit`: {others}")
+
+
+def _checksum(description):
+    """Of what JSON can hold, or anything that has a text."""
+    return hashlib.sha256(json.dumps(description, sort_keys=True, default=str).encode()).hexdigest()[:16]
