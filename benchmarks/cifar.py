@@ -14,6 +14,7 @@ and report.html, which has them all in it. A program that was stopped, in whatev
 the same command is given again. KERAS_BACKEND=tensorflow, jax or torch selects the backend. See docs/benchmark.md.
 """
 
+import importlib
 import os
 import sys
 import tempfile
@@ -27,7 +28,10 @@ import presets
 
 NETWORKS = ["vgg16", "vgg16-bn", "vgg19", "vgg19-bn", "preresnet20", "preresnet56", "preresnet110", "preresnet164"]
 NETWORKS += ["wrn28x10", "wrn16x4", "convfc", "small_cnn", "small_cnn_bn"]
-EXPERIMENTS = ["endpoint", "curve", "path", "plane", "ind", "sse", "fge", "swa"]
+EXPERIMENTS = {  # Each is a function of that name in a module.
+    **dict.fromkeys(["endpoint", "curve", "path", "plane"], "connectivity"),
+    **dict.fromkeys(["ind", "sse", "fge", "swa"], "ensembles"),
+}
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("preset", None, f"A set of flags: {', '.join(presets.PRESETS)}.")
@@ -108,7 +112,7 @@ def parse_experiments():
     unknown = [name for name in FLAGS.experiment if name not in known]
     check(not unknown, f"--experiment={','.join(unknown)} is unknown. There are: {', '.join(known)}.")
     check(FLAGS.experiment, f"--experiment is empty. There are: {', '.join(known)}.")
-    return EXPERIMENTS if "all" in FLAGS.experiment else [name for name in FLAGS.experiment if name != "report"]
+    return list(EXPERIMENTS) if "all" in FLAGS.experiment else [name for name in FLAGS.experiment if name != "report"]
 
 
 def check_flags():
@@ -193,20 +197,16 @@ def check_writable(folder):
 
 def main(arguments):
     check(len(arguments) == 1, f"Flags start with two dashes, as in --seed=1. Received: {' '.join(arguments[1:])}")
-    benchmark = None
     try:
         if FLAGS.preset:
             presets.apply_preset(FLAGS.preset, FLAGS, FREE)
         names = parse_experiments()
         FLAGS.output_dir = FLAGS.output_dir or os.path.join("results", FLAGS.preset or "digits")
-        if names:
-            benchmark = prepare()
+        study = prepare() if names else None
     except ValueError as error:
         sys.exit(f"error: {error}")
-    if benchmark:
-        with benchmark.progress:
-            for name in names:
-                benchmark.run(name)
+    if study:
+        run_experiments(names, study)
 
     import report
 
@@ -217,17 +217,17 @@ def main(arguments):
 
 
 def prepare():
-    """The `Benchmark` of the flags: nothing that can be known now fails later."""
+    """The `Study` of the flags: nothing that can be known now fails later."""
     check_flags()
     check_writable(FLAGS.output_dir)
 
-    # Keras and matplotlib take seconds to load: --help and a mistyped flag need not wait for them.
+    # Keras takes seconds to load: --help and a mistyped flag need not wait for it.
     import keras
 
     import data
-    import experiments
-    import report
+    from progress import ProgressBars, console
     from records import Records
+    from units import Study
 
     keras.config.set_dtype_policy(FLAGS.dtype_policy)
     dataset = data.load(
@@ -238,8 +238,21 @@ def prepare():
     configuration = {name: FLAGS[name].value for name in names}
     configuration |= {"backend": keras.backend.backend(), "data": dataset.about()}
     records = Records(FLAGS.output_dir, configuration)
-    report.print_start(dataset, records)
-    return experiments.Benchmark(settings, dataset, records, report.ProgressBars())
+    counts = [f"{len(dataset.train[0])} training", *(f"{len(x)} {split}" for split, (x, _) in dataset.splits.items())]
+    console.print(f"{dataset.name}: {', '.join(counts)} images; backend {keras.backend.backend()}")
+    if records.units:
+        console.print(f"{len(records.units)} units of work are recorded already: {records.path}")
+    return Study(settings, dataset, records, ProgressBars())
+
+
+def run_experiments(names, study):
+    """Does what is not recorded of each experiment."""
+    import units
+
+    with study.progress:
+        for name in names:
+            experiment = getattr(importlib.import_module(EXPERIMENTS[name]), name)
+            units.run(study, experiment(study))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import warnings
 import keras
 import numpy as np
 
-from curves.files import read_npz, to_npz, write_atomically
+from keras_fge.core.files import read_npz, to_npz, write_atomically
 
 # Training images, test images, classes.
 COUNTS = {"cifar10": (50_000, 10_000, 10), "cifar100": (50_000, 10_000, 100)}

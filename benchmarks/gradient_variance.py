@@ -26,8 +26,8 @@ import curves
 import keras_fge
 from data import load
 from networks import make_network
+from progress import console
 from records import new_record, write_json
-from report import console
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("output", "results/gradient_variance.json", "Record to write.")

@@ -6,6 +6,7 @@ U(-1/sqrt(fan_in), 1/sqrt(fan_in)).
 """
 
 import functools
+import re
 
 import keras
 from keras import initializers, layers
@@ -17,7 +18,7 @@ def make_network(name, input_shape, num_classes, weight_decay=0.0, transform="no
     """A new network, from uint8 images to logits.
 
     Args:
-        name: One of `NETWORKS`.
+        name: "vgg16", "vgg19-bn", "preresnet164", "wrn28x10" (depth and width), "convfc", "small_cnn", "small_cnn_bn".
         input_shape: (height, width, channels).
         num_classes: Number of logits.
         weight_decay: wd of a loss term 0.5 * wd * ||w||^2 over all trainable weights, as PyTorch's SGD decays them.
@@ -26,8 +27,23 @@ def make_network(name, input_shape, num_classes, weight_decay=0.0, transform="no
     """
     inputs = keras.Input(input_shape, dtype="uint8")
     x = make_transform(transform, input_shape, largest_pixel)(inputs)
-    outputs = NETWORKS[name](x, num_classes, Decayed(weight_decay), **options)
+    outputs = _architecture(name)(x, num_classes, Decayed(weight_decay), **options)
     return keras.Model(inputs, outputs, name=name.replace("-", "_"))
+
+
+def _architecture(name):
+    """The function below that builds the network of this name."""
+    if match := re.fullmatch(r"vgg(16|19)(-bn)?", name):
+        return functools.partial(vgg, depth=int(match[1]), batch_norm=bool(match[2]))
+    if match := re.fullmatch(r"preresnet(\d+)", name):
+        return functools.partial(preresnet, depth=int(match[1]))
+    if match := re.fullmatch(r"wrn(\d+)x(\d+)", name):
+        return functools.partial(wide_resnet, depth=int(match[1]), widen=int(match[2]))
+    if match := re.fullmatch(r"small_cnn(_bn)?", name):
+        return functools.partial(small_cnn, batch_norm=bool(match[1]))
+    if name == "convfc":
+        return conv_fc
+    raise ValueError(f"There is no network '{name}'.")
 
 
 # --- Layers -----------------------------------------------------------------------------------------------------------
@@ -175,17 +191,3 @@ def small_cnn(x, num_classes, decayed, width=16, dropout=0.25, batch_norm=False)
     x = layers.Dropout(dropout)(layers.Flatten()(x))
     x = layers.Dropout(dropout)(decayed.dense(x, 4 * width, "he_normal", activation="relu"))
     return decayed.logits(x, num_classes, initializer="he_normal")
-
-
-NETWORKS = {
-    "vgg16": vgg,
-    "vgg16-bn": functools.partial(vgg, batch_norm=True),
-    "vgg19": functools.partial(vgg, depth=19),
-    "vgg19-bn": functools.partial(vgg, depth=19, batch_norm=True),
-    **{f"preresnet{depth}": functools.partial(preresnet, depth=depth) for depth in (20, 56, 110, 164)},
-    "wrn28x10": functools.partial(wide_resnet, depth=28, widen=10),
-    "wrn16x4": functools.partial(wide_resnet, depth=16, widen=4),
-    "convfc": conv_fc,
-    "small_cnn": small_cnn,
-    "small_cnn_bn": functools.partial(small_cnn, batch_norm=True),
-}

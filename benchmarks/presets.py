@@ -17,7 +17,7 @@ PAPER = {
     "eval_batch_size": 1000,
     "fge_min_learning_rate": 5e-4,
 }
-NETWORKS = {
+PAPER_NETWORKS = {
     "vgg16": {
         "network": "vgg16",
         "transform": "vgg",
@@ -63,7 +63,7 @@ NETWORKS = {
 }
 PRESETS = {
     f"{network}_{dataset}": {**PAPER, **flags, "dataset": dataset}
-    for network, flags in NETWORKS.items()
+    for network, flags in PAPER_NETWORKS.items()
     for dataset in ("cifar10", "cifar100", "folder")  # A folder needs --data_dir.
 } | {
     # All at the scale of a CPU, on CIFAR-10 as images in a folder (needs --data_dir). Chosen by validation error over 3

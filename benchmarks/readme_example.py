@@ -19,8 +19,9 @@ import numpy as np
 from absl import app, flags
 
 import keras_fge
+from progress import console
 from records import new_record, write_json
-from report import console, standard_error
+from tables import standard_error
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("output", "results/readme_example.json", "Record to write.")

@@ -1,7 +1,8 @@
-"""Records of measurements: what was run, on what, how long it took, and what came out, one JSON line for each unit."""
+"""Records of measurements: what was run, on what, how long it took, and what came out, a JSON line for each unit."""
 
 import contextlib
 import datetime
+import hashlib
 import importlib.metadata
 import json
 import math
@@ -12,7 +13,7 @@ import sys
 
 import keras
 
-from curves.files import write_atomically
+from keras_fge.core.files import write_atomically
 
 try:
     import fcntl
@@ -21,14 +22,21 @@ except ImportError:  # Windows: one process at a time.
 
 
 class Records:
-    """The finished units of work in a folder, "records.jsonl", and their configuration, "configuration.json".
+    """The finished units of work in a folder.
+
+    configuration.json    all on which results depend: flags, backend and data, the same for all records of a folder
+    commands.jsonl        a line for each command that was given: all flags, versions, hardware
+    records.jsonl         a line for each unit: metrics, time, and the checksums of its configuration and its command
 
     Lines are only ever added. Several processes may work in one folder. Where two did the same unit, the first counts.
+    (Version 0.1 wrote configuration and command into each record; those are read as well.)
 
     Args:
         folder: Has, or gets, these files.
-        configuration: All on which results depend: flags, backend and data. The same for all records of a folder.
-            Default: that of the folder, for a report.
+        configuration: That of the program. Default: that of the folder, for a report.
+
+    Attributes:
+        units: What `append` was given, and the command with its flags, by the name of the unit.
 
     Raises:
         ValueError: if a line is damaged, the folder is of another configuration, or it has none and none is given.
@@ -36,6 +44,7 @@ class Records:
 
     def __init__(self, folder, configuration=None):
         self.path = os.path.join(folder, "records.jsonl")
+        self._commands_path = os.path.join(folder, "commands.jsonl")
         path = os.path.join(folder, "configuration.json")
         if os.path.exists(path):
             with open(path, encoding="utf-8") as file:
@@ -47,25 +56,33 @@ class Records:
         else:
             self.configuration = configuration
             write_json(configuration, path)
+        self.units = {}
         self.read()
 
     def read(self):
         """Reads the records, those of other processes too."""
-        self.units = {}
-        for number, line in enumerate(self._lines(), 1):
+        commands = {}
+        for number, line in enumerate(_lines(self._commands_path), 1):
+            where = f"{self._commands_path}, line {number},"
+            content = _parse(line, f"{where} is no command, or a damaged one.", ("command", "flags"))
+            commands[checksum(content)] = content
+        units = {}
+        for number, line in enumerate(_lines(self.path), 1):
             where = f"{self.path}, line {number},"
             cure = "Remove that line: its unit will be done again, from its checkpoint if that is there."
             record = _parse(
-                line, f"{where} is no record, or a damaged one. {cure}", ("unit", "metrics", "configuration")
+                line, f"{where} is no record, or a damaged one. {cure}", ("unit", "metrics", "configuration", "command")
             )
-            self._check(record["configuration"], f"{where} ({record['unit']})")
-            self.units.setdefault(record["unit"], {**record, "metrics": _map(_to_nan, record["metrics"])})
-
-    def _lines(self):
-        if not os.path.exists(self.path):
-            return []
-        with open(self.path, "rb") as file:
-            return _whole_lines(file.read()).splitlines()
+            if isinstance(record["configuration"], dict):  # As version 0.1 wrote it.
+                self._check(record["configuration"], f"{where} ({record['unit']})")
+            elif record["configuration"] != checksum(self.configuration):
+                raise ValueError(f"{where} ({record['unit']}) is of another configuration. Give another --output_dir.")
+            elif record["command"] not in commands:
+                raise ValueError(f"{where} is of a command that is not in {self._commands_path}. {cure}")
+            else:
+                record = {**record, **commands[record["command"]], "configuration": self.configuration}
+            units.setdefault(record["unit"], {**record, "metrics": _map(_to_nan, record["metrics"])})
+        self.units = units
 
     def _check(self, theirs, where):
         differences = [
@@ -98,6 +115,10 @@ class Records:
             seconds: Wall time of the unit in this process: without what an interrupted one had done before.
             flags: All of them, by name.
         """
+        program = {"command": command(), "flags": flags, **environment()}
+        line = json.dumps(program)
+        if line.encode() not in _lines(self._commands_path):
+            _append(self._commands_path, line)
         unit = unit_name(experiment, key)
         record = {
             "unit": unit,
@@ -106,20 +127,35 @@ class Records:
             "metrics": _map(_to_null, metrics),
             "wall_seconds": round(seconds, 2),
             "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            "command": command(),
-            "configuration": self.configuration,
-            "flags": flags,
-            **environment(),
+            "configuration": checksum(self.configuration),
+            "command": checksum(program),
         }
-        line = (json.dumps(record, allow_nan=False) + "\n").encode()
-        with open(self.path, "ab+") as file, _exclusively(file):
-            file.seek(0)
-            content = file.read()
-            file.truncate(len(_whole_lines(content)))
-            file.write(line)
-            file.flush()
-            os.fsync(file.fileno())
-        self.units.setdefault(unit, {**record, "metrics": metrics})
+        _append(self.path, json.dumps(record, allow_nan=False))
+        self.units.setdefault(unit, {**record, **program, "configuration": self.configuration, "metrics": metrics})
+
+
+def checksum(content):
+    """SHA-256 of what JSON can hold, shortened."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _lines(path):
+    """The whole lines of a file, as bytes; none, if there is no file."""
+    if not os.path.exists(path):
+        return []
+    with open(path, "rb") as file:
+        return _whole_lines(file.read()).splitlines()
+
+
+def _append(path, line):
+    """Adds a line to a file that other processes may write, and syncs it."""
+    with open(path, "ab+") as file, _exclusively(file):
+        file.seek(0)
+        content = file.read()
+        file.truncate(len(_whole_lines(content)))
+        file.write(line.encode() + b"\n")
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _whole_lines(content):

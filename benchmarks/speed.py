@@ -20,8 +20,8 @@ from absl import app, flags
 import curves
 import keras_fge
 from networks import make_network
+from progress import console
 from records import new_record, write_json
-from report import console
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("output", "results/speed.json", "Record to write.")

@@ -1,4 +1,4 @@
-"""How the benchmark trains: networks and curves, resumable at the end of an epoch, with the paper's learning rate.
+"""How the benchmark makes and trains networks: resumable, with the paper's learning rate.
 
 `settings` is any object with the flags of `cifar.py` as attributes.
 """
@@ -12,18 +12,16 @@ import numpy as np
 from keras import ops
 
 import keras_fge
-import networks
-from curves.files import write_atomically
-from keras_fge.callback import Batches
-from keras_fge.folder import Folder, set_random_states
-from keras_fge.snapshots import to_array, training_state
+from keras_fge.core.files import write_atomically
+from keras_fge.core.networks import to_array
+from networks import make_network
 
 
-def make_network(settings, data, seed):
+def new_network(settings, data, seed):
     """A new network, initialized by `seed`, compiled with the settings of ordinary training."""
     keras.utils.set_random_seed(seed)
     options = {"width": settings.width} if settings.network.startswith("small_cnn") else {}
-    network = networks.make_network(
+    network = make_network(
         settings.network,
         data.train[0].shape[1:],
         data.num_classes,
@@ -46,106 +44,70 @@ def compile_model(model, settings, learning_rate):
     )
 
 
-def train(model, settings, data, epochs, learning_rate, seed, folder, ticker, keep=None):
-    """Ordinary training, or that of a curve, from where the checkpoint in `folder` stands.
+def train(model, settings, data, epochs, learning_rate, seed, folder, callbacks=(), first_epoch=0, until=None):
+    """Trains a network or a curve, from where the checkpoint in `folder` stands.
 
     Args:
-        keep: An epoch after which the state is kept for good; `load_state` brings it back.
+        epochs: Those of the whole training, by which the learning rate goes.
+        first_epoch, until: The part of it that is done. Default: all.
+        callbacks: More of them.
 
     Returns:
-        The `Checkpoint`.
+        The History, that of the epochs before included.
     """
-    checkpoint = Checkpoint(folder, ticker, keep)
-    schedule = keras.callbacks.LearningRateScheduler(
-        lambda epoch, _: float(ops.convert_to_numpy(keras_fge.piecewise_linear(epoch + 1, learning_rate, epochs)))
+
+    def rate(epoch, _):  # At the start of each epoch, as the authors' code does.
+        return float(ops.convert_to_numpy(keras_fge.piecewise_linear(epoch + 1, learning_rate, epochs)))
+
+    schedule = keras.callbacks.LearningRateScheduler(rate)
+    return model.fit(
+        keras_fge.Batches(*data.train, settings.batch_size, seed),
+        initial_epoch=first_epoch,
+        epochs=until or epochs,
+        callbacks=[schedule, FiniteLoss(folder), *callbacks, keras_fge.Checkpoint(folder)],
+        verbose=0,
     )
-    batches = Batches(checkpoint, *data.train, settings.batch_size, seed)
-    # The schedule sets the learning rate at the start of each epoch, as the authors' code does.
-    model.fit(batches, epochs=epochs, callbacks=[schedule, checkpoint], verbose=0)
-    return checkpoint
 
 
-def train_cyclic(network, callback, settings, data, seed, others=(), initial_epoch=0):
-    """A run of FGE or SSE, which takes itself up from its folder."""
+def train_start(study, network, seed, callbacks=()):
+    """The first part of an ordinary training, up to where FGE branches off; it has a checkpoint of its own."""
+    settings, start = study.settings, study.settings.fge_start_epoch
+    folder = os.path.join(study.checkpoint("ind", seed), f"epoch_{start}")
+    rate = settings.learning_rate
+    return train(network, settings, study.data, settings.epochs, rate, seed, folder, callbacks, until=start)
+
+
+def trained_network(study, seed):
+    """The independent network of a seed; what is missing of its training is done."""
+    settings = study.settings
+    network = new_network(settings, study.data, seed)
+    folder, rate, start = study.checkpoint("ind", seed), settings.learning_rate, settings.fge_start_epoch
+    with study.locked(f"network {seed}"), study.progress.task(f"network {seed}", settings.epochs) as ticker:
+        train_start(study, network, seed, [ticker])
+        train(network, settings, study.data, settings.epochs, rate, seed, folder, [ticker], first_epoch=start)
+    return network
+
+
+def train_cyclic(network, callback, settings, data, seed, others=(), first_epoch=0):
+    """A run of FGE or SSE, which resumes from its own folder."""
     batches = callback.batches(*data.train, settings.batch_size, seed)
     callbacks = [*others, callback]
-    network.fit(batches, epochs=settings.epochs, initial_epoch=initial_epoch, callbacks=callbacks, verbose=0)
+    network.fit(batches, epochs=settings.epochs, initial_epoch=first_epoch, callbacks=callbacks, verbose=0)
 
 
-class Checkpoint(keras.callbacks.Callback):
-    """Writes the whole state of a training at the end of epochs, and takes it up again.
+class FiniteLoss(keras.callbacks.Callback):
+    """Ends a training whose loss is not finite, before its state is written; `folder` is for the message."""
 
-    A run that was killed ends with the same weights as one that was not: weights, optimizer, seeds and the epoch, on
-    which the order of the data depends, are in the state. It is written at every epoch, unless that would take more
-    than a tenth of the time.
-
-    Attributes:
-        epoch: The epoch that `fit` is in.
-        logs: Those of the last epoch, also of one that another process has trained.
-    """
-
-    def __init__(self, folder, ticker, keep=None):
+    def __init__(self, folder):
         super().__init__()
-        self.folder, self.ticker, self.keep = Folder(folder), ticker, keep
-        self.epoch, self.logs = 0, {}
-
-    def on_train_begin(self, logs=None):
-        os.makedirs(self.folder.path, exist_ok=True)
-        self.folder.remove_leftovers()
-        if has_state(self.folder.path):
-            counters = load_state(self.model, self.folder.path)
-            self.epoch, self.logs = counters["epoch"], counters["logs"]
-            self.model._initial_epoch = self.epoch
-            self.ticker.advance(self.epoch)
-
-    def on_epoch_begin(self, epoch, logs=None):
-        self.epoch = epoch
+        self.folder = folder
 
     def on_epoch_end(self, epoch, logs=None):
-        self.logs = {name: float(value) for name, value in (logs or {}).items()}
-        if not math.isfinite(self.logs["loss"]):
+        if not math.isfinite(logs["loss"]):
             raise FloatingPointError(
-                f"The loss is {self.logs['loss']} in epoch {epoch + 1} of {self.folder.path}: train with a lower "
-                "learning rate, in another --output_dir."
+                f"The loss is {logs['loss']} in epoch {epoch + 1} of {self.folder}: train with a lower learning rate, "
+                "in another --output_dir."
             )
-        self.ticker.advance(1)
-        if epoch + 1 == self.keep:
-            path = kept_state(self.folder.path, self.keep)
-            os.makedirs(path, exist_ok=True)
-            self._write(Folder(path), epoch + 1)
-        if epoch + 1 == self.params["epochs"] or self.folder.state_is_due():
-            self._write(self.folder, epoch + 1)
-
-    def on_train_end(self, logs=None):
-        self.model._initial_epoch = None
-
-    def _write(self, folder, epoch):
-        values = [to_array(variable) for variable in training_state(self.model)]
-        folder.write_state({"epoch": epoch, "logs": self.logs}, values)
-
-
-def kept_state(folder, epoch):
-    """Where `Checkpoint` keeps the state after `epoch` epochs."""
-    return os.path.join(folder, f"epoch_{epoch}")
-
-
-def has_state(folder):
-    return os.path.exists(os.path.join(folder, "state.npz"))
-
-
-def load_state(model, folder):
-    """Brings a model, and the generators of random numbers, to a state that `Checkpoint` wrote.
-
-    Returns:
-        Its counters: "epoch" and "logs".
-    """
-    if not model.optimizer.built:
-        model.optimizer.build(model.trainable_variables)
-    counters, values = Folder(folder).read_state()
-    for variable, value in zip(training_state(model), values, strict=True):
-        variable.assign(value)
-    set_random_states(counters["random"])
-    return counters
 
 
 class TrajectoryRecorder(keras.callbacks.Callback):
@@ -155,7 +117,7 @@ class TrajectoryRecorder(keras.callbacks.Callback):
         test: `(x, y)`.
         start: The weights w_0: numpy arrays, in the order of the trainable variables.
         first_epoch: The epoch with which the run begins.
-        path: File that keeps the measurements, so that a run that is taken up has them all.
+        path: File that keeps the measurements, so that a resumed run has them all.
         every: Number of iterations from one measurement to the next.
 
     Attributes:
@@ -167,6 +129,7 @@ class TrajectoryRecorder(keras.callbacks.Callback):
         self.test, self.start, self.first_epoch, self.path = test, start, first_epoch, path
         self.every = every
         self.trace = {"iteration": [], "test_error": [], "distance": []}
+        self._begin = 0
 
     def on_train_begin(self, logs=None):
         if os.path.exists(self.path):

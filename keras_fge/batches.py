@@ -1,4 +1,4 @@
-"""Arrays as shuffled batches in an order that only a seed and the epoch decide, so that a resumed `fit` shares it."""
+"""Arrays as batches that a seed and the epoch shuffle, so that a resumed `fit` has the same ones."""
 
 import math
 import threading
@@ -22,11 +22,13 @@ def announce_epoch(epoch: int | None) -> None:
 class Batches(keras.utils.PyDataset):
     """Arrays as a data set for `fit`, shuffled anew in each epoch.
 
-    In a `fit` with `Checkpoint`, `FGE` or `SnapshotEnsemble`, also a resumed one, epoch e has the order
+    In a `fit` with `Checkpoint`, `FGE` or `SnapshotEnsemble`, also a resumed one, the batches of epoch e are the rows
 
         numpy.random.default_rng((seed, e)).permutation(N)
 
-    Without such a callback, e counts how often the data set was read. Give `fit` no `steps_per_epoch`.
+    from first to last. Unless it is told `shuffle=False`, `fit` takes these batches in an order of its own, by Python's
+    generator, which the state of a run has in it. Without such a callback, e counts how often the data set was read.
+    Give `fit` no `steps_per_epoch`.
 
     Args:
         x, y: Arrays, or structures of arrays, of one length N.

@@ -77,14 +77,23 @@ class CyclicEnsemble(keras.callbacks.Callback, abc.ABC):
         self.cycle_epochs = cycle_epochs and int(cycle_epochs)
         self.cycle_steps = cycle_steps and int(cycle_steps)
         self.start_epoch = int(start_epoch)
+        self._validation: Validation | None = None
         self.validation_data = validation_data
         self.directory = directory
         self.resume = resume
         self.snapshots: list[Snapshot] = []
         self.epoch = 0
-        self._validation = None if validation_data is None else Validation(validation_data)
         self._folder = None if directory is None else RunFolder(directory)
         self._run: Run | None = None
+
+    @property
+    def validation_data(self) -> Any:
+        """What each snapshot, and the ensemble so far, is measured on; None: nothing."""
+        return self._validation and self._validation.data
+
+    @validation_data.setter
+    def validation_data(self, data: Any) -> None:
+        self._validation = None if data is None else Validation(data)
 
     @abc.abstractmethod
     def learning_rate(self, step: Any, cycle_steps: int) -> Any:

@@ -120,11 +120,12 @@ class Ensemble:
         References:
             Guo et al., On Calibration of Modern Neural Networks, ICML 2017, https://arxiv.org/abs/1706.04599
         """
-        running, labels = RunningMean(), None
+        running = RunningMean()
         with borrowed(self.network):
             for outputs, labels in self._labelled_predictions(x, y, batch_size):
                 running.add(outputs)
-        return self._metrics(running.mean(), labels, calibrate)
+                last_labels = labels
+        return self._metrics(running.mean(), last_labels, calibrate)
 
     def evaluate_sizes(
         self, x: Any, y: Any = None, batch_size: int | None = None, calibrate: bool = False

@@ -24,6 +24,7 @@ class Validation:
         data: Arrays `(x, y)`, or a data set of such batches in an order that does not change.
 
     Attributes:
+        data: As given.
         count: How many members `measure` or `sum_up` has added.
 
     Raises:
@@ -35,6 +36,7 @@ class Validation:
             raise ValueError(f"`validation_data` must be (x, y) or a data set. Received: {len(data)} parts")
         if hasattr(data, "__next__"):
             raise ValueError("`validation_data` is read many times: give arrays or a data set, not a generator.")
+        self.data = data
         self._x, self._y = data if isinstance(data, tuple) else (data, None)
         self._running = RunningMean()
         self._labels: Any = None

@@ -1,5 +1,6 @@
 """The benchmark: networks and transforms of the paper, data, records, presets, and the command line with its report."""
 
+import contextlib
 import json
 import os
 import pathlib
@@ -20,16 +21,18 @@ from absl.testing import flagsaver
 import cifar
 import curves
 import data as benchmark_data
-import experiments
+import figures
 import keras_fge
+import networks
 import presets
 import reference
-import report
+import tables
 import training
+import units
 from conftest import to_numpy, values
 from data import load
-from keras_fge.snapshots import training_state
-from networks import NETWORKS, make_network
+from keras_fge.state import StateFile, training_state
+from networks import make_network
 from records import Records, locked
 from transforms import CIFAR, IMAGENET, Transform, make_transform
 
@@ -312,13 +315,13 @@ class Interrupt(Exception):
     pass
 
 
-class Ticker:
-    def __init__(self, stop_at=None):
-        self.epoch, self.stop_at = 0, stop_at
+class StopAfter(keras.callbacks.Callback):
+    def __init__(self, epochs):
+        super().__init__()
+        self.epochs = epochs
 
-    def advance(self, count):
-        self.epoch += count
-        if self.epoch == self.stop_at:
+    def on_epoch_end(self, epoch, logs=None):
+        if epoch + 1 == self.epochs:
             raise Interrupt
 
 
@@ -338,39 +341,99 @@ def small_settings():
 
 @pytest.mark.parametrize("what", ["network", "curve"])
 def test_an_interrupted_training_ends_with_the_same_weights(what, tmp_path, monkeypatch):
-    monkeypatch.setattr(training.Folder, "state_is_due", lambda self: True)
+    monkeypatch.setattr(StateFile, "is_due", lambda self: True)
     settings = small_settings()
     data = types.SimpleNamespace(train=(images(20), np.arange(20) % 10), num_classes=10, largest_pixel=255)
     if what == "curve":
-        ends = [training.make_network(settings, data, seed) for seed in range(2)]
+        ends = [training.new_network(settings, data, seed) for seed in range(2)]
 
     def make():
         if what == "network":
-            return training.make_network(settings, data, 3)
+            return training.new_network(settings, data, 3)
         keras.utils.set_random_seed(3)
         model = curves.connect(*ends, seed=3)
         training.compile_model(model, settings, 0.05)
         return model
 
-    def train(model, name, stop_at=None):
-        arguments = (settings, data, 5, 0.05, 3, str(tmp_path / name), Ticker(stop_at), 2)
-        return training.train(model, *arguments)
+    def train(model, name, stop_at=None, until=None, first_epoch=0):
+        arguments = (settings, data, 5, 0.05, 3, str(tmp_path / name), [StopAfter(stop_at)])
+        history = training.train(model, *arguments, until=until, first_epoch=first_epoch)
+        return {key: history_values[-1] for key, history_values in history.history.items()}
 
     expected = make()
-    logs = train(expected, "whole").logs
+    logs = train(expected, "whole")
     with pytest.raises(Interrupt):
         train(make(), "parts", 3)
     model = make()
-    assert train(model, "parts").logs == pytest.approx(logs)
+    assert train(model, "parts") == pytest.approx(logs)
     for ours, theirs in zip(values(training_state(model)), values(training_state(expected))):
         assert np.array_equal(ours, theirs)
     again = make()
-    assert train(again, "parts").logs == pytest.approx(logs)  # Nothing is left to do.
+    assert train(again, "parts") == pytest.approx(logs)  # Nothing is left to do.
     assert np.array_equal(values(again.weights)[0], values(expected.weights)[0])
-    kept = [make(), make()]
-    for model, name in zip(kept, ("whole", "parts")):
-        assert training.load_state(model, training.kept_state(str(tmp_path / name), 2))["epoch"] == 2
+    # The first part of a training has a checkpoint of its own, from which another one can branch off.
+    in_two = make()
+    train(in_two, "first", until=2)
+    train(in_two, "second", first_epoch=2)
+    for ours, theirs in zip(values(training_state(in_two)), values(training_state(expected))):
+        assert np.array_equal(ours, theirs)
+    kept = []
+    for name in ("first", "again"):
+        kept.append(make())
+        train(kept[-1], name, until=2)
     assert all(np.array_equal(a, b) for a, b in zip(*(values(training_state(model)) for model in kept)))
+
+
+def test_a_training_whose_loss_is_not_finite_ends_before_its_state_is_written(tmp_path):
+    settings = small_settings()
+    data = types.SimpleNamespace(train=(images(20), np.arange(20) % 10), num_classes=10, largest_pixel=255)
+    model = training.new_network(settings, data, 3)
+    with pytest.raises(FloatingPointError, match="train with a lower learning rate, in another --output_dir"):
+        training.train(model, settings, data, 5, 1e30, 3, str(tmp_path))
+    assert all(np.isfinite(value).all() for value in StateFile(tmp_path).read().values)
+
+
+# --- Units ------------------------------------------------------------------------------------------------------------
+
+
+def test_units_are_done_once_after_what_they_need(tmp_path):
+    settings, done = types.SimpleNamespace(output_dir=str(tmp_path)), []
+    study = units.Study(settings, None, Records(tmp_path, {}), None)
+
+    def work(study, *key):
+        done.append(key)
+        return {"value": 1.0}
+
+    network = units.Unit("network", (0,), work)
+    curves_ = [units.Unit("curve", (name,), work, needs=(network,)) for name in ("bezier", "chain")]
+    path = units.Unit("path", ("bezier",), work, needs=(curves_[0],))
+    units.run(study, [path, *curves_])
+    assert done == [(0,), ("bezier",), ("bezier",), ("chain",)]
+    assert list(study.records.units) == ["network 0", "curve bezier", "path bezier", "curve chain"]
+    units.run(study, [path])
+    assert len(done) == 4
+
+
+def test_what_another_process_does_is_waited_for_only_in_the_end(tmp_path, monkeypatch):
+    study = units.Study(types.SimpleNamespace(output_dir=str(tmp_path)), None, Records(tmp_path, {}), None)
+    asked, done = [], []
+
+    def work(study, key):
+        done.append(key)
+        return {}
+
+    @contextlib.contextmanager
+    def locked_by_another_at_first(path, wait):
+        asked.append((os.path.basename(path), wait))
+        yield wait or "network_1" not in path
+
+    monkeypatch.setattr(units, "locked", locked_by_another_at_first)
+    first, second = (units.Unit("network", (seed,), work) for seed in (1, 2))
+    curve = units.Unit("curve", (3,), work, needs=(first,))
+    units.run(study, [curve, second])
+    assert done == [2, 1, 3]
+    first_pass = [("network_1.lock", False), ("curve_3.lock", False), ("network_2.lock", False)]
+    assert asked == [*first_pass, ("network_1.lock", True), ("curve_3.lock", True)]
 
 
 # --- Records ----------------------------------------------------------------------------------------------------------
@@ -392,7 +455,10 @@ def test_records_are_lines_that_come_back(tmp_path):
     read = Records(tmp_path)
     assert read.metrics("ind 1") == {"value": 2.0} and read.configuration == {"epochs": 2}
     assert [record["key"] for record in read.of("ind")] == [[0], [1]]
-    record = json.loads(lines[0])
+    assert len((tmp_path / "commands.jsonl").read_text().splitlines()) == 1  # Flags and configuration stand once.
+    assert not any(name in lines[0] for name in ("flags", "packages", "epochs"))
+    record = read.units["ind 0"]
+    assert record == {**again.units["ind 0"]} and record["configuration"] == {"epochs": 2}
     assert record["wall_seconds"] == 1.5 and record["backend"] == keras.backend.backend()
     assert record["packages"]["keras"] == keras.__version__ and record["flags"] == {"epochs": 2}
     append(records, key=(1,), value=4.0)  # Another process did the same unit: the first one counts.
@@ -416,10 +482,23 @@ def test_records_of_another_configuration_and_damaged_ones(tmp_path):
         ):
             Records(tmp_path, ours)
         assert path.read_bytes() == before + damage
-    path.write_bytes(before.replace(b'"configuration": {"epochs": 2', b'"configuration": {"epochs": 4'))
+    record = {**json.loads(before), "command": "python", "flags": {}}  # As version 0.1 wrote it:
+    path.write_text(json.dumps({**record, "configuration": ours}) + "\n")
+    assert Records(tmp_path, ours).metrics("ind 0") == {"value": 1.0}
+    path.write_text(json.dumps({**record, "configuration": {**ours, "epochs": 4}}) + "\n")
     with pytest.raises(
         ValueError, match=r"line 1, \(ind 0\) is of another configuration: --epochs=4 there, 2 here. Give"
     ):
+        Records(tmp_path, ours)
+    path.write_bytes(before.replace(b'"configuration": "', b'"configuration": "0'))
+    with pytest.raises(ValueError, match=r"line 1, \(ind 0\) is of another configuration. Give"):
+        Records(tmp_path, ours)
+    path.write_bytes(before.replace(b'"command": "', b'"command": "0'))
+    with pytest.raises(ValueError, match=r"line 1, is of a command that is not in .*commands.jsonl. Remove that line"):
+        Records(tmp_path, ours)
+    path.write_bytes(before)
+    (tmp_path / "commands.jsonl").write_text("{}\n")
+    with pytest.raises(ValueError, match=r"commands.jsonl, line 1, is no command, or a damaged one"):
         Records(tmp_path, ours)
     (tmp_path / "configuration.json").write_text("{")
     with pytest.raises(ValueError, match=r"configuration.json is no configuration, or a damaged one"):
@@ -498,7 +577,7 @@ def benchmark(*flags, **environment):
     ],
 )
 def test_bad_flags_end_with_a_message_before_any_training(flags, message, tmp_path, monkeypatch):
-    monkeypatch.setattr(experiments, "Benchmark", None)
+    monkeypatch.setattr(units, "Study", None)
     output = [] if any("output_dir" in flag for flag in flags) else [f"--output_dir={tmp_path}"]
     with flagsaver.flagsaver(), pytest.raises((SystemExit, absl_flags.Error)) as error:
         cifar.main(cifar.FLAGS(["cifar.py", *flags, *output]))
@@ -520,7 +599,12 @@ def test_presets_are_whole_and_documented():
     text = (ROOT / "docs" / "benchmark.md").read_text()
     flags = {flag.name: flag.default for flag in cifar.FLAGS.get_key_flags_for_module(cifar)}
     assert {"vgg16_cifar10", "preresnet164_cifar100", "wrn28x10_folder", "small", "smoke"} <= set(presets.PRESETS)
-    assert set(cifar.NETWORKS) == set(NETWORKS)
+    for name in ("preresnet20", "vgg19-bn"):
+        assert name in cifar.NETWORKS
+    for name in cifar.NETWORKS:  # Each can be made.
+        assert callable(networks._architecture(name))
+    with pytest.raises(ValueError, match="There is no network 'vgg17'"):
+        make_network("vgg17", (32, 32, 3), 10)
     for name, preset in presets.PRESETS.items():
         assert set(preset) <= set(flags), name
         settings = types.SimpleNamespace(**{**flags, **preset})
@@ -625,13 +709,13 @@ def test_predictions_of_a_run_are_those_of_its_members(smoke):
 
 def test_report_is_made_of_the_records_alone(smoke, tmp_path):
     folder, output = smoke
-    for path in [folder / "records.jsonl", folder / "configuration.json", *folder.glob("*.npz")]:
+    for path in [*folder.glob("*.json*"), *folder.glob("*.npz")]:
         shutil.copy(path, tmp_path)
     result = benchmark("--experiment=report", f"--output_dir={tmp_path}")
     assert result.returncode == 0, result.stderr
     assert result.stdout[: result.stdout.index("Records, arrays")] in output
-    figures = {name for name, _, _ in report.FIGURES}
-    assert len(figures) == 6 and {path.name for path in tmp_path.glob("*.png")} == figures
+    names = {name for name, _, _ in figures.FIGURES}
+    assert len(names) == 6 and {path.name for path in tmp_path.glob("*.png")} == names
     page = (tmp_path / "report.html").read_text()
     assert page.count("data:image/png;base64,") == 6 and page.count("<table>") == 5
     assert not re.findall(r'(?:src|href)="(?!data:)', page) and "http" not in page.split("<pre>")[0]
@@ -671,7 +755,7 @@ def test_a_killed_benchmark_goes_on_and_ends_with_the_same_results(smoke, tmp_pa
 
 
 def test_reference_numbers_belong_to_known_networks():
-    assert {name for name, _ in [*reference.CURVES, *reference.ENSEMBLES]} <= set(NETWORKS)
+    assert {name for name, _ in [*reference.CURVES, *reference.ENSEMBLES]} <= set(cifar.NETWORKS)
     for paths in reference.CURVES.values():
         assert all(least <= most for row in paths.values() for least, most in (row[:2],))
 
@@ -689,12 +773,12 @@ def test_numbers_of_the_authors_stand_beside_ours(tmp_path):
     for seed in range(2):
         test = {"error": 0.25 + 0.02 * seed, "nll": 1.0, "calibrated_nll": 1.0}
         records.append("ind ensemble", [1, seed], {"members": 1, "test": test}, 1.0, {})
-    table = report.curve_tables(records)[0]
+    table = tables.curve_tables(records)[0]
     assert [len(row) for row in table.rows] == [len(table.columns)] * 3
     assert table.rows[0][1] == "0.300 to 0.400" and table.rows[0][-2:] == ["0.89 to 0.89", "27.50 to 27.50"]
     assert table.rows[1][-2:] == ["", ""] and table.rows[2][-1] == "27.40 to 30.10"
-    table = report.ensemble_tables(records)[0]
+    table = tables.ensemble_tables(records)[0]
     assert table.columns == ["", "1B", "authors, CIFAR-100, 1B"]
     assert table.rows == [["Ind, 1 a run", "26.00 ± 1.41 (2)", "27.50"]]
     records.configuration["epochs"] = 10  # Another training is not compared.
-    assert report.ensemble_tables(records)[0].columns == ["", "1B"]
+    assert tables.ensemble_tables(records)[0].columns == ["", "1B"]

@@ -12,54 +12,99 @@ import keras
 import numpy as np
 import pytest
 
-import report
+import figures
+import tables
 from records import Records
 
 ROOT = pathlib.Path(__file__).parent.parent
-LAYERS = {  # Each file may import only from what stands before it. `curves` knows nothing of `keras_fge`.
-    "curves": [
-        "files",
-        "parametrization",
-        "networks",
-        "layers",
-        "model",
-        "connect",
-        "batch_norm",
-        "measure",
-        "results",
-        "evaluate",
-        "validation",
-        "plots",
+HOUSE = {  # Each file may import only from what stands before it in its part, and from the parts below.
+    "keras_fge/core": ["files", "keras_internals", "networks", "batch_norm", "metrics", "predictions"],
+    "keras_fge": [
+        *["schedule", "cycle", "learning_rate", "batches", "snapshots", "folder", "state", "run", "validation"],
+        *["ensemble", "plots", "callback", "fge", "snapshot_ensemble", "checkpoint"],
     ],
-    "keras_fge": ["schedule", "metrics", "snapshots", "folder", "ensemble", "plots", "callback"],
+    "curves": [
+        *["parametrization", "curve", "layers", "model", "connect", "measure", "results", "plots", "points"],
+        *["path", "plane", "validation"],
+    ],
+    "benchmarks": [
+        *["presets", "reference", "transforms", "networks", "data", "records", "progress", "units", "training"],
+        *["ensembles", "connectivity", "tables", "figures", "report", "cifar"],
+        *["speed", "gradient_variance", "readme_example"],
+    ],
 }
+BELOW = {
+    "keras_fge/core": [],
+    "keras_fge": ["keras_fge/core"],
+    "curves": ["keras_fge/core"],
+    "benchmarks": ["keras_fge/core"],
+}
+PUBLIC = {"benchmarks": {"curves", "keras_fge"}}
+OPTIONAL = {"plots": {"matplotlib"}, "results": {"matplotlib"}, "callback": {"matplotlib"}}
+OPTIONAL["keras_internals"] = {"jax", "torch"}
 
 
-def imports(path, only_module_level):
+def module_name(part, file):
+    return file if part == "benchmarks" else f"{part.replace('/', '.')}.{file}"
+
+
+def imports(path):
+    """(names of imported modules, as far as they run when the module is loaded; all of them)."""
     tree = ast.parse(path.read_text())
-    nodes = tree.body if only_module_level else ast.walk(tree)
-    for node in nodes:
+    loaded, everything = set(), set()
+    for node in ast.walk(tree):
+        names = []
         if isinstance(node, ast.ImportFrom):
-            yield node.module
+            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
         elif isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            names = [alias.name for alias in node.names]
+        everything.update(names)
+        loaded.update(names if node in tree.body else [])
+    return loaded, everything
 
 
-@pytest.mark.parametrize("package", LAYERS)
-def test_layering(package):
-    order = LAYERS[package]
-    assert {path.stem for path in (ROOT / package).glob("*.py")} == {"__init__", *order}
-    for position, name in enumerate(order):
-        path = ROOT / package / f"{name}.py"
-        allowed = {f"{package}.{earlier}" for earlier in order[:position]}
-        if package == "keras_fge":
-            allowed |= {f"curves.{name}" for name in LAYERS["curves"]}
-        own = {module for module in imports(path, True) if module.split(".")[0] in LAYERS}
-        assert own <= allowed, path
-        outside = {module.split(".")[0] for module in imports(path, False)} - set(sys.stdlib_module_names) - {*LAYERS}
-        optional = {"plots": {"matplotlib"}, "folder": {"jax", "torch"}}.get(name, set())
-        assert outside <= {"keras", "numpy"} | optional, path
+@pytest.mark.parametrize("part", HOUSE)
+def test_layering(part):
+    files = HOUSE[part]
+    found = {path.stem for path in (ROOT / part).glob("*.py")} - {"__init__"}
+    assert found == set(files)
+    rooms = {module_name(place, file): place for place in HOUSE for file in HOUSE[place]}
+    for position, file in enumerate(files):
+        path = ROOT / part / f"{file}.py"
+        loaded, everything = imports(path)
+        allowed = {module_name(part, earlier) for earlier in files[:position]}
+        allowed |= {module_name(below, name) for below in BELOW[part] for name in HOUSE[below]}
+        assert {name for name in loaded if name in rooms} <= allowed, path
+        ours = {name for name in everything if name.split(".")[0] in ("curves", "keras_fge")}
+        packages = PUBLIC.get(part, set()) | {"keras_fge", "keras_fge.core"}
+        for name in ours - packages:  # A module of ours, or a name in one.
+            parent = name.rpartition(".")[0]
+            assert name in rooms or parent in rooms or parent in packages, f"{path} imports {name}"
+            if part == "benchmarks":
+                assert name.startswith("keras_fge.core"), f"{path} imports {name}, which is not public"
+        if part != "benchmarks":
+            outside = {name.split(".")[0] for name in everything} - set(sys.stdlib_module_names)
+            assert outside - {"curves", "keras_fge"} <= {"keras", "numpy"} | OPTIONAL.get(file, set()), path
+            if part != "curves":
+                assert not any(name.split(".")[0] == "curves" for name in everything), path
         assert "keras.src" not in path.read_text(), path
+
+
+def test_private_names_of_keras_stand_in_one_file():
+    """An attribute `x._name` is a method or attribute that this project itself defines, or it is Keras'."""
+    files = [path for part in HOUSE for path in (ROOT / part).glob("*.py") if path.stem != "keras_internals"]
+    nodes = [node for path in files for node in ast.walk(ast.parse(path.read_text()))]
+    own = {node.name for node in nodes if isinstance(node, ast.FunctionDef)}
+    stores = [node for node in nodes if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store)]
+    own |= {node.attr for node in stores if isinstance(node.value, ast.Name) and node.value.id == "self"}
+    assert own and not own & {"_initial_epoch", "_learning_rate", "_iterations", "_flatten_layers"}
+    for path in files:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Attribute):
+                name = node.attr
+                assert name != "train_function" and (not name.startswith("_") or name.endswith("__") or name in own), (
+                    f"{path}: {name}"
+                )
 
 
 def run(*command, **environment):
@@ -97,22 +142,22 @@ def test_readme_has_an_example_of_each_half():
 def tables_of(folder):
     """The tables of the report on records that are part of the project, as rows of Markdown."""
     records = Records(ROOT / "benchmarks/results" / folder)
-    tables = [*report.curve_tables(records), *report.ensemble_tables(records)]
-    return records, [[f"| {' | '.join(row)} |" for row in table.rows] for table in tables]
+    grids = [*tables.curve_tables(records), *tables.ensemble_tables(records)]
+    return records, [[f"| {' | '.join(row)} |" for row in grid.rows] for grid in grids]
 
 
 @pytest.mark.parametrize(("folder", "data"), [("digits", "digits"), ("cifar10_jpeg", "cifar")])
 def test_numbers_of_the_readme_stand_in_the_records(folder, data):
     readme = (ROOT / "README.md").read_text()
-    records, tables = tables_of(folder)
-    assert len(tables) == 4
-    for row in (row for rows in tables for row in rows):
+    records, grids = tables_of(folder)
+    assert len(grids) == 4
+    for row in (row for rows in grids for row in rows):
         assert row in readme
-    assert " ".join(report.paired_text(records).split()) in " ".join(readme.split())
+    assert " ".join(tables.paired_text(records).split()) in " ".join(readme.split())
     assert records.configuration["data"]["name"] == data
     assert records.metrics("path line")["train_loss_barrier"] > 1
     assert max(records.metrics(f"path {name}")["train_loss_barrier"] for name in ("bezier", "chain")) < 0.2
-    for figure, _, _ in report.FIGURES:
+    for figure, _, _ in figures.FIGURES:
         assert (ROOT / "benchmarks/results" / folder / figure).exists()
 
 

@@ -1,0 +1,181 @@
+"""Ensembles at equal budgets: independent networks, Snapshot Ensembles, FGE, and the averaged weights of FGE.
+
+An experiment is a list of units; their functions make, train and measure, and what they return is recorded. Members,
+settings and stopping were chosen on validation data; test data are only measured.
+"""
+
+import os
+
+import numpy as np
+
+import keras_fge
+from keras_fge.core.files import read_npz, to_npz, write_atomically
+from keras_fge.core.networks import to_array
+from keras_fge.core.predictions import RunningMean
+from training import TrajectoryRecorder, new_network, train_cyclic, train_start, trained_network
+from units import Unit
+
+BUDGETS = (1, 2, 3)
+
+
+# --- The experiments --------------------------------------------------------------------------------------------------
+
+
+def ind(study):
+    """Independent networks, the ordinary way to an ensemble."""
+    return _runs_and_groups(study, "ind", run_ind)
+
+
+def sse(study):
+    """Snapshot Ensembles: a whole run in a few cosine cycles."""
+    return _runs_and_groups(study, "sse", run_sse)
+
+
+def fge(study):
+    """Fast Geometric Ensembling, which branches off the training of the independent network of the same seed.
+
+    That saves time here; an FGE run counts as a whole run in all comparisons.
+    """
+    return _runs_and_groups(study, "fge", run_fge)
+
+
+def swa(study):
+    """Stochastic Weight Averaging: the mean of the weights of the members of FGE, in one network."""
+    return [Unit("swa", (seed,), run_swa, needs=(Unit("fge", (seed,), run_fge),)) for seed in study.seeds]
+
+
+def _runs_and_groups(study, method, run):
+    """One unit for each run, and for each group of k runs whose members make an ensemble of budget kB."""
+
+    def measure(study, budget, *seeds):
+        return measure_group(study, method, run, seeds)
+
+    runs = [Unit(method, (seed,), run) for seed in study.seeds]
+    units = list(runs)
+    for budget in BUDGETS:
+        for first in range(0, len(runs) - budget + 1, budget):
+            group = tuple(runs[first : first + budget])
+            key = (budget, *(seed for unit in group for seed in unit.key))
+            units.append(Unit(f"{method} ensemble", key, measure, needs=group))
+    return units
+
+
+# --- One run of each --------------------------------------------------------------------------------------------------
+
+
+def run_ind(study, seed):
+    network = trained_network(study, seed)
+    snapshot = keras_fge.Snapshot.of(network, study.settings.epochs * study.steps)
+    return measure_run(study, "ind", seed, network, [snapshot])
+
+
+def run_sse(study, seed):
+    settings = study.settings
+    network = new_network(settings, study.data, seed)
+    sse = keras_fge.SnapshotEnsemble(
+        settings.sse_max_learning_rate,
+        settings.epochs // settings.sse_cycles,
+        directory=study.checkpoint("sse", seed),
+        resume=True,
+    )
+    with study.locked(f"run sse {seed}"), study.progress.task(f"sse {seed}", settings.epochs) as ticker:
+        train_cyclic(network, sse, settings, study.data, seed, [ticker])
+    return measure_run(study, "sse", seed, network, sse.snapshots)
+
+
+def run_fge(study, seed):
+    settings = study.settings
+    start = settings.fge_start_epoch
+    network = new_network(settings, study.data, seed)
+    with study.locked(f"network {seed}"), study.progress.task(f"network {seed} to epoch {start}", start) as ticker:
+        train_start(study, network, seed, [ticker])
+    fge = keras_fge.FGE(
+        settings.fge_max_learning_rate,
+        settings.fge_min_learning_rate,
+        cycle_steps=settings.fge_cycle_steps,
+        start_epoch=start,
+        directory=study.checkpoint("fge", seed),
+        resume=True,
+    )
+    recorders = [new_recorder(study, network, fge, seed)] if seed == settings.seed else []
+    with study.locked(f"run fge {seed}"), study.progress.task(f"fge {seed}", settings.epochs, start) as ticker:
+        train_cyclic(network, fge, settings, study.data, seed, [*recorders, ticker], start)
+    metrics = measure_run(study, "fge", seed, network, fge.snapshots, start)
+    for recorder in recorders:
+        snapshots = [snapshot.step for snapshot in fge.snapshots]
+        metrics["trace"] = {**recorder.trace, "cycle_steps": fge.cycle_steps, "snapshots": snapshots}
+    return metrics
+
+
+def new_recorder(study, network, fge, seed):
+    """Records the first FGE run, for the paper's figure of learning rate, error and distance."""
+    weights = [to_array(variable) for variable in network.trainable_variables]
+    path = study.path("checkpoints", f"fge_{seed}_trace.json")
+    return TrajectoryRecorder(study.data.test, weights, fge.start_epoch, path, -(-fge.cycle_steps // 8))
+
+
+def run_swa(study, seed):
+    folder, members = study.checkpoint("fge", seed), study.records.metrics(f"fge {seed}")["members"]
+    if not os.path.exists(folder) or len(keras_fge.Ensemble.load(folder)) < members:
+        run_fge(study, seed)
+    network = keras_fge.Ensemble.load(folder).average_weights(study.data.train)
+    snapshot = keras_fge.Snapshot.of(network, study.settings.epochs * study.steps)
+    return measure_run(study, "swa", seed, network, [snapshot])
+
+
+# --- Measurements -----------------------------------------------------------------------------------------------------
+
+
+def measure_run(study, method, seed, network, snapshots, first_epoch=0):
+    """Metrics of the ensemble of one run, and of its members one by one; its mean prediction goes to a file.
+
+    Returns:
+        {"members": count, split: metrics of the ensemble, "epochs": when each member was collected, "member_error": of
+        each one, "ensemble_error": of the first 1, 2, ...}, the last two on test data.
+    """
+    ensemble = keras_fge.Ensemble(network, snapshots, from_logits=True)
+    metrics, means = {"members": len(ensemble)}, {}
+    for split, (x, y) in study.data.splits.items():
+        running = RunningMean()
+        members, sizes = [], []
+        for index in range(len(ensemble)):
+            probabilities = ensemble[index : index + 1].predict(x, batch_size=1000)
+            running.add(probabilities)
+            members.append(error_of(probabilities, y))
+            sizes.append(error_of(running.mean(), y))
+        means[split] = running.mean().astype("float32")
+        metrics[split] = all_metrics(means[split], y)
+        if split == "test":
+            epochs = [first_epoch + snapshot.step / study.steps for snapshot in snapshots]
+            metrics.update(epochs=epochs, member_error=members, ensemble_error=sizes)
+    write_atomically(predictions_path(study, method, seed), to_npz(means))
+    return metrics
+
+
+def measure_group(study, method, run, seeds):
+    """The ensemble of the members of several runs. They have equally many: its mean is that of the runs' means."""
+    means = {split: 0 for split in study.data.splits}
+    for seed in seeds:
+        path = predictions_path(study, method, seed)
+        if not os.path.exists(path):
+            run(study, seed)
+        predictions = read_npz(path, path)
+        means = {split: mean + predictions[split].astype("float64") / len(seeds) for split, mean in means.items()}
+    members = sum(study.records.metrics(f"{method} {seed}")["members"] for seed in seeds)
+    return {"members": members} | {s: all_metrics(means[s], y) for s, (_, y) in study.data.splits.items()}
+
+
+def predictions_path(study, method, seed):
+    return study.path("checkpoints", f"predictions_{method}_{seed}.npz")
+
+
+def error_of(probabilities, labels):
+    return float(np.mean(np.argmax(probabilities, axis=1) != labels))
+
+
+def all_metrics(probabilities, labels):
+    probabilities = probabilities.astype("float64")
+    return {
+        **keras_fge.classification_metrics(probabilities, labels),
+        **keras_fge.calibrated_metrics(probabilities, labels),
+    }

@@ -1,0 +1,116 @@
+"""Figures made of the records of a folder and the results (.npz) beside them.
+
+Each function takes the records and their folder, and returns None if there is nothing to draw.
+"""
+
+import os
+
+import keras
+import numpy as np
+from matplotlib.figure import Figure
+
+import curves
+import keras_fge
+from tables import METHODS, PLANES, QUANTITIES, by_name, pooled, standard_error
+
+
+def results(records, folder, experiment, result_class):
+    """Measured paths or planes by the label that people read, as far as their files are there."""
+    files = {PLANES[name]: os.path.join(folder, f"{experiment}_{name}.npz") for name in by_name(records, experiment)}
+    return {label: result_class.load(path) for label, path in files.items() if os.path.exists(path)}
+
+
+def draw_paths(records, folder):
+    paths = results(records, folder, "path", curves.PathResult)
+    return curves.plot_paths(paths) if paths else None
+
+
+def draw_planes(split, quantity):
+    def draw(records, folder):
+        planes = results(records, folder, "plane", curves.PlaneResult)
+        return curves.plot_planes(planes, None, split, quantity) if planes else None
+
+    return draw
+
+
+def draw_fge(records, folder):
+    """The paper's three panels: learning rate, test error and distance from the start, against the iteration."""
+    traces = [record["metrics"]["trace"] for record in records.of("fge") if "trace" in record["metrics"]]
+    if not traces:
+        return None
+    trace, flags = traces[0], records.configuration
+    updates = np.arange(1, trace["iteration"][-1] + 1)
+    rates = keras_fge.triangular(
+        updates, flags["fge_max_learning_rate"], flags["fge_min_learning_rate"], trace["cycle_steps"]
+    )
+    figure = Figure(figsize=(6, 6.5), layout="constrained")
+    panels = figure.subplots(3, 1, sharex=True)
+    series = [
+        (updates, keras.ops.convert_to_numpy(rates), "learning rate"),
+        (trace["iteration"], 100 * np.array(trace["test_error"]), "test error (%)"),
+        (trace["iteration"], trace["distance"], "distance from the start"),
+    ]
+    for axes, (x, y, label) in zip(panels, series):
+        axes.plot(x, y, color="tab:red", linewidth=1.5)
+        for step in trace["snapshots"]:
+            axes.axvline(step, color="0.6", linestyle=":", zorder=0)
+        axes.set_ylabel(label)
+        axes.grid(alpha=0.3)
+    panels[0].set_title("One FGE run; dotted lines: snapshots")
+    panels[-1].set_xlabel("iteration")
+    return figure
+
+
+def draw_budgets(records, folder):
+    """Test error and NLL against the budget, mean and standard error."""
+    groups = pooled(records)
+    if not groups:
+        return None
+    figure = Figure(figsize=(12, 3.6), layout="constrained")
+    for axes, (metric, label, scale, _) in zip(figure.subplots(1, 3), QUANTITIES):
+        for shift, (method, (name, color)) in zip((-0.03, 0, 0.03), METHODS.items()):
+            cells = {b: [g["test"][metric] for g in values] for (m, b), values in groups.items() if m == method}
+            means = [scale * np.mean(values) for values in cells.values()]
+            errors = [scale * (standard_error(values) or 0) for values in cells.values()]
+            x = np.array(list(cells)) + shift
+            axes.errorbar(x, means, errors, marker="o", capsize=3, color=color, label=name)
+        axes.set(xlabel="budget (B)", ylabel=label, xticks=[1, 2, 3])
+        axes.grid(alpha=0.3)
+    axes.legend()
+    return figure
+
+
+def draw_members(records, folder):
+    """Accuracy against the epochs spent: of the members one by one, and of the ensemble of those so far."""
+    runs = {method: [record["metrics"] for record in records.of(method)] for method in ("sse", "fge")}
+    if not any(runs.values()):
+        return None
+    figure = Figure(figsize=(6.5, 4), layout="constrained")
+    axes = figure.subplots()
+    budget = records.configuration["epochs"]
+    for method, metrics in runs.items():
+        for quantity, marker in (("member_error", "x--"), ("ensemble_error", "d-")) if metrics else ():
+            x = np.array(metrics[0]["epochs"]) / budget
+            accuracy = 100 - 100 * np.mean([run[quantity] for run in metrics], axis=0)
+            name, color = METHODS[method]
+            label = f"{name}, {'separate' if quantity == 'member_error' else 'ensemble'}"
+            axes.plot(x, accuracy, marker, color=color, label=label, linewidth=1)
+    singles = [record["metrics"]["test"]["error"] for record in records.of("ind")]
+    if singles:
+        axes.axhline(
+            100 - 100 * np.mean(singles), color=METHODS["ind"][1], linestyle=":", label="Ind, one network at 1B"
+        )
+    axes.set(xlabel="budget (B)", ylabel="test accuracy (%)", title="Means over runs")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    return figure
+
+
+FIGURES = (
+    ("paths.png", "Along the paths", draw_paths),
+    ("planes_train_loss.png", "Train loss in planes of weight space", draw_planes("train", "loss")),
+    ("planes_test_error.png", "Test error in the same planes", draw_planes("test", "error")),
+    ("fge.png", "One FGE run", draw_fge),
+    ("members.png", "Accuracy against budget: separate members, and ensembles of those so far", draw_members),
+    ("budgets.png", "Ensembles at equal budgets, mean and standard error", draw_budgets),
+)

@@ -1,0 +1,62 @@
+"""What a person sees while work goes on: a bar for each task, or a line in a log file."""
+
+import contextlib
+import sys
+import time
+
+import keras
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+console = Console(width=None if sys.stdout.isatty() else 110)
+
+
+class Ticker(keras.callbacks.Callback):
+    """Moves the bar of one `fit`, epoch by epoch.
+
+    Args:
+        show: Function of the number of epochs that are done.
+        first_epoch: The epoch with which the task begins. Default: 0.
+    """
+
+    def __init__(self, show, first_epoch=0):
+        super().__init__()
+        self.show, self.first_epoch = show, first_epoch
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.show(epoch + 1 - self.first_epoch)
+
+
+class ProgressBars:
+    """One bar for each task of a run."""
+
+    def __init__(self):
+        self._bars = Progress(
+            SpinnerColumn(finished_text="[green]✓"),
+            TextColumn("{task.description:<34}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            console=console,
+            disable=not console.is_terminal,
+        )
+
+    @contextlib.contextmanager
+    def task(self, description, epochs=None, first_epoch=0):
+        """Shows a task; yields a `Ticker`, for one that trains from `first_epoch` to `epochs`."""
+        total = None if epochs is None else epochs - first_epoch
+        task = self._bars.add_task(description, total=total)
+        begin = time.perf_counter()
+        yield Ticker(lambda count: self._bars.update(task, completed=count), first_epoch)
+        total = total or 1
+        self._bars.update(task, total=total, completed=total)
+        seconds = time.perf_counter() - begin
+        if not console.is_terminal and seconds >= 0.5:  # A log file gets a line, as it does not show the bars.
+            console.print(f"{description}: {seconds:.0f} s")
+
+    def __enter__(self):
+        self._bars.start()
+        return self
+
+    def __exit__(self, *_):
+        self._bars.stop()

@@ -1,0 +1,103 @@
+"""Units of work: each is done once, after what it needs, and recorded; the processes of one folder share them."""
+
+import dataclasses
+import os
+import time
+import types
+from collections.abc import Callable
+
+from data import Dataset
+from progress import ProgressBars
+from records import Records, locked, unit_name
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Study:
+    """What all units of one folder share.
+
+    Attributes:
+        settings: An object with the flags of `cifar.py` as attributes.
+        data: The images.
+        records: The finished units, in the folder `settings.output_dir`.
+        progress: Where a person sees what is done.
+    """
+
+    settings: types.SimpleNamespace
+    data: Dataset
+    records: Records
+    progress: ProgressBars
+
+    @property
+    def steps(self):
+        """Iterations of an epoch."""
+        return -(-len(self.data.train[0]) // self.settings.batch_size)
+
+    @property
+    def seeds(self):
+        """Those of the runs of each method."""
+        return range(self.settings.seed, self.settings.seed + self.settings.runs)
+
+    def path(self, *parts):
+        """A path in the output folder, in a folder that is there."""
+        path = os.path.join(self.settings.output_dir, *parts)
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        return path
+
+    def checkpoint(self, experiment, key):
+        """The folder from which one training resumes."""
+        return self.path("checkpoints", f"{experiment}_{key}")
+
+    def locked(self, name, wait=True):
+        """Keeps other processes from the same work: yields False if one does it, and this one is not to `wait`."""
+        return locked(self.path("checkpoints", f"{name.replace(' ', '_')}.lock"), wait)
+
+
+@dataclasses.dataclass(frozen=True)
+class Unit:
+    """A unit of work.
+
+    Attributes:
+        experiment, key: Its name: what is done, and with which seed, curve or runs.
+        function: `function(study, *key)` does it, and returns metrics that JSON can hold.
+        needs: Units whose records must be there before.
+    """
+
+    experiment: str
+    key: tuple
+    function: Callable
+    needs: tuple["Unit", ...] = ()
+
+    @property
+    def name(self):
+        return unit_name(self.experiment, self.key)
+
+
+def run(study, units):
+    """Does the units that are not recorded, each after what it needs.
+
+    What another process does now may be done when this one comes back to it: only then it waits.
+    """
+    for wait in (False, True):
+        for unit in _in_order(units).values():
+            if unit.name not in study.records:
+                _do(study, unit, wait)
+
+
+def _in_order(units):
+    """The units by name, each after those that it needs."""
+    ordered = {}
+    for unit in units:
+        ordered |= {name: need for name, need in _in_order(unit.needs).items() if name not in ordered}
+        ordered.setdefault(unit.name, unit)
+    return ordered
+
+
+def _do(study, unit, wait):
+    with study.locked(unit.name, wait) as is_free:
+        study.records.read()
+        is_ready = all(need.name in study.records for need in unit.needs)
+        if is_free and is_ready and unit.name not in study.records:
+            begin = time.perf_counter()
+            metrics = unit.function(study, *unit.key)
+            seconds = time.perf_counter() - begin
+            study.records.append(unit.experiment, list(unit.key), metrics, seconds, dict(vars(study.settings)))
