@@ -2,12 +2,14 @@
 #
 #   make demo        the main job on real data: curves and FGE on scikit-learn's digits, about 5 minutes on 2 cores
 #   make test        lint and tests on TensorFlow      make test-jax, make test-torch    the same tests there
+#   make test-oldest the tests on the oldest Keras and TensorFlow that setup.cfg allows
 
 PYTHON ?= python3
 # A range would pull several GB of CUDA packages for a test on the CPU.
 TORCH = torch==2.13.0
+OLDEST = keras==3.12.0 tensorflow==2.18.0 "numpy==2.0.*"
 
-.PHONY: demo test test-jax test-torch lint format clean
+.PHONY: demo test test-jax test-torch test-oldest lint format clean
 
 demo: .venv/ready
 	KERAS_BACKEND=tensorflow TF_CPP_MIN_LOG_LEVEL=3 .venv/bin/python benchmarks/cifar.py
@@ -21,9 +23,13 @@ test-jax: .venv-jax/ready
 test-torch: .venv-torch/ready
 	KERAS_BACKEND=torch .venv-torch/bin/python -m pytest
 
+test-oldest: .venv-oldest/ready
+	KERAS_BACKEND=tensorflow TF_CPP_MIN_LOG_LEVEL=3 .venv-oldest/bin/python -m pytest
+
 lint: .venv/ready
 	.venv/bin/ruff format --check .
 	.venv/bin/ruff check .
+	.venv/bin/mypy
 
 format: .venv/ready
 	.venv/bin/ruff format .
@@ -31,6 +37,7 @@ format: .venv/ready
 
 .venv/ready: PACKAGES = -e ".[tensorflow,tfds,benchmarks,dev]"
 .venv-jax/ready: PACKAGES = -e ".[jax,benchmarks,dev]"
+.venv-oldest/ready: PACKAGES = $(OLDEST) -e ".[tensorflow,benchmarks,dev]"
 .venv-torch/ready: PACKAGES = "$(TORCH)" -e ".[torch,benchmarks,dev]"
 
 %/ready: setup.cfg pyproject.toml Makefile
@@ -39,4 +46,4 @@ format: .venv/ready
 	touch $@
 
 clean:
-	rm -rf .venv .venv-jax .venv-torch
+	rm -rf .venv .venv-jax .venv-torch .venv-oldest

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
@@ -101,7 +101,7 @@ class PathEnsemble:
         carry: What `add` returned last, to go on from there.
     """
 
-    def __init__(self, model: keras.Model, data: Any, batch_size: int, carry: dict[str, Any]):
+    def __init__(self, model: keras.Model, data: Any, batch_size: int, carry: Mapping[str, Any]):
         self.model, self.data, self.batch_size = model, _without_none(data), batch_size
         self.measurable = isinstance(data, tuple) and predicts_one_label(model)
         self.start = carry.get("start")

@@ -38,6 +38,8 @@ class Parametrization(abc.ABC):
         ValueError: if `num_bends` is not an integer of at least 2.
     """
 
+    num_bends: int
+
     def __init__(self, num_bends: int = 3):
         if isinstance(num_bends, bool) or not isinstance(num_bends, numbers.Integral) or num_bends < 2:
             raise ValueError(

@@ -63,7 +63,9 @@ def evaluate_path(
         raise ValueError(f"`model` must be a curves.CurveModel. Received: model={model!r}")
     if num_points < 2:
         raise ValueError(f"`num_points` must be at least 2. Received: num_points={num_points}")
-    meter = Meter(model, train, test, batch_size, train_samples, bn_samples, lambda: model.penalty(read(model.t)))
+    meter = Meter(
+        model, train, test, batch_size, train_samples, bn_samples, lambda: model.penalty(float(read(model.t)))
+    )
     settings = {"num_points": int(num_points), **meter.settings, **model.description()}
     points = Points(path, PathResult, settings, num_points)
     if points.result:
@@ -79,11 +81,13 @@ def evaluate_path(
 
     measure_points(model, points, positions, measure, verbose)
     result = PathResult(
-        positions,
-        np.concatenate([[0.0], np.cumsum(model.segment_lengths(positions))]),
-        model.arc_length(num_points=2),
-        *(points.columns(split) for split in ("train", "test", "ensemble")),
-        settings,
+        t=positions,
+        distance=np.concatenate([[0.0], np.cumsum(model.segment_lengths(positions))]),
+        straight_distance=model.arc_length(num_points=2),
+        train=points.columns("train"),
+        test=points.columns("test"),
+        ensemble=points.columns("ensemble"),
+        settings=settings,
     )
     if path is not None:
         result.save(path)

@@ -65,7 +65,8 @@ def evaluate_plane(
     """
     curve = networks if isinstance(networks, CurveModel) else None
     model, slots, gram = _plane_of_bends(networks, bends) if curve else _plane_of_networks(networks, bends)
-    numbers = (num_points, num_points) if np.ndim(num_points) == 0 else tuple(num_points)
+    given: Any = num_points
+    numbers = (given, given) if np.ndim(given) == 0 else tuple(given)
     if len(numbers) != 2 or min(numbers) < 2:
         raise ValueError(f"`num_points` must be at least 2, or a pair of such. Received: num_points={num_points}")
     if not margin >= 0:
@@ -99,13 +100,16 @@ def evaluate_plane(
 
     measure_points(model, points, [(a, b) for b in y for a in x], measure, verbose)
     shape = (len(y), len(x))
+    projected, distances = _projection(curve, bends, gram) if curve else (np.zeros((0, 2)), np.zeros(0))
     result = PlaneResult(
-        x,
-        y,
-        vertices,
-        *(_projection(curve, bends, gram) if curve else (np.zeros((0, 2)), np.zeros(0))),
-        *({k: v.reshape(shape) for k, v in points.columns(split).items()} for split in ("train", "test")),
-        settings,
+        x=x,
+        y=y,
+        vertices=vertices,
+        path=projected,
+        path_distance=distances,
+        train={name: values.reshape(shape) for name, values in points.columns("train").items()},
+        test={name: values.reshape(shape) for name, values in points.columns("test").items()},
+        settings=settings,
     )
     if path is not None:
         result.save(path)

@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import keras
 import numpy as np
@@ -12,9 +12,15 @@ from curves.results import PathResult, PlaneResult, part
 from keras_fge.core.files import read_npz, to_npz, write_atomically
 from keras_fge.core.networks import restored
 
+Result = TypeVar("Result", PathResult, PlaneResult)
+
 
 def measure_points(
-    model: keras.Model, points: "Points", places: Sequence[Any], measure: Callable[[Any], tuple], verbose: bool
+    model: keras.Model,
+    points: "Points",
+    places: Sequence[Any] | np.ndarray,
+    measure: Callable[[Any], tuple],
+    verbose: bool,
 ) -> None:
     """Adds (row, carry) = `measure(place)` of all places that are not in `points` yet, and puts `model` back."""
     progress = keras.utils.Progbar(len(places), verbose=int(verbose), unit_name="point")
@@ -25,7 +31,7 @@ def measure_points(
             progress.add(1)
 
 
-class Points:
+class Points(Generic[Result]):
     """The rows of a measurement, one for each point, in memory and in a file.
 
     Args:
@@ -43,14 +49,14 @@ class Points:
     def __init__(
         self,
         path: str | os.PathLike | None,
-        result_class: type[PathResult] | type[PlaneResult],
+        result_class: type[Result],
         settings: dict[str, Any],
         num_points: int,
     ):
         self.path, self.settings, self.num_points = path, settings, num_points
         self.rows: list[dict[str, float]] = []
         self.carry: Mapping[str, Any] = {}
-        self.result: PathResult | PlaneResult | None = None
+        self.result: Result | None = None
         if path is None:
             return
         if not os.path.exists(path):
@@ -80,8 +86,7 @@ class Points:
             raise ValueError(f"`path`: '{self.path}' holds {theirs}, but here {sorted(row)} are measured.")
         self.rows.append(row)
         self.carry = carry or {}
-        if self.path is not None:
-            self._write()
+        self._write()
 
     def columns(self, prefix: str) -> dict[str, np.ndarray]:
         """The values of all rows whose names begin with `prefix`, as a dictionary of arrays without it."""
@@ -92,4 +97,5 @@ class Points:
         rows = {f"row_{name}": np.array([row[name] for row in self.rows]) for name in (self.rows or [{}])[0]}
         carry = {f"carry_{name}": array for name, array in self.carry.items()}
         arrays = {"kind": "unfinished", "num_points": self.num_points, "settings": json.dumps(self.settings)}
-        write_atomically(self.path, to_npz({**arrays, **rows, **carry}))
+        if self.path is not None:
+            write_atomically(self.path, to_npz({**arrays, **rows, **carry}))

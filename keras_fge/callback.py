@@ -14,7 +14,7 @@ from keras_fge import state
 from keras_fge.batches import Batches, announce_epoch
 from keras_fge.core.keras_internals import begin_with_epoch, optimizer_calls
 from keras_fge.core.networks import distance
-from keras_fge.core.predictions import FromLogits, compiled_from_logits
+from keras_fge.core.predictions import compiled_from_logits
 from keras_fge.cycle import Cycle
 from keras_fge.ensemble import Ensemble
 from keras_fge.learning_rate import LearningRateFunction, ScheduledStep, scheduled_optimizer
@@ -103,7 +103,7 @@ class CyclicEnsemble(keras.callbacks.Callback, abc.ABC):
     def position_of_minimum(self, cycle_steps: int) -> int:
         """The update of the cycle, 1 to `cycle_steps`, after which the snapshot is taken."""
 
-    def ensemble(self, from_logits: FromLogits | str = "as compiled") -> Ensemble:
+    def ensemble(self, from_logits: Any = "as compiled") -> Ensemble:
         """The `Ensemble` of the snapshots so far.
 
         Args:
@@ -138,9 +138,9 @@ class CyclicEnsemble(keras.callbacks.Callback, abc.ABC):
         """
         from keras_fge.plots import plot_run
 
-        snapshots = self.snapshots[self._run.earlier :] if self._run else []
-        if not snapshots:
+        if self._run is None or not self.snapshots[self._run.earlier :]:
             raise ValueError("No snapshot has been collected yet: there is nothing to plot.")
+        snapshots = self.snapshots[self._run.earlier :]
         steps = np.arange(1, snapshots[-1].step + 1)
         rates = ops.convert_to_numpy(self.learning_rate(steps, self._run.cycle.length))
         return plot_run(steps, rates, snapshots, path)

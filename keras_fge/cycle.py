@@ -28,7 +28,7 @@ def length_in_steps(cycle_epochs: int | None, cycle_steps: int | None, steps_per
     """
     if cycle_steps is not None:
         return cycle_steps
-    if steps_per_epoch is None:
+    if cycle_epochs is None or steps_per_epoch is None:
         raise ValueError(
             "`cycle_epochs` needs data of known length, but fit does not know the number of batches of an epoch. "
             "Use `cycle_steps`, or pass `steps_per_epoch` to fit."

@@ -186,7 +186,8 @@ class Ensemble:
         def add(total, member):
             return keras.tree.map_structure(np.add, total, predictions[member])
 
-        chosen, guards = [], []
+        chosen: list[int] = []
+        guards = []
         total = keras.tree.map_structure(np.zeros_like, predictions[0])
         for count in range(1, len(self) + 1):
             rest = set(range(len(self))).difference(chosen)
@@ -275,7 +276,7 @@ class Ensemble:
         cls,
         directory: str | os.PathLike,
         network: keras.Model | None = None,
-        from_logits: FromLogits | str = "as saved",
+        from_logits: Any = "as saved",
         skip_damaged: bool = False,
     ) -> "Ensemble":
         """The ensemble that `save` or a callback with `directory=` wrote. Weights are read when they are needed.

@@ -11,7 +11,7 @@ import keras
 from keras_fge.core.files import replace, write_atomically
 from keras_fge.core.keras_internals import is_chief
 from keras_fge.core.networks import clone
-from keras_fge.snapshots import StoredSnapshot
+from keras_fge.snapshots import Snapshot, StoredSnapshot
 
 FORMAT = 1
 
@@ -79,7 +79,7 @@ class Folder:
                 f"classes. Keras says: {error}"
             ) from error
 
-    def write_manifest(self, members: Sequence[StoredSnapshot], **about: Any) -> None:
+    def write_manifest(self, members: Sequence[Snapshot], **about: Any) -> None:
         """Replaces the list of members, and what there is to say `about` them, as JSON can hold it."""
         entries = [member.to_entry() for member in members]
         text = json.dumps({"format": FORMAT, **about, "members": entries}, indent=1)

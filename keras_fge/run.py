@@ -77,6 +77,7 @@ class RunFolder:
                 f"`directory`: '{self.directory}' holds a run already. Continue it with `resume=True`, or give another "
                 "folder."
             )
+        from_logits: Any
         try:
             from_logits = compiled_from_logits(model)
         except ValueError:
@@ -135,6 +136,8 @@ class RunFolder:
 
     def write_state(self, run: Run, model: keras.Model, epoch: int, snapshots: Sequence[Snapshot]) -> None:
         """Writes the state with which the run goes on with `epoch`."""
+        if not is_chief():
+            return
         counters = {
             "epoch": epoch,
             "start": run.start,

@@ -66,7 +66,11 @@ class Snapshot:
             )
             raise ValueError(f"`snapshots[{index}]` does not fit network '{network.name}': it has {detail}.")
 
-    def __repr__(self):
+    def to_entry(self) -> dict[str, Any]:
+        """The snapshot without its weights, as a manifest lists it; only one in a file has such an entry."""
+        raise NotImplementedError("Only a snapshot in a file can be listed.")
+
+    def __repr__(self) -> str:
         size = sum(int(np.prod(shape)) for shape in self.shapes)
         return f"Snapshot(step={self.step}, learning_rate={self.learning_rate}, {size:,} weights)"
 

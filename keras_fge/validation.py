@@ -52,7 +52,8 @@ class Validation:
             ValueError: if outputs or labels do not fit, or the compiled losses do not say what the outputs are.
         """
         self._labels = None
-        metrics_of_outputs(model, *self._predict(model), compiled_from_logits(model))
+        outputs, labels = self._predict(model)
+        metrics_of_outputs(model, outputs, labels, compiled_from_logits(model))
 
     def measure(self, model: keras.Model) -> dict[str, float]:
         """Adds `model` as it is, and returns its metrics, "member_...", and those of all so far, "ensemble_..."."""

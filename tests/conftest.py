@@ -10,6 +10,9 @@ import numpy as np
 import pytest
 from keras import layers, ops
 
+# Keras 3.14 divides activity regularizers by the size of the batch, and has `renorm`.
+IS_BEFORE_3_14 = tuple(map(int, keras.__version__.split(".")[:2])) < (3, 14)
+
 
 @pytest.fixture(autouse=True)
 def seeded():

@@ -17,7 +17,7 @@ import pytest
 from keras import applications, layers, ops
 
 import curves
-from conftest import to_numpy, values
+from conftest import IS_BEFORE_3_14, to_numpy, values
 
 BACKEND = keras.backend.backend()
 REFERENCE = pathlib.Path(__file__).with_name("networks_reference.json")
@@ -388,6 +388,8 @@ def test_contract(case, jit_compile):
     numbers, reference = contract(case, jit_compile), json.loads(REFERENCE.read_text())[case]
     exact = ["trainable", "non_trainable"]
     assert [numbers[name] for name in exact] == [reference[name] for name in exact]
+    if IS_BEFORE_3_14 and case in ("regularized", "mixed_bfloat16"):
+        return  # Their numbers depend on the version.
     tolerance = 1e-2 if case in APPLICATIONS or case in MIXED else 1e-4
     for name in ("mean", "std") if case in RANDOM else reference.keys() - exact:
         assert numbers[name] == pytest.approx(reference[name], rel=tolerance), name

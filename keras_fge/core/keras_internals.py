@@ -89,7 +89,7 @@ def set_train_function(model: keras.Model, function: Callable | None) -> None:
     model.train_function = function
 
 
-def new_train_function(model: keras.Model) -> Callable:
+def new_train_function(model: keras.Model) -> Any:
     """A compiled train function of its own for `model`, whose present one stays in place.
 
     JAX finds the trace of an equal function again, and `model.train_step` always equals itself; hence the detour.
@@ -126,8 +126,8 @@ def is_chief() -> bool:
 
 def random_states() -> dict[str, Any]:
     """The states of the global generators of Python, numpy and torch, which shuffle Keras' arrays on JAX and torch."""
-    name, keys, *rest = np.random.get_state()
-    states: dict[str, Any] = {"python": random.getstate(), "numpy": [name, keys.tolist(), *rest]}
+    name, keys, *rest = np.random.get_state(legacy=True)
+    states: dict[str, Any] = {"python": random.getstate(), "numpy": [name, np.asarray(keys).tolist(), *rest]}
     if keras.backend.backend() == "torch":
         import torch
 

@@ -77,16 +77,16 @@ def calibrated_metrics(
         Ashukha et al., Pitfalls of In-Domain Uncertainty Estimation and Ensembling in Deep Learning, ICLR 2020,
         https://arxiv.org/abs/2002.06470
     """
-    probabilities, labels = _checked(probabilities, labels)
-    if not 2 <= folds <= len(labels):
-        raise ValueError(f"`folds` must be from 2 to the number of samples, {len(labels)}. Received: folds={folds}")
-    logits = np.log(np.maximum(probabilities, 1e-7))
+    checked, classes = _checked(probabilities, labels)
+    if not 2 <= folds <= len(classes):
+        raise ValueError(f"`folds` must be from 2 to the number of samples, {len(classes)}. Received: folds={folds}")
+    logits = np.log(np.maximum(checked, 1e-7))
     scaled, temperatures = np.empty_like(logits), []
-    for fold in np.array_split(np.random.default_rng(seed).permutation(len(labels)), folds):
-        others = np.setdiff1d(np.arange(len(labels)), fold)
-        temperatures.append(_best_temperature(logits[others], labels[others]))
+    for fold in np.array_split(np.random.default_rng(seed).permutation(len(classes)), folds):
+        others = np.setdiff1d(np.arange(len(classes)), fold)
+        temperatures.append(_best_temperature(logits[others], classes[others]))
         scaled[fold] = _softmax(logits[fold] / temperatures[-1])
-    metrics = _metrics(scaled, labels)
+    metrics = _metrics(scaled, classes)
     calibrated = {f"calibrated_{name}": metrics[name] for name in ("nll", "brier", "ece")}
     return {**calibrated, "temperature": float(np.mean(temperatures))}
 

@@ -106,7 +106,11 @@ def layer_signatures(network: keras.Model) -> list[dict[str, Any]]:
             config = layer.get_config()
         except NotImplementedError:  # A class of the user's own, of which only the name can be compared.
             config = {"name": layer.name}
-        kept = {key: value for key, value in config.items() if not ONLY_IN_TRAINING.search(key)}
+        hidden = getattr(layer, "hidden_layers", ())  # They speak for themselves, not by their names in this config.
+        for part in hidden:
+            signatures.extend(layer_signatures(part))
+        left_out = ("layer",) if hidden else ()
+        kept = {key: config[key] for key in config if not ONLY_IN_TRAINING.search(key) and key not in left_out}
         kept = keras.saving.serialize_keras_object(kept)  # Arrays become lists, which can be compared.
         signatures.append({"class": type(layer).__name__, **kept})
     return signatures

@@ -118,7 +118,7 @@ def metrics_of_outputs(
     network: keras.Model, outputs: Any, labels: Any, from_logits: FromLogits, calibrate: bool = False
 ) -> dict[str, float]:
     """Measures mean probabilities, or values: the metrics of `Ensemble.evaluate`, which see."""
-    names = sorted(outputs) if isinstance(outputs, dict) else getattr(network, "output_names", None)
+    names = sorted(outputs) if isinstance(outputs, dict) else _output_names(network)
     if isinstance(labels, dict) and not isinstance(outputs, dict):
         labels = [labels.get(name) for name in names]
     outputs, labels = keras.tree.flatten(outputs), keras.tree.flatten(labels)  # Dictionaries in the order of keys.
@@ -148,9 +148,9 @@ def compiled_from_logits(model: keras.Model) -> FromLogits:
     Raises:
         ValueError: if a loss does not tell.
     """
-    losses, names = model.loss, getattr(model, "output_names", None)
+    losses = model.loss
     if isinstance(losses, dict) and not isinstance(getattr(model, "output", None), dict):
-        losses = [losses.get(name) for name in names]
+        losses = [losses.get(name) for name in _output_names(model)]
     losses = keras.tree.flatten(losses)
     # One loss may stand for all outputs; the outputs of a class of one's own are not known before it is called.
     outputs = keras.tree.flatten(getattr(model, "outputs", None) or [None])
@@ -168,6 +168,10 @@ def predicts_one_label(model: keras.Model) -> bool:
         return losses[0] in ("sparse_categorical_crossentropy", "categorical_crossentropy")
     classes = (keras.losses.SparseCategoricalCrossentropy, keras.losses.CategoricalCrossentropy)
     return isinstance(losses[0], classes) and getattr(losses[0], "ignore_class", None) is None
+
+
+def _output_names(model):
+    return getattr(model, "output_names", None) or []
 
 
 def _takes_logits(loss, width):

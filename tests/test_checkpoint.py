@@ -1,0 +1,275 @@
+"""`Checkpoint` and `Batches`: any training goes on bit for bit, with its History, whatever stopped it."""
+
+import os
+import pathlib
+import random
+import signal
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+
+import curves
+import keras_fge
+from conftest import batch_norm_network, images, logits_loss, values
+from keras_fge.core.keras_internals import begin_with_epoch
+from keras_fge.state import StateFile, training_state
+
+ROOT = pathlib.Path(__file__).parent.parent
+BACKEND = keras.backend.backend()
+
+# Trains with a Checkpoint. The process kills itself at its KILL-th event: a step, or a moment before or after a file
+# gets its name.
+PROGRAM = """
+import json, os, signal, sys
+import keras, numpy as np
+sys.path.insert(0, "tests")
+import keras_fge
+from conftest import batch_norm_network, images, logits_loss
+
+events, replace = 0, os.replace
+def event(*args):
+    global events
+    events += 1
+    if events == int(sys.argv[2]):
+        os.kill(os.getpid(), signal.SIGKILL)
+def watched_replace(*args):
+    event()
+    replace(*args)
+    event()
+os.replace = watched_replace
+
+class Steps(keras.callbacks.Callback):
+    def on_train_batch_begin(self, batch, logs=None):
+        event()
+
+keras.utils.set_random_seed(int(sys.argv[3]))
+x, y = images()
+network = batch_norm_network()
+network.compile(keras.optimizers.Adam(0.01), logits_loss(), metrics=["accuracy"])
+folder = sys.argv[1]
+batches = keras_fge.Batches(x, y, batch_size=10, seed=5)
+checkpoint = keras_fge.Checkpoint(folder, resume=True)
+history = network.fit(batches, epochs=5, verbose=0, callbacks=[Steps(), checkpoint])
+variables = network.variables + network.optimizer.variables
+np.savez(folder + "/end.npz", *[keras.ops.convert_to_numpy(v.value) for v in variables])
+open(folder + "/history.json", "w").write(json.dumps([history.epoch, history.history]))
+print(events)
+"""
+
+
+def run(folder, kill=0, seed=0):
+    return subprocess.run(
+        [sys.executable, "-c", PROGRAM, str(folder), str(kill), str(seed)],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+
+
+def contents(folder):
+    with np.load(folder / "end.npz") as end:
+        return (folder / "history.json").read_text(), [array.tobytes() for array in end.values()]
+
+
+def test_a_training_killed_again_and_again_ends_with_the_same_bits_and_history(tmp_path):
+    result = run(tmp_path / "whole")
+    assert result.returncode == 0, result.stderr
+    expected, total = contents(tmp_path / "whole"), int(result.stdout)
+    assert total > 30 and "[[0, 1, 2, 3, 4]," in expected[0]
+    generator, kills = random.Random(BACKEND), 0
+    for attempt in range(4):  # Another seed each time: all that is random comes from the folder, once it is there.
+        seed = attempt if (tmp_path / "killed/state.npz").exists() else 0
+        result = run(tmp_path / "killed", generator.randint(1, total // 2), seed)
+        if result.returncode == 0:
+            break
+        assert result.returncode == -signal.SIGKILL, result.stderr
+        kills += 1
+    else:
+        result = run(tmp_path / "killed", seed=99)
+        assert result.returncode == 0, result.stderr
+    assert kills >= 1 and not list((tmp_path / "killed").glob("*.tmp*"))
+    assert contents(tmp_path / "killed") == expected
+    result = run(tmp_path / "killed", seed=7)  # Nothing is left to train.
+    assert result.returncode == 0 and contents(tmp_path / "killed") == expected
+
+
+@pytest.fixture(autouse=True)
+def state_of_every_epoch(monkeypatch):
+    """Else it would depend on the time that an epoch takes."""
+    monkeypatch.setattr(StateFile, "is_due", lambda self: True)
+
+
+class Stop(keras.callbacks.Callback):
+    """Interrupts `fit` at the begin of an epoch, or ends it in the middle of one."""
+
+    def __init__(self, epoch, softly=False):
+        super().__init__()
+        self.at, self.softly = epoch, softly
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if epoch == self.at and not self.softly:
+            raise KeyboardInterrupt
+
+    def on_train_batch_begin(self, batch, logs=None):
+        if self.model.history.epoch and self.model.history.epoch[-1] + 1 == self.at and self.softly:
+            self.model.stop_training = True
+
+
+def curve():
+    ends = [batch_norm_network() for _ in range(2)]
+    model = curves.connect(*ends, seed=1)
+    model.compile(keras.optimizers.SGD(0.02, momentum=0.9), logits_loss(), metrics=["accuracy"])
+    return model
+
+
+def network():
+    model = batch_norm_network()
+    model.compile(keras.optimizers.SGD(0.02, momentum=0.9), logits_loss(), metrics=["accuracy"])
+    return model
+
+
+def fit(model, folder, *callbacks, epochs=4, **arguments):
+    x, y = images()
+    checkpoint = keras_fge.Checkpoint(folder)
+    callbacks = [*callbacks, checkpoint]
+    return model.fit(
+        keras_fge.Batches(x, y, 25), epochs=epochs, verbose=0, callbacks=callbacks, shuffle=False, **arguments
+    )
+
+
+@pytest.mark.parametrize("make", [network, curve])
+@pytest.mark.parametrize("softly", [False, True])
+def test_networks_and_curves_go_on(make, softly, tmp_path):
+    keras.utils.set_random_seed(3)
+    whole = make()
+    expected = fit(whole, tmp_path / "whole")
+    keras.utils.set_random_seed(3)
+    model = make()
+    if softly:
+        fit(model, tmp_path / "parts", Stop(2, softly=True))  # In the middle of the third epoch, which is done again.
+    else:
+        with pytest.raises(KeyboardInterrupt):
+            fit(model, tmp_path / "parts", Stop(2))
+    keras.utils.set_random_seed(8)
+    other = make()
+    history = fit(other, tmp_path / "parts")
+    assert history.epoch == expected.epoch == [0, 1, 2, 3]
+    assert history.history == expected.history
+    for ours, theirs in zip(values(training_state(other)), values(training_state(whole))):
+        assert np.array_equal(ours, theirs)
+    longer = fit(other, tmp_path / "parts", epochs=5)
+    assert longer.epoch == [0, 1, 2, 3, 4]
+    x, y = images()
+    assert other.fit(x, y, epochs=1, verbose=0).epoch == [0]  # A later fit begins with its first epoch.
+
+
+def test_the_second_part_of_a_training_has_a_checkpoint_of_its_own(tmp_path):
+    keras.utils.set_random_seed(3)
+    whole = network()
+    fit(whole, tmp_path / "whole")
+    keras.utils.set_random_seed(3)
+    fit(network(), tmp_path / "first", epochs=2)
+    model = network()
+    fit(model, tmp_path / "first", epochs=2)
+    with pytest.raises(KeyboardInterrupt):
+        fit(model, tmp_path / "second", Stop(3), initial_epoch=2)
+    model = network()
+    history = fit(model, tmp_path / "second", initial_epoch=2)
+    assert history.epoch == [2, 3]
+    assert all(np.array_equal(a, b) for a, b in zip(values(whole.weights), values(model.weights)))
+
+
+def rows_of_each_epoch(epochs, callbacks=(), initial_epoch=0):
+    """The order in which `fit` reads the samples 0, 1, ..., 9."""
+    seen = []
+
+    class Seen(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.w = self.add_weight(shape=(), initializer="zeros")
+
+        def call(self, x):
+            seen.append(keras.ops.convert_to_numpy(x).ravel().tolist())
+            return self.w * x
+
+    model = Seen()
+    model.compile("sgd", "mse", run_eagerly=True)
+    x = np.arange(10, dtype="float32")[:, None]
+    model(x)
+    seen.clear()
+    batches = keras_fge.Batches(x, x, batch_size=4, seed=6)
+    arguments = {"epochs": epochs, "initial_epoch": initial_epoch, "callbacks": list(callbacks)}
+    model.fit(batches, verbose=0, shuffle=False, **arguments)
+    flat = [int(row) for batch in seen for row in batch]
+    return [flat[10 * epoch : 10 * epoch + 10] for epoch in range(len(flat) // 10)]
+
+
+@pytest.mark.skipif(BACKEND == "jax", reason="Keras does not run eagerly there without tracing")
+def test_batches_have_the_order_of_their_seed_and_the_epoch(tmp_path):
+    expected = [np.random.default_rng((6, epoch)).permutation(10).tolist() for epoch in range(4)]
+    assert rows_of_each_epoch(3) == expected[:3]  # Without a callback, they count.
+    assert rows_of_each_epoch(4, [keras_fge.Checkpoint(tmp_path / "a")], initial_epoch=2) == expected[2:]
+    fge = keras_fge.FGE(0.1, 0.01, cycle_steps=2)
+    assert rows_of_each_epoch(4, [fge], initial_epoch=1) == expected[1:]
+    assert rows_of_each_epoch(2) == expected[:2]
+
+
+def test_batches_are_structures_of_rows():
+    x, y = {"a": np.arange(5), "b": np.arange(10).reshape(5, 2)}, np.arange(5) * 2
+    batches = keras_fge.Batches(x, y, batch_size=2)
+    assert len(batches) == 3
+    rows = [batches[index] for index in range(3)]
+    assert [len(labels) for _, labels in rows] == [2, 2, 1]
+    for inputs, labels in rows:
+        assert np.array_equal(2 * inputs["a"], labels) and np.array_equal(inputs["b"][:, 0], labels)
+    for arguments, message in (((x, y[:3]), "lengths"), (([], []), "lengths"), ((x, y, 0), "`batch_size`")):
+        with pytest.raises(ValueError, match=message):
+            keras_fge.Batches(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("no resume", "holds a training already. Continue it with `resume=True`"),
+        ("data", "its steps_per_epoch is 2, here it is 1"),
+        ("network", "its architecture is"),
+        ("optimizer", "its optimizer is SGD, here it is Adam"),
+        ("momentum", "its optimizer_config is"),
+        ("damage", "state.npz' is no .npz file, or a damaged one"),
+    ],
+)
+def test_states_of_other_trainings(tmp_path, change, message):
+    model = network()
+    fit(model, tmp_path, epochs=1)
+    path = tmp_path / "state.npz"
+    if change == "damage":
+        path.write_bytes(path.read_bytes()[:-100])
+    if change == "network":
+        model = keras.Sequential([keras.Input((6, 6, 2)), keras.layers.Flatten(), keras.layers.Dense(3)])
+        model.compile(keras.optimizers.SGD(0.02), logits_loss())
+    if change == "optimizer":
+        model.compile("adam", logits_loss())
+    if change == "momentum":
+        model.compile(keras.optimizers.SGD(0.02, momentum=0.8), logits_loss())
+    before, state = values(model.weights), path.read_bytes()
+    x, y = images(20 if change == "data" else 50)
+    checkpoint = keras_fge.Checkpoint(tmp_path, resume=change != "no resume")
+    with pytest.raises(ValueError, match=message):
+        model.fit(x, y, batch_size=25, verbose=0, callbacks=[checkpoint])
+    assert all(np.array_equal(a, b) for a, b in zip(before, values(model.weights)))
+    assert path.read_bytes() == state
+    begin_with_epoch(model, None)
+
+
+@pytest.mark.parametrize("directory", [None, "run"])
+def test_fge_keeps_its_own_state(tmp_path, directory):
+    model = network()
+    fge = keras_fge.FGE(0.02, 0.001, cycle_steps=4, directory=directory and tmp_path / directory)
+    message = r"Checkpoint and FGE cannot share one `fit`: `FGE\(directory=...\)` keeps the whole state"
+    with pytest.raises(ValueError, match=message):
+        fit(model, tmp_path / "checkpoint", fge)
+    assert not (tmp_path / "checkpoint").exists()
