@@ -80,9 +80,11 @@ def plot_planes(
         A `matplotlib.figure.Figure`.
 
     Example:
-        nets = [net_a, keras.models.clone_model(net_a), net_b]
-        plane = curves.evaluate_plane(nets, (x, y), (x_test, y_test), num_points=3)
-        curves.plot_planes({"three networks": plane}, "planes.png", split="test", quantity="error")
+        curve = curves.connect(net_a, net_b)
+        curve.compile("sgd", "sparse_categorical_crossentropy", metrics=["accuracy"])
+        curve.fit(x, y, epochs=1, verbose=0)
+        plane = curves.evaluate_plane(curve, (x, y), (x_test, y_test), num_points=3)
+        curves.plot_planes({"Bezier curve": plane}, "planes.png", split="test", quantity="error")
     """
     from matplotlib.figure import Figure
 
