@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 class CyclicEnsemble(keras.callbacks.Callback, abc.ABC):
     """What `FGE` and `SnapshotEnsemble` share: a cyclical learning rate, and a snapshot at its minimum in every cycle.
 
+    (The class is long because it has all hooks of a run, and this text; what they do is in the files it imports.)
+
     The learning rate is applied inside the compiled step, as a function of the optimizer's iteration count, so it is
     exact for every update, also with `steps_per_execution` > 1, and costs nothing. Before `start_epoch` training is as
     it would be without this callback. Each `fit` starts a cycle of its own; snapshots are added to those of earlier
