@@ -204,7 +204,8 @@ def rows_of_each_epoch(epochs, callbacks=(), initial_epoch=0):
     batches = keras_fge.Batches(x, x, batch_size=4, seed=6)
     arguments = {"epochs": epochs, "initial_epoch": initial_epoch, "callbacks": list(callbacks)}
     model.fit(batches, verbose=0, shuffle=False, **arguments)
-    flat = [int(row) for batch in seen for row in batch]
+    # On torch, Keras first tries the model on a batch of ones.
+    flat = [int(row) for batch in seen if len(set(batch)) == len(batch) for row in batch]
     return [flat[10 * epoch : 10 * epoch + 10] for epoch in range(len(flat) // 10)]
 
 
