@@ -12,12 +12,18 @@ from keras import ops
 from keras_fge import cycle as cycles
 from keras_fge import state
 from keras_fge.batches import Batches, announce_epoch
-from keras_fge.core.keras_internals import begin_with_epoch, optimizer_calls
+from keras_fge.core.keras_internals import begin_with_epoch, last_learning_rate, optimizer_calls
 from keras_fge.core.networks import distance
 from keras_fge.core.predictions import compiled_from_logits
 from keras_fge.cycle import Cycle
 from keras_fge.ensemble import Ensemble
-from keras_fge.learning_rate import LearningRateFunction, ScheduledStep, scheduled_optimizer
+from keras_fge.learning_rate import (
+    SMALLEST_RATE,
+    LearningRateFunction,
+    ScheduledStep,
+    has_momentum,
+    scheduled_optimizer,
+)
 from keras_fge.run import Run, RunFolder
 from keras_fge.snapshots import Snapshot
 from keras_fge.validation import Validation
@@ -36,6 +42,10 @@ class CyclicEnsemble(keras.callbacks.Callback, abc.ABC):
     it would be without this callback. Each `fit` starts a cycle of its own; snapshots are added to those of earlier
     runs. After training, also after an error or an interrupt, the optimizer has the learning rate it had, and the next
     `fit` uses it. With gradient accumulation, steps are batches, and a snapshot falls on an update.
+
+    SGD with momentum, also Nesterov's, steps as in the paper's PyTorch code (see `keras_fge.learning_rate`), from the
+    first update on, for which the velocity of the training before is taken over; with `rescale_momentum=False`, as
+    Keras does. Adam and the like keep moments of the gradients alone, without the learning rate, and need nothing.
 
     Each epoch logs "learning_rate". After each snapshot, and in `Snapshot.metrics`, it logs "distance_from_start" and
     "distance_from_last": ||w - v|| over the trainable weights, from where the cycles began and from the snapshot
@@ -71,6 +81,7 @@ class CyclicEnsemble(keras.callbacks.Callback, abc.ABC):
         validation_data: Any,
         directory: str | os.PathLike | None,
         resume: bool,
+        rescale_momentum: bool,
     ):
         super().__init__()
         cycles.check_arguments(cycle_epochs, cycle_steps, start_epoch)
@@ -83,10 +94,12 @@ class CyclicEnsemble(keras.callbacks.Callback, abc.ABC):
         self.validation_data = validation_data
         self.directory = directory
         self.resume = resume
+        self.rescale_momentum = bool(rescale_momentum)
         self.snapshots: list[Snapshot] = []
         self.epoch = 0
         self._folder = None if directory is None else RunFolder(directory)
         self._run: Run | None = None
+        self._last_update: tuple[int, float] | None = None  # Calls of the optimizer, and the rate of the last one.
 
     @property
     def validation_data(self) -> Any:
@@ -157,6 +170,7 @@ class CyclicEnsemble(keras.callbacks.Callback, abc.ABC):
         length = cycles.length_in_steps(self.cycle_epochs, self.cycle_steps, steps_per_epoch)
         cycle = Cycle(length, self.position_of_minimum(length))
         run = self._run = Run(cycle, scheduled_optimizer(model.optimizer), earlier=len(self.snapshots))
+        run.rate_before = self._rate_before(run)
         cycle.check_executions(steps_per_epoch, model.steps_per_execution)
         cycle.check_accumulation(run.optimizer.gradient_accumulation_steps or 1)
         self._check_reached(run, 0)
@@ -183,8 +197,7 @@ class CyclicEnsemble(keras.callbacks.Callback, abc.ABC):
             run.start_snapshot = self._folder.store(start, "start") if self._folder else start
         if run.start is not None:
             if run.scheduled_step is None:
-                rate = LearningRateFunction(lambda step: self.learning_rate(step, run.cycle.length), run.start)
-                run.scheduled_step = ScheduledStep(model, run.optimizer, rate)
+                run.scheduled_step = self._scheduled_step(run, model)
             run.epoch_start = self._steps_done(run)
 
     def on_train_batch_begin(self, batch, logs=None):
@@ -203,13 +216,14 @@ class CyclicEnsemble(keras.callbacks.Callback, abc.ABC):
     def on_epoch_end(self, epoch, logs=None):
         run = self._run
         if run.start is None:
-            rate = run.optimizer.learning_rate
+            rate = run.rate_before = last_learning_rate(run.optimizer)
         else:
             step = self._steps_done(run)
             self._collect_if_due(run, step)
-            rate = self.learning_rate(max(step, 1), run.cycle.length)
+            rate = float(ops.convert_to_numpy(self.learning_rate(max(step, 1), run.cycle.length)))
+            self._last_update = optimizer_calls(run.optimizer), rate
         if logs is not None:
-            logs["learning_rate"] = float(ops.convert_to_numpy(rate))
+            logs["learning_rate"] = rate
             logs.update(run.latest or dict.fromkeys(self._names_of_metrics(), float("nan")))
         is_last = epoch + 1 == self.params["epochs"] or self.model.stop_training
         is_whole = state.is_whole_epoch(run.batch, self.params.get("steps"), self.model.steps_per_execution)
@@ -222,6 +236,21 @@ class CyclicEnsemble(keras.callbacks.Callback, abc.ABC):
             warnings.warn(f"There was nothing to train: '{self.directory}' holds the finished run.", stacklevel=2)
         elif not self._run.last_step:
             warnings.warn(f"{type(self).__name__} collected no snapshot: training ended too early.", stacklevel=2)
+
+    # --- The learning rate --------------------------------------------------------------------------------------------
+
+    def _rate_before(self, run):
+        """The learning rate of the last update: that of the optimizer, unless it was one of an earlier run of this."""
+        if self._last_update and self._last_update[0] == optimizer_calls(run.optimizer):
+            return self._last_update[1]
+        return last_learning_rate(run.optimizer)
+
+    def _scheduled_step(self, run, model):
+        rescales = self.rescale_momentum and has_momentum(run.optimizer)
+        least = SMALLEST_RATE * self.max_learning_rate if rescales else 0.0
+        rate = LearningRateFunction(lambda step: self.learning_rate(step, run.cycle.length), run.start, least)
+        before = max(run.rate_before, least) if rescales else None
+        return ScheduledStep(model, run.optimizer, rate, before)
 
     # --- Snapshots ----------------------------------------------------------------------------------------------------
 
@@ -268,6 +297,7 @@ class CyclicEnsemble(keras.callbacks.Callback, abc.ABC):
             "cycle_steps": run.cycle.length,
             "start_epoch": self.start_epoch,
             "steps_per_epoch": self.params.get("steps"),
+            "rescale_momentum": self.rescale_momentum and has_momentum(run.optimizer),
         }
         if not (self._folder.exists() and self.resume):
             self._folder.begin(run, model, settings)

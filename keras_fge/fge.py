@@ -14,8 +14,7 @@ class FGE(CyclicEnsemble):
     Starts from a network that was trained in the usual way, or follows such a training in one `fit`: with
     `start_epoch=160` of 200 epochs, the first 160 go by the optimizer's own learning rate. From then on the learning
     rate follows `keras_fge.triangular`, and after every update i with mod(i, c) = c/2, at the minimum, all weights are
-    collected. With momentum m, choose cycles much longer than 1 / (1 - m) updates: Keras' SGD folds the learning rate
-    into the velocity (PyTorch's does not), so its steps go on at the learning rates of that many updates before.
+    collected.
 
     Args:
         max_learning_rate: alpha_1, at the ends of a cycle.
@@ -28,6 +27,8 @@ class FGE(CyclicEnsemble):
         directory: Folder for members and state; see above. A network that is not built yet must be called first.
             Default: members stay in memory.
         resume: Whether to continue the run in `directory`, if there is one. Default: a run there is an error.
+        rescale_momentum: Whether SGD with momentum takes the paper's step, v = m v + g, w -= alpha_i v. False: Keras'
+            step, which lags behind a changing rate by about 1 / (1 - m) updates. Default: True.
 
     Raises:
         ValueError: on bad arguments here; by `fit`, before the first update, if the cycle has an odd number of
@@ -56,6 +57,7 @@ class FGE(CyclicEnsemble):
         validation_data: Any = None,
         directory: str | os.PathLike | None = None,
         resume: bool = False,
+        rescale_momentum: bool = True,
     ):
         if not 0 <= min_learning_rate < max_learning_rate:
             raise ValueError(
@@ -63,7 +65,7 @@ class FGE(CyclicEnsemble):
                 f"max_learning_rate={max_learning_rate}, min_learning_rate={min_learning_rate}"
             )
         cycle_epochs = 2 if cycle_epochs is None and cycle_steps is None else cycle_epochs
-        super().__init__(cycle_epochs, cycle_steps, start_epoch, validation_data, directory, resume)
+        super().__init__(cycle_epochs, cycle_steps, start_epoch, validation_data, directory, resume, rescale_momentum)
         if cycle_steps is not None:
             middle(cycle_steps)  # Raises an error, if it is odd.
         self.max_learning_rate = max_learning_rate

@@ -1,9 +1,22 @@
-"""A learning rate inside the compiled step of one `fit`: exact at every update, and gone afterwards."""
+"""A learning rate inside the compiled step of one `fit`: exact at every update, and gone afterwards.
 
+With a changing learning rate alpha_i, SGD with momentum m has two meanings. The paper's code, in PyTorch, steps by
+
+    v_i = m v_{i-1} + g_i,   w_i = w_{i-1} - alpha_i v_i           (Nesterov: w_i = w_{i-1} - alpha_i (g_i + m v_i))
+
+Keras keeps u = -alpha v, and so goes on with the larger steps of before while the rate falls:
+
+    u_i = m u_{i-1} - alpha_i g_i,   w_i = w_{i-1} + u_i           (Nesterov: w_i = w_{i-1} + m u_i - alpha_i g_i)
+
+The two agree if u_{i-1} is first multiplied by alpha_i / alpha_{i-1}: that is the paper's step in Keras' variables.
+"""
+
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
 import keras
+from keras import ops
 
 from keras_fge.core.keras_internals import (
     has_one_learning_rate,
@@ -11,18 +24,35 @@ from keras_fge.core.keras_internals import (
     new_train_function,
     set_train_function,
     train_function,
+    velocities_scaled,
 )
+
+# Where the rate reaches 0, Keras' velocity -alpha v would forget v. This share of the largest rate moves no weight.
+SMALLEST_RATE = 1e-7
 
 
 class LearningRateFunction(keras.optimizers.schedules.LearningRateSchedule):
-    """A Keras schedule from a function of the iteration 1, 2, ..., counted from `start` calls of the optimizer on."""
+    """A Keras schedule from a function of the iteration 1, 2, ..., counted from `start` calls of the optimizer on.
 
-    def __init__(self, function: Callable[[Any], Any], start: int = 0):
+    Args:
+        function: The rate as a function of the iteration.
+        start: Calls of the optimizer before the first iteration. Default: 0.
+        least: The least rate. Default: 0.
+    """
+
+    def __init__(self, function: Callable[[Any], Any], start: int = 0, least: float = 0.0):
         self.function = function
         self.start = int(start)
+        self.least = least
 
     def __call__(self, iterations: Any) -> Any:
-        return self.function(iterations - self.start + 1)
+        return ops.maximum(self.function(iterations - self.start + 1), self.least)
+
+    def ratio(self, iterations: Any, calls_per_update: int, rate_before: float) -> Any:
+        """alpha_i / alpha_{i-1} of the update after `iterations` calls; `rate_before` is alpha_0, before the first."""
+        has_one_before = iterations - self.start >= calls_per_update
+        before = ops.where(has_one_before, self(iterations - calls_per_update), rate_before)
+        return self(iterations) / before
 
 
 def scheduled_optimizer(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:
@@ -37,6 +67,11 @@ def scheduled_optimizer(optimizer: keras.optimizers.Optimizer) -> keras.optimize
     return optimizer
 
 
+def has_momentum(optimizer: keras.optimizers.Optimizer) -> bool:
+    """Whether `optimizer` folds the learning rate into a velocity, so that the paper's step is another one."""
+    return isinstance(optimizer, keras.optimizers.SGD) and optimizer.momentum > 0
+
+
 class ScheduledStep:
     """The compiled train step of `model`, traced with a schedule as the learning rate of `optimizer`.
 
@@ -46,11 +81,18 @@ class ScheduledStep:
     Args:
         model: A model inside `fit`.
         optimizer: The one that holds its learning rate; see `scheduled_optimizer`.
-        schedule: A Keras learning rate schedule.
+        schedule: The learning rate.
+        rate_before: The learning rate of the last update before, for the paper's step with momentum. None: Keras' step.
     """
 
-    def __init__(self, model: keras.Model, optimizer: keras.optimizers.Optimizer, schedule: LearningRateFunction):
-        self._model, self._optimizer, self._schedule = model, optimizer, schedule
+    def __init__(
+        self,
+        model: keras.Model,
+        optimizer: keras.optimizers.Optimizer,
+        schedule: LearningRateFunction,
+        rate_before: float | None = None,
+    ):
+        self._model, self._optimizer, self._schedule, self._rate_before = model, optimizer, schedule, rate_before
         self._plain = train_function(model)
         self._compiled = new_train_function(model)
         self._epochs = model.history.epoch  # Each fit begins a list of its own.
@@ -63,5 +105,11 @@ class ScheduledStep:
         set_train_function(self._model, self._plain)
         if self._model.history.epoch is not self._epochs:  # A fit broke off between announcement and execution.
             return self._plain(*args)
-        with learning_rate_replaced(self._optimizer, self._schedule):
+        with learning_rate_replaced(self._optimizer, self._schedule), self._momentum():
             return self._compiled(*args)
+
+    def _momentum(self):
+        if self._rate_before is None:
+            return contextlib.nullcontext()
+        accumulated, before = self._optimizer.gradient_accumulation_steps or 1, self._rate_before
+        return velocities_scaled(self._optimizer, lambda calls: self._schedule.ratio(calls, accumulated, before))

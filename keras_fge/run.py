@@ -27,6 +27,7 @@ class Run:
         start: Calls of the optimizer before the first step of the first cycle; None until that begins.
         last_step: The step of the last snapshot; 0 before the first.
         start_snapshot: The weights with which the cycles began.
+        rate_before: Learning rate of the last update before the cycles.
         scheduled_step: The compiled step with the cyclical learning rate.
         latest: Metrics of the last snapshot.
         has_epochs: Whether an epoch has begun.
@@ -41,6 +42,7 @@ class Run:
     start: int | None = None
     last_step: int = 0
     start_snapshot: Snapshot | None = None
+    rate_before: float = 0.0
     scheduled_step: ScheduledStep | None = None
     latest: dict[str, float] = dataclasses.field(default_factory=dict)
     has_epochs: bool = False
@@ -111,6 +113,7 @@ class RunFolder:
             run.start_snapshot = StoredSnapshot(self.directory, counters["start_snapshot"])
             run.start_snapshot.check_file()
         run.start, run.last_step, run.earlier = counters["start"], counters["last_snapshot_step"], 0
+        run.rate_before = counters.get("rate_before", run.rate_before)  # Version 0.1 had none, and Keras' step.
         run.latest = members[-1].metrics if members else {}
         state.remove_leftovers(self.directory)
         return members, stored
@@ -142,6 +145,7 @@ class RunFolder:
             "epoch": epoch,
             "start": run.start,
             "last_snapshot_step": run.last_step,
+            "rate_before": run.rate_before,
             "members": len(snapshots),
             "start_snapshot": run.start_snapshot and run.start_snapshot.to_entry(),
         }

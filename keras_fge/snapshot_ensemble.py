@@ -16,7 +16,7 @@ class SnapshotEnsemble(CyclicEnsemble):
         max_learning_rate: alpha_0, at the start of each cycle.
         cycle_epochs: Length of a cycle in epochs.
         cycle_steps: Length of a cycle in iterations, instead of `cycle_epochs`.
-        start_epoch, validation_data, directory, resume: As for `FGE`.
+        start_epoch, validation_data, directory, resume, rescale_momentum: As for `FGE`.
 
     Raises:
         ValueError, OSError: As for `FGE`, but a cycle may have an odd number of iterations.
@@ -41,10 +41,11 @@ class SnapshotEnsemble(CyclicEnsemble):
         validation_data: Any = None,
         directory: str | os.PathLike | None = None,
         resume: bool = False,
+        rescale_momentum: bool = True,
     ):
         if not max_learning_rate > 0:
             raise ValueError(f"`max_learning_rate` must be positive. Received: max_learning_rate={max_learning_rate}")
-        super().__init__(cycle_epochs, cycle_steps, start_epoch, validation_data, directory, resume)
+        super().__init__(cycle_epochs, cycle_steps, start_epoch, validation_data, directory, resume, rescale_momentum)
         self.max_learning_rate = max_learning_rate
 
     def learning_rate(self, step: Any, cycle_steps: int) -> Any:

@@ -140,6 +140,7 @@ def describe(model: keras.Model, optimizer: keras.optimizers.Optimizer) -> dict[
 
 def check_settings(directory: str | os.PathLike, theirs: dict[str, Any], ours: dict[str, Any]) -> None:
     """Raises a ValueError that names the first setting in which the run in a folder differs from this one."""
+    theirs = {"rescale_momentum": False, **theirs}  # As version 0.1 did.
     for name, value in ours.items():
         if theirs.get(name) != value:
             raise ValueError(

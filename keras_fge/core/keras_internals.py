@@ -70,6 +70,53 @@ def learning_rate_replaced(optimizer: keras.optimizers.Optimizer, schedule: Any)
         optimizer._learning_rate = own
 
 
+def last_learning_rate(optimizer: keras.optimizers.Optimizer) -> float:
+    """The learning rate of the last update of `optimizer`, or of the first, if there was none."""
+    own = _get(optimizer, "_learning_rate")
+    if isinstance(own, keras.optimizers.schedules.LearningRateSchedule):
+        own = own(max(optimizer_calls(optimizer) - 1, 0))
+    return float(ops.convert_to_numpy(own))
+
+
+@contextlib.contextmanager
+def velocities_scaled(optimizer: keras.optimizers.SGD, factor: Callable[[Any], Any]) -> Iterator[None]:
+    """Inside, each update of `optimizer` first multiplies its velocities by `factor(calls of the optimizer before)`.
+
+    (`Optimizer._backend_update_step` makes one update of all variables; it calls `update_step` for each, within the
+    scope of a distribution, or, on torch, `_parallel_update_step` for all. `_get_variable_index` finds a velocity.)
+    """
+    own_backend, own_step = _get(optimizer, "_backend_update_step"), optimizer.update_step
+    find = _get(optimizer, "_get_variable_index")
+
+    def scale(variable, value):
+        velocity = optimizer.momentums[find(variable)]
+        optimizer.assign(velocity, velocity * ops.cast(value, velocity.dtype))
+
+    def update_all(gradients, variables, learning_rate):
+        value = factor(_get(optimizer, "_iterations").value)
+        if hasattr(optimizer, "_parallel_update_step"):
+            for variable in variables:
+                scale(variable, value)
+            own_backend(gradients, variables, learning_rate)
+            return
+
+        def update_one(gradient, variable, learning_rate):
+            scale(variable, value)
+            own_step(gradient, variable, learning_rate)
+
+        vars(optimizer)["update_step"] = update_one
+        try:
+            own_backend(gradients, variables, learning_rate)
+        finally:
+            del vars(optimizer)["update_step"]
+
+    vars(optimizer)["_backend_update_step"] = update_all  # Not by `setattr`: Keras would track it.
+    try:
+        yield
+    finally:
+        del vars(optimizer)["_backend_update_step"]
+
+
 def optimizer_calls(optimizer: keras.optimizers.Optimizer) -> int:
     """How often `optimizer` was called: its updates, or batches where it accumulates gradients.
 
