@@ -77,6 +77,7 @@ def run_sse(study, seed):
         settings.epochs // settings.sse_cycles,
         directory=study.checkpoint("sse", seed),
         resume=True,
+        rescale_momentum=False,  # As in the ordinary training and in all records.
     )
     with study.locked(f"run sse {seed}"), study.progress.task(f"sse {seed}", settings.epochs) as ticker:
         train_cyclic(network, sse, settings, study.data, seed, [ticker])
@@ -96,6 +97,7 @@ def run_fge(study, seed):
         start_epoch=start,
         directory=study.checkpoint("fge", seed),
         resume=True,
+        rescale_momentum=False,
     )
     recorders = [new_recorder(study, network, fge, seed)] if seed == settings.seed else []
     with study.locked(f"run fge {seed}"), study.progress.task(f"fge {seed}", settings.epochs, start) as ticker:

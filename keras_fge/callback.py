@@ -297,6 +297,7 @@ class CyclicEnsemble(keras.callbacks.Callback, abc.ABC):
             "cycle_steps": run.cycle.length,
             "start_epoch": self.start_epoch,
             "steps_per_epoch": self.params.get("steps"),
+            **state.describe(model, run.optimizer),
             "rescale_momentum": self.rescale_momentum and has_momentum(run.optimizer),
         }
         if not (self._folder.exists() and self.resume):

@@ -84,7 +84,6 @@ class RunFolder:
             from_logits = compiled_from_logits(model)
         except ValueError:
             from_logits = "unknown"
-        settings = {**settings, **state.describe(model, run.optimizer)}
         run.about = {"settings": settings, "from_logits": from_logits}
         self._ensemble.create(model)
         self.write_state(run, model, 0, [])
@@ -97,7 +96,6 @@ class RunFolder:
             ValueError: if the folder holds a run of another network or with other settings, or a file is damaged.
         """
         state.prepare(model)
-        settings = {**settings, **state.describe(model, run.optimizer)}
         manifest = self._ensemble.read_manifest()
         state.check_settings(self.directory, manifest.get("settings", {}), settings)
         run.about = {"settings": settings, "from_logits": manifest["from_logits"]}

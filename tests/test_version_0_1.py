@@ -33,7 +33,14 @@ def network():
 
 def fge(folder):
     return keras_fge.FGE(
-        0.02, 0.001, cycle_steps=4, start_epoch=1, validation_data=data(), directory=folder, resume=True
+        0.02,
+        0.001,
+        cycle_steps=4,
+        start_epoch=1,
+        validation_data=data(),
+        directory=folder,
+        resume=True,
+        rescale_momentum=False,  # There was nothing else.
     )
 
 
