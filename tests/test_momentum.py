@@ -9,6 +9,8 @@ from keras import ops
 
 import keras_fge
 from conftest import batch_norm_network, images, logits_loss, to_numpy, values
+from keras_fge.learning_rate import LearningRateFunction
+from keras_fge.state import StateFile
 
 BACKEND = keras.backend.backend()
 COMPILED = [{}] if BACKEND == "torch" else [{}, {"jit_compile": True}, {"steps_per_execution": 3}]
@@ -185,7 +187,8 @@ class Interrupt(keras.callbacks.Callback):
             raise KeyboardInterrupt
 
 
-def test_resume_in_the_middle_of_a_cycle(tmp_path):
+def test_resume_in_the_middle_of_a_cycle(tmp_path, monkeypatch):
+    monkeypatch.setattr(StateFile, "is_due", lambda self: True)
     x, y = images()
 
     def run(folder, *callbacks):
@@ -265,8 +268,6 @@ def test_members_are_those_of_torch(nesterov):
 
 
 def test_the_factor_is_that_of_the_formula():
-    from keras_fge.learning_rate import LearningRateFunction
-
     rate = LearningRateFunction(lambda step: keras_fge.triangular(step, 0.1, 0.0, 4), start=7, least=1e-8)
     for iterations in range(7, 20):
         step = iterations - 6
