@@ -206,12 +206,12 @@ class CyclicEnsemble(keras.callbacks.Callback, abc.ABC):
         run.batch = batch
         if run.scheduled_step is None:
             return
-        run.scheduled_step.take_next()
         if run.cycle.is_due(run.epoch_start + batch, run.last_step):
             # Updates that a LossScaleOptimizer skips do not count. The true number is costly to read on JAX, and never
             # larger than the count of batches: so it is enough to look here.
             run.epoch_start = self._steps_done(run) - batch
             self._collect_if_due(run, run.epoch_start + batch)
+        run.scheduled_step.take_next()  # Last: nothing that fails here leaves it in place.
 
     def on_epoch_end(self, epoch, logs=None):
         run = self._run
