@@ -35,12 +35,12 @@ class Dataset:
 
     @property
     def splits(self):
-        """What is measured: `{"validation": (x, y), "test": (x, y)}`."""
+        """The parts that are measured: `{"validation": (x, y), "test": (x, y)}`."""
         splits = {"validation": self.validation, "test": self.test}
         return {name: data for name, data in splits.items() if data is not None}
 
     def about(self):
-        """What a record says of the data."""
+        """The description of the data for a record."""
         splits, digest = {"train": self.train, **self.splits}, hashlib.sha256()
         for x, y in splits.values():
             digest.update(np.ascontiguousarray(x).data)

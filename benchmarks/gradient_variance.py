@@ -50,7 +50,7 @@ def free_bend(model):
 
 
 def gradient(model, here, x, y, t):
-    """Of the free bend, as the change that one step of plain SGD with learning rate 1 makes."""
+    """The gradient of the free bend: the change that one step of plain SGD with learning rate 1 makes, negated."""
     model._sample_position = lambda: ops.convert_to_tensor(t, "float32")
     model.train_on_batch(x, y)
     after = free_bend(model)

@@ -23,7 +23,7 @@ def make_network(name, input_shape, num_classes, weight_decay=0.0, transform="no
         num_classes: Number of logits.
         weight_decay: wd of a loss term 0.5 * wd * ||w||^2 over all trainable weights, as PyTorch's SGD decays them.
         transform, largest_pixel: See `make_transform`.
-        options: Those of the network, such as `width` of "small_cnn".
+        options: Options of the network, such as `width` of "small_cnn".
     """
     inputs = keras.Input(input_shape, dtype="uint8")
     x = make_transform(transform, input_shape, largest_pixel)(inputs)

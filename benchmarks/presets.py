@@ -1,8 +1,8 @@
 """Presets: documented sets of flags, the rows of the paper's table and smaller ones. docs/benchmark.md has them all.
 
-What is from the authors' code (timgaripov/dnn-mode-connectivity): epochs, learning rates, weight decay, transforms and
-curves. What is from the paper's text as we remember it, without the text at hand: the epochs of FGE and its learning
-rates, which fit the budgets and numbers of members of the table, and the cycles of SSE. The commands in the README of
+Epochs, learning rates, weight decay, transforms and curves are those of the authors' code
+(timgaripov/dnn-mode-connectivity). The epochs and learning rates of FGE, which fit the budgets and numbers of members
+of the paper's table, and the cycles of SSE are those of the paper's text from memory. The commands in the README of
 that code differ there: 40 epochs from epoch 160 on, cycles of 2 epochs, for all networks.
 """
 

@@ -1,4 +1,4 @@
-"""What a person sees while work goes on: a bar for each task, or a line in a log file."""
+"""Progress on the screen: a bar for each task, or a line in a log file."""
 
 import contextlib
 import sys

@@ -1,4 +1,4 @@
-"""What a training step costs on a curve and under FGE, as a ratio to the plain step, measured side by side in one run.
+"""Cost of a training step on a curve and under FGE, as a ratio to the plain step, measured side by side in one run.
 
     python benchmarks/speed.py --output=speed.json
 

@@ -133,7 +133,7 @@ def by_name(records, experiment):
 
 
 def compared(numbers, records):
-    """Those of the authors for this network and number of classes, if it was trained for as long; else nothing."""
+    """The authors' numbers for this network and number of classes, if it was trained for as long; else nothing."""
     configuration = records.configuration
     ours = presets.PAPER_NETWORKS.get(configuration["network"], {}).get("epochs") == configuration["epochs"]
     return numbers.get((configuration["network"], configuration["data"]["num_classes"]), {}) if ours else {}
@@ -176,7 +176,7 @@ def paired_text(records):
 
 
 def standard_error(values):
-    """Of the mean; None for a single value."""
+    """The standard error of the mean; None for a single value."""
     return float(np.std(values, ddof=1) / np.sqrt(len(values))) if len(values) > 1 else None
 
 

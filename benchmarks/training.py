@@ -45,12 +45,12 @@ def compile_model(model, settings, learning_rate):
 
 
 def train(model, settings, data, epochs, learning_rate, seed, folder, callbacks=(), first_epoch=0, until=None):
-    """Trains a network or a curve, from where the checkpoint in `folder` stands.
+    """Trains a network or a curve, and continues from the checkpoint in `folder` if there is one.
 
     Args:
-        epochs: Those of the whole training, by which the learning rate goes.
-        first_epoch, until: The part of it that is done. Default: all.
-        callbacks: More of them.
+        epochs: Epochs of the whole training: the learning rate depends on them.
+        first_epoch, until: First epoch, and the epoch before which this part ends. Default: all.
+        callbacks: Further callbacks.
 
     Returns:
         The History, that of the epochs before included.

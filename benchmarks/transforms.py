@@ -16,7 +16,7 @@ class Transform(keras.layers.Layer):
         mean, std: In units of the pixels; a number, or one for each channel.
         padding: Pixels on each side. Default: 0, no crop.
         flip: Whether to flip. Default: no.
-        seed: Of crops and flips. Default: drawn from Keras' global generator.
+        seed: Seed of crops and flips. Default: drawn from Keras' global generator.
 
     Call arguments:
         images: Shape `(batch, height, width, channels)`, pixels of any type.

@@ -34,7 +34,7 @@ class Study:
 
     @property
     def seeds(self):
-        """Those of the runs of each method."""
+        """The seeds of the runs of each method."""
         return range(self.settings.seed, self.settings.seed + self.settings.runs)
 
     def path(self, *parts):

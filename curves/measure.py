@@ -147,7 +147,7 @@ def _subset(data, samples, name):
 
 
 def _checksum_of_model(model, statistics):
-    """Of all values that training leaves behind, less what differs from position to position."""
+    """Checksum of all values that training leaves behind, except those that differ from position to position."""
     ignored = {id(variable) for variable in statistics}
     ignored.add(id(getattr(model, "t", None)))
     variables = [v for v in model.variables if id(v) not in ignored and str(v.dtype).startswith(("float", "bfloat"))]
@@ -155,7 +155,7 @@ def _checksum_of_model(model, statistics):
 
 
 def _checksum_of_data(data):
-    """Of arrays; other data can be anything, and are known by their class only."""
+    """Checksum of arrays; of other data, which can be anything, only the name of the class."""
     return _checksum(keras.tree.flatten(data)) if isinstance(data, tuple) else type(data).__name__
 
 
@@ -169,7 +169,7 @@ def _checksum(arrays):
 
 
 def _compiled(model):
-    """What the model was compiled to measure, as JSON can hold it."""
+    """The compiled losses and metrics, as JSON can hold them."""
     config = model.get_compile_config() or {}
     kept = {name: config.get(name) for name in ("loss", "loss_weights", "metrics", "weighted_metrics")}
     return json.loads(json.dumps(kept, default=str))

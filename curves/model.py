@@ -1,4 +1,4 @@
-"""Training a curve: a `CurveModel` draws a t for each step, and stands at one t for everything else."""
+"""`CurveModel`: draws a t for each training step, and has one current t for everything else."""
 
 import inspect
 import math
@@ -27,7 +27,7 @@ class Position(keras.Variable):
 
 @keras.saving.register_keras_serializable(package="curves")
 class CurveModel(keras.Model):
-    """A model whose weights lie on a curve: a plain `keras.Model` that stands at the position `t`.
+    """A plain `keras.Model` whose weights lie on a curve, at the current position `t`.
 
     `fit` minimizes the mean loss over the curve; each step draws one t ~ U[0,1] for the whole batch. `evaluate`,
     `predict`, calls, and the validation inside `fit` work at `model.t`, which `fit` leaves alone; move it with
@@ -55,7 +55,7 @@ class CurveModel(keras.Model):
         objective: "uniform" or "arc_length". Default: "uniform".
 
     Attributes:
-        t: Scalar variable in [0, 1], where the model stands. Starts at 0.5, the middle.
+        t: Scalar variable in [0, 1], the current position of the model on the curve. Starts at 0.5, the middle.
         body: As given.
 
     Example:
@@ -115,7 +115,7 @@ class CurveModel(keras.Model):
         return fit(**arguments, callbacks=[_FiniteLoss(), *(keras.tree.flatten(callbacks) if callbacks else [])])
 
     def train_step(self, *args: Any) -> Any:
-        """One step at a random t ~ U[0,1]; afterwards the model stands where it stood."""
+        """Trains one step at a random t ~ U[0,1], and puts the current t back."""
         if is_stateless():
             return self._stateless_train_step(*args)
         here = ops.copy(self.t)
@@ -155,7 +155,7 @@ class CurveModel(keras.Model):
         return loss * self._relative_speed() if training and self.objective == "arc_length" else loss
 
     def _relative_speed(self):
-        """r(t) = ||phi'(t)|| / integral_0^1 ||phi'(s)|| ds, where the model stands.
+        """r(t) = ||phi'(t)|| / integral_0^1 ||phi'(s)|| ds, at the current t.
 
         The integral is a Gauss-Legendre sum on each segment, exact for a chain.
         """
@@ -259,7 +259,7 @@ class CurveModel(keras.Model):
 
 
 class _FiniteLoss(keras.callbacks.Callback):
-    """Ends a training whose loss is not finite, with all values as they were at the end of the last good epoch."""
+    """Ends a training whose loss is not finite, and puts all values back to those of the last good epoch."""
 
     def on_train_begin(self, logs=None):
         self._good = []

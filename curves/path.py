@@ -28,7 +28,7 @@ def evaluate_path(
     At each t the BatchNormalization statistics are re-estimated on `train` (see `update_batch_norm`), then the compiled
     loss and metrics are taken over all of `train` and `test`, as `model.evaluate` defines them, without augmentation.
     At a fixed endpoint they are those of the endpoint network with its own statistics. Nothing is compiled twice.
-    Afterwards, also after an error, the model stands where it stood, with the statistics it had.
+    Afterwards, also after an error, the model has the position and the statistics it had.
 
     Args:
         model: A compiled `CurveModel`. `curves.connect(a, b, curve=curves.Bezier(2))` is the straight line.

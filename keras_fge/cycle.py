@@ -37,7 +37,7 @@ def length_in_steps(cycle_epochs: int | None, cycle_steps: int | None, steps_per
 
 
 def middle(cycle_steps: int, cycle_epochs: int | None = None) -> int:
-    """c/2, the step of FGE's minimum. `cycle_epochs` is what the user gave, for the error.
+    """Returns c/2, the step of FGE's minimum. `cycle_epochs` is what the user gave, for the error.
 
     Raises:
         ValueError: if c is odd.

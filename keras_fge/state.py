@@ -1,4 +1,4 @@
-"""The state of a training, in a file: all that `fit` needs to go on after an epoch as if it had never stopped.
+"""The state of a training in a file: all that `fit` needs to continue after an epoch as if it had never stopped.
 
 `FGE`, `SnapshotEnsemble` and `Checkpoint` resume by what is here, and by nothing else.
 """
@@ -32,7 +32,7 @@ def training_state(model: keras.Model) -> list[keras.Variable]:
 
 @dataclasses.dataclass(frozen=True)
 class State:
-    """What a state file holds.
+    """The content of a state file.
 
     Attributes:
         counters: "epoch", the first one to do, and what else the callback wrote.
@@ -167,5 +167,5 @@ def claim_fit(callback: keras.callbacks.Callback, others: str) -> None:
 
 
 def _checksum(description):
-    """Of what JSON can hold, or anything that has a text."""
+    """SHA-256 of what JSON can hold, or of the text of anything else, shortened."""
     return hashlib.sha256(json.dumps(description, sort_keys=True, default=str).encode()).hexdigest()[:16]

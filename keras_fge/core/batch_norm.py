@@ -44,7 +44,7 @@ def update_batch_norm(network: keras.Model, data: Any, batch_size: int = 128) ->
     if the pass fails or is interrupted nothing changes at all.
 
     Args:
-        network: A built `keras.Model`, or a `CurveModel`, which is updated for where it stands (`model.t`). At a fixed
+        network: A built `keras.Model`, or a `CurveModel`, which is updated at its current position `t`. At a fixed
             endpoint, inference goes on with the statistics of the endpoint network itself.
         data: What `keras.Model.fit` takes: arrays `(x, y)`, a `tf.data.Dataset`, a `PyDataset`, a torch `DataLoader`.
         batch_size: Samples per batch, for arrays. Default: 128.
@@ -66,7 +66,7 @@ def update_batch_norm(network: keras.Model, data: Any, batch_size: int = 128) ->
 
 
 class BatchNormEstimator:
-    """`update_batch_norm` for repeated use on one network, inside `restored`: the pass is compiled once."""
+    """Does what `update_batch_norm` does, repeatedly on one network and without compiling the pass anew."""
 
     def __init__(self, network: keras.Model):
         if not network.built:

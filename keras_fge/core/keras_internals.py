@@ -108,7 +108,7 @@ def velocities_scaled(optimizer: keras.optimizers.SGD, factor: Callable[[Any], A
         try:
             own_backend(gradients, variables, learning_rate)
         finally:
-            del vars(optimizer)["update_step"]
+            vars(optimizer).pop("update_step", None)  # Each replica of a distribution comes here.
 
     vars(optimizer)["_backend_update_step"] = update_all  # Not by `setattr`: Keras would track it.
     try:
