@@ -126,6 +126,15 @@ fge = keras_fge.FGE(1.0, 0.1, cycle_steps=4)
 fit(model, epochs=2, callbacks=[fge])  # A step moves the weight by minus the learning rate.
 after = -np.cumsum([fge_by_hand(step, 1.0, 0.1, 4) for step in range(1, 13)])
 assert np.allclose([s.weights[0] for s in fge.snapshots], after[[1, 5, 9]], atol=1e-5), fge.snapshots
+
+with strategy.scope():
+    model = unit_gradient_model()
+    model.optimizer = keras.optimizers.SGD(0.25, momentum=0.9)
+fge = keras_fge.FGE(1.0, 0.1, cycle_steps=4)
+fit(model, epochs=2, callbacks=[fge])  # The paper's step: v = m v + 1; w -= rate v.
+velocities = np.cumsum(0.9 ** np.arange(12))
+after = -np.cumsum([fge_by_hand(step, 1.0, 0.1, 4) * v for step, v in enumerate(velocities, 1)])
+assert np.allclose([s.weights[0] for s in fge.snapshots], after[[1, 5, 9]], rtol=1e-5), (fge.snapshots, after)
 """
     output = finish(start(program, tmp_path / "run", TF_CPP_MIN_LOG_LEVEL="3"))
     replicas, members, nll = output.split()
