@@ -26,6 +26,7 @@ class Curve(keras.layers.Layer):
     the regularizers see w(t). What is not trainable (BatchNormalization statistics, random seeds) exists once.
     BatchNormalization statistics belong to one t: re-estimate them there with `curves.update_batch_norm`. Only a fixed
     endpoint (t exactly 0 or 1) keeps, in inference, the statistics that came with it: it IS the endpoint network.
+    (The class is long because it is the whole mechanism: all other layers and models on curves are made of it.)
 
     Args:
         layer: A `keras.layers.Layer` or `keras.Model`. If it is built, each bend starts at its weights; if not, each

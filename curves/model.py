@@ -45,6 +45,8 @@ class CurveModel(keras.Model):
     (see `Curve.squared_speeds`), and its integral a sum over few nodes. So each step differentiates
     L(phi(t)) r(t), both factors, at a t ~ U[0,1]: the mean of this gradient is that of l.
 
+    (The class is long because of these texts: apart from training, each method asks the curve layers and adds up.)
+
     If the loss is not finite at the end of an epoch, `fit` puts all weights back to the epoch before and raises a
     `FloatingPointError`.
 
