@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from curves.results import PathResult, PlaneResult
-
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+    from curves.results import PathResult, PlaneResult
 
 LINE_STYLE = {"linestyle": "--", "color": "0.35"}
 
 
-def plot_paths(results: Mapping[str, PathResult], path: str | os.PathLike | None = None) -> "Figure":
+def plot_paths(results: Mapping[str, "PathResult"], path: str | os.PathLike | None = None) -> "Figure":
     """Train loss, test error and ensemble error along one or more paths, against t; circles mark the endpoints.
 
     The third panel, the test error of the ensemble of phi(0) and phi(t), is left out where that was not measured.
@@ -60,7 +60,7 @@ def plot_paths(results: Mapping[str, PathResult], path: str | os.PathLike | None
 
 
 def plot_planes(
-    results: Mapping[str, PlaneResult],
+    results: Mapping[str, "PlaneResult"],
     path: str | os.PathLike | None = None,
     split: str = "train",
     quantity: str = "loss",
