@@ -9,6 +9,7 @@ import numpy as np
 from keras_fge import state
 from keras_fge.batches import announce_epoch
 from keras_fge.core.keras_internals import begin_with_epoch, is_chief
+from keras_fge.folder import Folder
 
 
 class Checkpoint(keras.callbacks.Callback):
@@ -36,8 +37,8 @@ class Checkpoint(keras.callbacks.Callback):
 
     Raises:
         ValueError: by `fit`, before the first update, if the network is not built, if `directory` holds the training of
-            another network, optimizer or number of batches, or a damaged file, or if `FGE`, `SnapshotEnsemble` or
-            another `Checkpoint` is in the same `fit`.
+            another network, optimizer or number of batches, an ensemble, or a damaged file, or if `FGE`,
+            `SnapshotEnsemble` or another `Checkpoint` is in the same `fit`.
         OSError: if the state cannot be written. The one before is untouched.
 
     Example:
@@ -63,6 +64,10 @@ class Checkpoint(keras.callbacks.Callback):
         description = state.describe(model, getattr(model.optimizer, "inner_optimizer", model.optimizer))
         self._settings = {**description, "steps_per_epoch": self.params.get("steps")}
         self._history, self._is_restored = {"epoch": [], "history": {}}, False
+        if Folder(self.directory).exists():
+            raise ValueError(
+                f"`directory`: '{self.directory}' holds an ensemble, or a run of FGE. Give another folder."
+            )
         if not self._state.exists():
             if is_chief():
                 os.makedirs(self.directory, exist_ok=True)

@@ -71,13 +71,18 @@ class RunFolder:
         """Makes the folder of a new run.
 
         Raises:
-            ValueError: if there is one already.
+            ValueError: if there is one already, or the state of another training.
         """
         state.prepare(model)
         if self.exists():
             raise ValueError(
                 f"`directory`: '{self.directory}' holds a run already. Continue it with `resume=True`, or give another "
                 "folder."
+            )
+        if self._state.exists() and self._state.read().counters["epoch"] > 0:
+            raise ValueError(
+                f"`directory`: '{self.directory}' holds the state of a training, but no manifest.json of a run. Give "
+                "another folder."
             )
         from_logits: Any
         try:

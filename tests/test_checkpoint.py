@@ -274,3 +274,20 @@ def test_fge_keeps_its_own_state(tmp_path, directory):
     with pytest.raises(ValueError, match=message):
         fit(model, tmp_path / "checkpoint", fge)
     assert not (tmp_path / "checkpoint").exists()
+
+
+def test_folders_are_not_shared_by_the_two_kinds(tmp_path):
+    x, y = images()
+    model = network()
+    fit(model, tmp_path / "checkpoint", epochs=1)
+    state = (tmp_path / "checkpoint/state.npz").read_bytes()
+    for resume in (False, True):
+        fge = keras_fge.FGE(0.02, 0.001, cycle_steps=4, directory=tmp_path / "checkpoint", resume=resume)
+        with pytest.raises(ValueError, match=r"holds the state of a training, but no manifest.json of a run"):
+            model.fit(x, y, batch_size=25, epochs=2, verbose=0, callbacks=[fge])
+    assert (tmp_path / "checkpoint/state.npz").read_bytes() == state
+    fge = keras_fge.FGE(0.02, 0.001, cycle_steps=4, directory=tmp_path / "run")
+    model.fit(x, y, batch_size=25, epochs=2, verbose=0, callbacks=[fge])
+    with pytest.raises(ValueError, match=r"holds an ensemble, or a run of FGE. Give another folder"):
+        fit(model, tmp_path / "run")
+    assert len(keras_fge.Ensemble.load(tmp_path / "run")) == 1
