@@ -388,9 +388,11 @@ def test_contract(case, jit_compile):
     numbers, reference = contract(case, jit_compile), json.loads(REFERENCE.read_text())[case]
     exact = ["trainable", "non_trainable"]
     assert [numbers[name] for name in exact] == [reference[name] for name in exact]
-    if IS_BEFORE_3_14 and case in ("regularized", "mixed_bfloat16"):
-        return  # Their numbers depend on the version.
-    tolerance = 1e-2 if case in APPLICATIONS or case in MIXED else 1e-4
+    if IS_BEFORE_3_14 and case == "regularized":
+        return  # Its numbers depend on the version.
+    tolerance = 1e-2 if case in APPLICATIONS else 1e-4
+    if case in MIXED:
+        tolerance = 4e-2  # How bfloat16 is rounded depends on the processor: 2 % were seen on another one, same code.
     for name in ("mean", "std") if case in RANDOM else reference.keys() - exact:
         assert numbers[name] == pytest.approx(reference[name], rel=tolerance), name
 
