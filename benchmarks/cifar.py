@@ -9,8 +9,8 @@ By default, on the real handwritten digits that ship with scikit-learn, in a few
     python benchmarks/cifar.py --preset=vgg16_cifar10       # a row of the paper's table
 
 The defaults were chosen on the validation split. --output_dir gets records.jsonl, a line for each finished unit of
-work (all flags, seed, versions, hardware, wall time, metrics), the measured paths and planes (.npz), figures (.png),
-and report.html, which has them all in it. A program that was stopped, in whatever way, goes on where it stopped when
+work (seed, wall time, metrics), commands.jsonl (all flags, versions, hardware), the measured paths and planes (.npz),
+figures (.png), and report.html, which has them all in it. A program that was stopped, in whatever way, goes on where it stopped when
 the same command is given again. KERAS_BACKEND=tensorflow, jax or torch selects the backend. See docs/benchmark.md.
 """
 

@@ -41,7 +41,8 @@ def fge(study):
 
 def swa(study):
     """Stochastic Weight Averaging: the mean of the weights of the members of FGE, in one network."""
-    return [Unit("swa", (seed,), run_swa, needs=(Unit("fge", (seed,), run_fge),)) for seed in study.seeds]
+    runs = [Unit("swa", (seed,), run_swa, needs=(Unit("fge", (seed,), run_fge),)) for seed in study.seeds]
+    return [*fge(study), *runs]
 
 
 def _runs_and_groups(study, method, run):

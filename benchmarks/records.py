@@ -51,6 +51,7 @@ class Records:
                 theirs = _parse(file.read(), f"{path} is no configuration, or a damaged one")
             self.configuration = theirs if configuration is None else configuration
             self._check(theirs, path)
+            self.configuration = theirs  # Equal, but 1 and 1.0 have other checksums.
         elif configuration is None:
             raise ValueError(f"{folder} has no records yet: run some --experiment first.")
         else:
@@ -61,13 +62,14 @@ class Records:
 
     def read(self):
         """Reads the records, those of other processes too."""
+        lines = _lines(self.path)  # First: a command is written before its records.
         commands = {}
         for number, line in enumerate(_lines(self._commands_path), 1):
             where = f"{self._commands_path}, line {number},"
             content = _parse(line, f"{where} is no command, or a damaged one.", ("command", "flags"))
             commands[checksum(content)] = content
         units = {}
-        for number, line in enumerate(_lines(self.path), 1):
+        for number, line in enumerate(lines, 1):
             where = f"{self.path}, line {number},"
             cure = "Remove that line: its unit will be done again, from its checkpoint if that is there."
             record = _parse(

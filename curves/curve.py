@@ -86,7 +86,7 @@ class Curve(keras.layers.Layer):
             self.build(None)
 
     @property
-    def hidden_layers(self) -> tuple[keras.layers.Layer, ...]:
+    def _keras_fge_hidden_layers(self) -> tuple[keras.layers.Layer, ...]:
         """The layers that Keras does not see: `keras_fge.core.batch_norm` looks for them."""
         return (self.layer,)
 

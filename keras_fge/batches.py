@@ -27,8 +27,8 @@ class Batches(keras.utils.PyDataset):
         numpy.random.default_rng((seed, e)).permutation(N)
 
     from first to last. Unless it is told `shuffle=False`, `fit` takes these batches in an order of its own, by Python's
-    generator, which the state of a run has in it. Without such a callback, e counts how often Keras began to read the
-    data set, which it may do once to see what the batches look like. Give `fit` no `steps_per_epoch`.
+    generator, which the state of a run has in it. Without such a callback, as in `predict`, the order stays as it is.
+    Give `fit` no `steps_per_epoch`, and keep `workers` at 1.
 
     Args:
         x, y: Arrays, or structures of arrays, of one length N.
@@ -52,7 +52,6 @@ class Batches(keras.utils.PyDataset):
         if batch_size < 1:
             raise ValueError(f"`batch_size` must be positive. Received: batch_size={batch_size}")
         self.samples = lengths.pop()
-        self._times_begun = 0
         self._shuffle(0)
 
     def _shuffle(self, epoch):
@@ -60,9 +59,9 @@ class Batches(keras.utils.PyDataset):
 
     def on_epoch_begin(self) -> None:
         """Keras calls this before it reads the batches of an epoch."""
-        announced = getattr(_announced, "epoch", None)
-        self._shuffle(self._times_begun if announced is None else announced)
-        self._times_begun += 1
+        epoch = vars(_announced).pop("epoch", None)
+        if epoch is not None:
+            self._shuffle(epoch)
 
     def __len__(self) -> int:
         return math.ceil(self.samples / self.batch_size)

@@ -14,13 +14,13 @@ from keras_fge.core.networks import restored
 def batch_norm_layers(network: keras.layers.Layer) -> list[keras.layers.BatchNormalization]:
     """The BatchNormalization layers of `network` that have statistics to estimate.
 
-    Those that a layer hides from Keras are found if it tells of them in an attribute `hidden_layers`.
+    Those that a layer hides from Keras are found if it tells of them in an attribute `_keras_fge_hidden_layers`.
     """
     layers = []
     for layer in all_layers(network):
         if isinstance(layer, keras.layers.BatchNormalization) and layer.trainable:
             layers.append(layer)
-        for hidden in getattr(layer, "hidden_layers", ()):
+        for hidden in getattr(layer, "_keras_fge_hidden_layers", ()):
             layers.extend(batch_norm_layers(hidden))
     return layers
 

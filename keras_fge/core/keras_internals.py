@@ -75,6 +75,8 @@ def last_learning_rate(optimizer: keras.optimizers.Optimizer) -> float:
     own = _get(optimizer, "_learning_rate")
     if isinstance(own, keras.optimizers.schedules.LearningRateSchedule):
         own = own(max(optimizer_calls(optimizer) - 1, 0))
+    elif callable(own):
+        own = own()
     return float(ops.convert_to_numpy(own))
 
 

@@ -106,7 +106,9 @@ def layer_signatures(network: keras.Model) -> list[dict[str, Any]]:
             config = layer.get_config()
         except NotImplementedError:  # A class of the user's own, of which only the name can be compared.
             config = {"name": layer.name}
-        hidden = getattr(layer, "hidden_layers", ())  # They speak for themselves, not by their names in this config.
+        hidden = getattr(
+            layer, "_keras_fge_hidden_layers", ()
+        )  # They speak for themselves, not by their names in this config.
         for part in hidden:
             signatures.extend(layer_signatures(part))
         left_out = ("layer",) if hidden else ()
