@@ -10,8 +10,9 @@ By default, on the real handwritten digits that ship with scikit-learn, in a few
 
 The defaults were chosen on the validation split. --output_dir gets records.jsonl, a line for each finished unit of
 work (seed, wall time, metrics), commands.jsonl (all flags, versions, hardware), the measured paths and planes (.npz),
-figures (.png), and report.html, which has them all in it. A program that was stopped, in whatever way, goes on where it stopped when
-the same command is given again. KERAS_BACKEND=tensorflow, jax or torch selects the backend. See docs/benchmark.md.
+figures (.png), and report.html, which has them all in it. A program that was stopped, in whatever way, goes on where it
+stopped when the same command is given again. KERAS_BACKEND=tensorflow, jax or torch selects the backend. See
+docs/benchmark.md.
 """
 
 import importlib
