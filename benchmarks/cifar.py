@@ -1,6 +1,6 @@
-"""The paper's experiments by one command.
+"""Runs the paper's experiments with one command.
 
-By default, on the real handwritten digits that ship with scikit-learn, in a few minutes on two CPU cores:
+By default on the real handwritten digits that ship with scikit-learn, in a few minutes on two CPU cores:
 
     python benchmarks/cifar.py                              # everything
     python benchmarks/cifar.py --experiment=path,plane      # two networks, the line between them, curves of low loss
@@ -8,11 +8,10 @@ By default, on the real handwritten digits that ship with scikit-learn, in a few
     python benchmarks/cifar.py --experiment=report          # tables, figures and report.html from the records alone
     python benchmarks/cifar.py --preset=vgg16_cifar10       # a row of the paper's table
 
-The defaults were chosen on the validation split. --output_dir gets records.jsonl, a line for each finished unit of
-work (seed, wall time, metrics), commands.jsonl (all flags, versions, hardware), the measured paths and planes (.npz),
-figures (.png), and report.html, which has them all in it. A program that was stopped, in whatever way, goes on where it
-stopped when the same command is given again. KERAS_BACKEND=tensorflow, jax or torch selects the backend. See
-docs/benchmark.md.
+The defaults were chosen on the validation split. The program writes to --output_dir: records.jsonl, a line for each
+finished unit of work (seed, wall time, metrics), commands.jsonl (all flags, versions, hardware), the measured paths and
+planes (.npz), figures (.png), and report.html, which contains all of it. However the program was stopped, the same
+command continues where it stopped. KERAS_BACKEND=tensorflow, jax or torch selects the backend. See docs/benchmark.md.
 """
 
 import importlib
@@ -29,7 +28,7 @@ import presets
 
 NETWORKS = ["vgg16", "vgg16-bn", "vgg19", "vgg19-bn", "preresnet20", "preresnet56", "preresnet110", "preresnet164"]
 NETWORKS += ["wrn28x10", "wrn16x4", "convfc", "small_cnn", "small_cnn_bn"]
-EXPERIMENTS = {  # Each is a function of that name in a module.
+EXPERIMENTS = {  # The module of each experiment's function.
     **dict.fromkeys(["endpoint", "curve", "path", "plane"], "connectivity"),
     **dict.fromkeys(["ind", "sse", "fge", "swa"], "ensembles"),
 }
@@ -97,8 +96,8 @@ flags.DEFINE_integer(
     lower_bound=1,
 )
 
-# Results do not depend on these, or only on the data that they lead to, or they say which units there are. All others
-# must be the same for the records of a folder.
+# Results do not depend on these flags, or only on the data that they point to; or the flags only select units. All
+# other flags must be the same for all records of a folder.
 FREE = {"preset", "experiment", "output_dir", "data_dir", "runs", "steps_per_execution"}
 
 
@@ -117,7 +116,7 @@ def parse_experiments():
 
 
 def check_flags():
-    """Whatever can be known before the data are read."""
+    """Checks everything that can be known before the data are read."""
     check(
         FLAGS.fge_min_learning_rate < FLAGS.fge_max_learning_rate,
         f"--fge_min_learning_rate={FLAGS.fge_min_learning_rate} must be below "
@@ -156,7 +155,7 @@ def check_flags():
 
 
 def settings_from_flags(data):
-    """The flags as attributes of one object, with what follows from them and the data."""
+    """The flags as attributes of one object, with the settings that follow from them and the data."""
     settings = types.SimpleNamespace(**{flag.name: flag.value for flag in FLAGS.get_key_flags_for_module(__name__)})
     images = len(data.train[0])
     for name in ("train_samples", "bn_samples"):
@@ -177,7 +176,7 @@ def settings_from_flags(data):
 
 
 def default_steps_per_execution(steps, half_cycle):
-    """On TensorFlow, each call of the compiled function waits for its result: that idles a GPU, not a CPU."""
+    """1; on TensorFlow with a GPU, up to 32, because the GPU idles while each call waits for its result."""
     import keras
 
     from records import accelerator
@@ -218,7 +217,7 @@ def main(arguments):
 
 
 def prepare():
-    """The `Study` of the flags: nothing that can be known now fails later."""
+    """Makes the `Study` for the flags, and ends the program at any error that can be found before training."""
     check_flags()
     check_writable(FLAGS.output_dir)
 
@@ -247,7 +246,7 @@ def prepare():
 
 
 def run_experiments(names, study):
-    """Does what is not recorded of each experiment."""
+    """Does the units of each experiment that are not recorded yet."""
     import units
 
     with study.progress:

@@ -1,6 +1,6 @@
 """Curves between independent networks: their training, the paths along them, and the planes around them.
 
-An experiment is a list of units; their functions make, train and measure, and what they return is recorded.
+An experiment is a list of units, whose functions make, train and measure; the values that they return are recorded.
 """
 
 import functools
@@ -17,7 +17,7 @@ from units import Unit
 
 
 def endpoint(study):
-    """The three networks of curves and planes: two endpoints, and one more. They are the first ones of Ind, too."""
+    """Trains the three networks of curves and planes: two endpoints, and one more. They are the first of Ind, too."""
     return [Unit("ind", (seed,), run_ind) for seed in end_seeds(study)]
 
 
@@ -28,13 +28,13 @@ def curve(study):
 
 
 def path(study):
-    """Loss and error along the straight line and the curves."""
+    """Measures loss and error along the straight line and the curves."""
     trained = tuple(curve(study))
     return [Unit("path", (name,), measure_path, needs=trained) for name in ("line", *curve_names(study))]
 
 
 def plane(study):
-    """Loss and error in the planes of three independent networks, of the Bezier curve, and of the chain."""
+    """Measures loss and error in the planes of three independent networks, of the Bezier curve, and of the chain."""
     names = ["independent", *(["bezier", "chain"] if study.settings.num_bends == 3 else [])]
     trained = tuple(curve(study))
     if not study.settings.plane_points:
@@ -51,7 +51,7 @@ def end_seeds(study):
 
 @functools.lru_cache(maxsize=3)
 def end_network(study, index):
-    """One of the three networks, of which all curves and planes are made."""
+    """One of the three networks that all curves and planes are made from."""
     return trained_network(study, end_seeds(study)[index])
 
 
@@ -67,7 +67,7 @@ def straight_line(study):
 
 
 def trained_curve(study, name):
-    """(CurveModel, its History); what is missing of its training is done."""
+    """Returns (CurveModel, its History), and finishes the training first if necessary."""
     settings = study.settings
     ends = end_network(study, 0), end_network(study, 1)
     kind = curves.Bezier if name.startswith("bezier") else curves.PolygonalChain
@@ -86,7 +86,7 @@ def trained_curve(study, name):
 
 
 def measure_curve(study, name):
-    """Metrics of the training, and those of the network in the middle of the curve."""
+    """Metrics of the training, and of the network in the middle of the curve."""
     model, history = trained_curve(study, name)
     middle = model.network_at(0.5)
     curves.update_batch_norm(middle, study.data.train)
@@ -112,7 +112,7 @@ def measure_path(study, name):
 
 
 def measure_plane(study, name):
-    if name == "independent":  # The first two stand where they do in the planes of their curves.
+    if name == "independent":  # The endpoints are w_0 and w_2, as in the planes of their curves.
         networks = [end_network(study, index) for index in (0, 2, 1)]
     else:
         networks = trained_curve(study, name)[0]
@@ -123,7 +123,7 @@ def measure_plane(study, name):
 
 
 def subsets(study):
-    """How many images paths and planes measure on."""
+    """The numbers of images that paths and planes are measured on, and the batch size."""
     return {
         "train_samples": study.settings.train_samples or None,
         "bn_samples": study.settings.bn_samples or None,

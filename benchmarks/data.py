@@ -20,8 +20,8 @@ class Dataset:
     """Images of shape `(n, height, width, channels)`, uint8, and integer labels.
 
     Attributes:
-        name: For people.
-        train, validation, test: `(x, y)`; `validation` is None if all training images are trained on.
+        name: Name to show.
+        train, validation, test: `(x, y)`; `validation` is None if all training images are used to train.
         num_classes: Labels are 0 to `num_classes - 1`.
         largest_pixel: The value of white.
     """
@@ -55,16 +55,16 @@ class Dataset:
 
 
 def load(dataset, data_dir=None, image_size=None, train_size=None, validation_size=None, use_test=False):
-    """One of the data sets of `LOADERS`.
+    """Loads one of the data sets of `LOADERS`.
 
     Args:
         dataset: "digits", "cifar10", "cifar100" or "folder".
-        data_dir: For "folder" the folder; for CIFAR that of tensorflow_datasets, by default its own.
+        data_dir: For "folder", the folder; for CIFAR, the folder of tensorflow_datasets, by default its usual one.
         image_size: For "folder": height and width in pixels to which images are resized, by averaging.
         train_size: Images to train on. Default: all that are left.
         validation_size: Training images put aside for validation. Default: 5,000; 500 for "digits".
-        use_test: Whether to train on all training images, as the paper does for its tables. Choose nothing then: there
-            are no validation images.
+        use_test: Whether to train on all training images, as the paper does for its tables. Choose no settings then:
+            there are no validation images.
 
     Raises:
         ValueError: if the data are missing, incomplete or damaged, or the sizes ask for too many images.
@@ -104,7 +104,7 @@ def _check(name, split, x, y, classes):
 def _load_digits(data_dir, image_size):
     """scikit-learn's digits: 1,797 real handwritten digits of 8 x 8 pixels, which ship with the package.
 
-    A fixed permutation: 1,000 training and 797 test images.
+    A fixed permutation splits them into 1,000 training and 797 test images.
     """
     from sklearn.datasets import load_digits
 
@@ -115,7 +115,7 @@ def _load_digits(data_dir, image_size):
 
 
 def _load_tfds(name, data_dir, image_size):
-    """CIFAR through tensorflow_datasets, prepared before: nothing is downloaded here."""
+    """Reads CIFAR, already prepared, through tensorflow_datasets: nothing is downloaded here."""
     try:
         import tensorflow_datasets as tfds
     except ImportError:
@@ -125,7 +125,7 @@ def _load_tfds(name, data_dir, image_size):
     if keras.backend.backend() != "tensorflow":
         import tensorflow as tf
 
-        tf.config.set_visible_devices([], "GPU")  # Or it would take the memory of the GPU from the other backend.
+        tf.config.set_visible_devices([], "GPU")  # Or TensorFlow would take the GPU's memory from the other backend.
     try:
         splits = tfds.load(name, split=["train", "test"], batch_size=1000, data_dir=data_dir, download=False)
     except (AssertionError, tfds.core.DatasetNotFoundError) as error:
@@ -147,9 +147,9 @@ def _load_tfds(name, data_dir, image_size):
 
 
 def _load_folder(folder, image_size):
-    """Images from files, `<folder>/train/<class>/*` and `<folder>/test/<class>/*`.
+    """Reads images from files, `<folder>/train/<class>/*` and `<folder>/test/<class>/*`.
 
-    Reading 60,000 files takes a while: the arrays are kept in the user's cache, under a checksum of the names, sizes
+    Reading 60,000 files takes a while, so the arrays are kept in the user's cache, under a checksum of the names, sizes
     and times of the files.
     """
     if not folder:

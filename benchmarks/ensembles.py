@@ -1,7 +1,7 @@
 """Ensembles at equal budgets: independent networks, Snapshot Ensembles, FGE, and the averaged weights of FGE.
 
-An experiment is a list of units; their functions make, train and measure, and what they return is recorded. Members,
-settings and stopping were chosen on validation data; test data are only measured.
+An experiment is a list of units, whose functions make, train and measure; the values that they return are recorded.
+Members, settings and stopping were chosen on validation data; test data are only used to measure.
 """
 
 import os
@@ -46,7 +46,7 @@ def swa(study):
 
 
 def _runs_and_groups(study, method, run):
-    """One unit for each run, and for each group of k runs whose members make an ensemble of budget kB."""
+    """One unit for each run, and one for each group of k runs whose members make an ensemble of budget kB."""
 
     def measure(study, budget, *seeds):
         return measure_group(study, method, run, seeds)
@@ -61,7 +61,7 @@ def _runs_and_groups(study, method, run):
     return units
 
 
-# --- One run of each --------------------------------------------------------------------------------------------------
+# --- One run of each method -------------------------------------------------------------------------------------------
 
 
 def run_ind(study, seed):
@@ -111,7 +111,7 @@ def run_fge(study, seed):
 
 
 def new_recorder(study, network, fge, seed):
-    """Records the first FGE run, for the paper's figure of learning rate, error and distance."""
+    """The recorder of the first FGE run, for the paper's figure of learning rate, error and distance."""
     weights = [to_array(variable) for variable in network.trainable_variables]
     path = study.path("checkpoints", f"fge_{seed}_trace.json")
     return TrajectoryRecorder(study.data.test, weights, fge.start_epoch, path, -(-fge.cycle_steps // 8))
@@ -130,11 +130,12 @@ def run_swa(study, seed):
 
 
 def measure_run(study, method, seed, network, snapshots, first_epoch=0):
-    """Metrics of the ensemble of one run, and of its members one by one; its mean prediction goes to a file.
+    """Measures the ensemble of one run, and its members one by one; writes the mean prediction to a file.
 
     Returns:
-        {"members": count, split: metrics of the ensemble, "epochs": when each member was collected, "member_error": of
-        each one, "ensemble_error": of the first 1, 2, ...}, the last two on test data.
+        {"members": count, split: metrics of the ensemble, "epochs": epoch at which each member was collected,
+        "member_error": error of each member, "ensemble_error": error of the ensemble of the first 1, 2, ... members},
+        both errors on test data.
     """
     ensemble = keras_fge.Ensemble(network, snapshots, from_logits=True)
     metrics, means = {"members": len(ensemble)}, {}
@@ -156,7 +157,10 @@ def measure_run(study, method, seed, network, snapshots, first_epoch=0):
 
 
 def measure_group(study, method, run, seeds):
-    """The ensemble of the members of several runs. They have equally many: its mean is that of the runs' means."""
+    """Measures the ensemble of the members of several runs.
+
+    All runs have equally many members, so the mean over the members is the mean of the runs' means.
+    """
     means = {split: 0 for split in study.data.splits}
     for seed in seeds:
         path = predictions_path(study, method, seed)

@@ -1,4 +1,4 @@
-"""Figures made of the records of a folder and the results (.npz) beside them.
+"""Figures made from the records of a folder and the results (.npz) beside them.
 
 Each function takes the records and their folder, and returns None if there is nothing to draw.
 """
@@ -15,7 +15,7 @@ from tables import METHODS, PLANES, QUANTITIES, by_name, pooled, standard_error
 
 
 def results(records, folder, experiment, result_class):
-    """Measured paths or planes by the label that people read, as far as their files are there."""
+    """Measured paths or planes whose files exist, as a dictionary by the label to show."""
     files = {PLANES[name]: os.path.join(folder, f"{experiment}_{name}.npz") for name in by_name(records, experiment)}
     return {label: result_class.load(path) for label, path in files.items() if os.path.exists(path)}
 
@@ -34,7 +34,7 @@ def draw_planes(split, quantity):
 
 
 def draw_fge(records, folder):
-    """The paper's three panels: learning rate, test error and distance from the start, against the iteration."""
+    """Draws the paper's three panels: learning rate, test error and distance from the start, against the iteration."""
     traces = [record["metrics"]["trace"] for record in records.of("fge") if "trace" in record["metrics"]]
     if not traces:
         return None
@@ -62,7 +62,7 @@ def draw_fge(records, folder):
 
 
 def draw_budgets(records, folder):
-    """Test error and NLL against the budget, mean and standard error."""
+    """Draws test error and NLL against the budget, with mean and standard error."""
     groups = pooled(records)
     if not groups:
         return None
@@ -81,7 +81,7 @@ def draw_budgets(records, folder):
 
 
 def draw_members(records, folder):
-    """Accuracy against the epochs spent: of the members one by one, and of the ensemble of those so far."""
+    """Draws accuracy against the epochs spent, of the members one by one and of the ensemble of those so far."""
     runs = {method: [record["metrics"] for record in records.of(method)] for method in ("sse", "fge")}
     if not any(runs.values()):
         return None

@@ -1,14 +1,15 @@
-"""Would several stratified t in each step make better curves, at equal cost?
+"""Measures whether several stratified t in each step make better curves at equal cost.
 
     python benchmarks/gradient_variance.py --output=gradient_variance.json
 
 A step with K stratified t splits its batch into K parts, with part k at t ~ U[(k-1)/K, k/K]; K = 1 is the step of
-`CurveModel`. All have the same mean and see the same number of images. Measured:
+`CurveModel`. All have the same mean gradient and see the same number of images. The program measures:
 
-- relative_variance: of the gradient of the free bend of a Bezier curve on digits, E ||g - E g||^2 / ||E g||^2, on the
+- relative_variance: E ||g - E g||^2 / ||E g||^2 of the gradient g of the free bend of a Bezier curve on digits, on the
   straight line, where training begins, and after training;
-- relative_time: of K compiled steps on a K-th of a batch of 128 images of CIFAR-10's shape each, over that of one step;
-- mean_loss: of training with each K from the same start: the mean train loss over the curve, for several seeds.
+- relative_time: time of K compiled steps, each on a K-th of a batch of 128 images of CIFAR-10's shape, over that of one
+  step on the whole batch;
+- mean_loss: mean train loss over the curve after training with each K from the same start, for several seeds.
 """
 
 import os
@@ -80,7 +81,7 @@ def relative_variances(model, x, y, batch_size, repeats, rng):
 
 
 def mean_losses(networks, x, y, batch_size, epochs, runs):
-    """`{K: [mean train loss over the curve, for each seed]}`, of SGD with momentum and the paper's learning rate."""
+    """`{K: [mean train loss over the curve, for each seed]}`, after SGD with momentum and the paper's learning rate."""
     losses = {strata: [] for strata in STRATA}
     for seed in range(runs):
         for strata in STRATA:
@@ -102,7 +103,7 @@ def mean_losses(networks, x, y, batch_size, epochs, runs):
 
 
 def relative_times(seed, turns=20):
-    """Fastest of `turns` of K steps on a K-th of a batch, over that of one step on all of it."""
+    """`{K: time of K steps, each on a K-th of a batch, over that of one step on the whole}`, the fastest of `turns`."""
     networks = [make_network("small_cnn", (32, 32, 3), 10, 2e-3, width=32) for _ in range(2)]
     model = compiled(curves.connect(*networks, seed=seed))
     x, y = np.random.default_rng(seed).integers(0, 256, (128, 32, 32, 3), "uint8"), np.arange(128) % 10

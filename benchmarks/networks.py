@@ -1,6 +1,6 @@
 """The networks of the paper, layer by layer as in the authors' code (timgaripov/dnn-mode-connectivity), and small ones.
 
-`make_network` builds one. All output logits. PyTorch's defaults hold where that code is silent: epsilon 1e-5 and
+`make_network` builds one. All output logits. Where that code sets nothing, PyTorch's defaults hold: epsilon 1e-5 and
 momentum 0.1 (Keras' 0.9) of BatchNormalization, symmetric padding, and weights and biases drawn from
 U(-1/sqrt(fan_in), 1/sqrt(fan_in)).
 """
@@ -15,7 +15,7 @@ from transforms import make_transform
 
 
 def make_network(name, input_shape, num_classes, weight_decay=0.0, transform="none", largest_pixel=255, **options):
-    """A new network, from uint8 images to logits.
+    """Makes a new network, from uint8 images to logits.
 
     Args:
         name: "vgg16", "vgg19-bn", "preresnet164", "wrn28x10" (depth and width), "convfc", "small_cnn", "small_cnn_bn".
@@ -56,7 +56,7 @@ def torch_uniform(fan_in):
 
 
 class Decayed:
-    """The kinds of layers that networks are made of; every weight has the same decay."""
+    """Makes the layers of the networks, with the same weight decay on every weight."""
 
     def __init__(self, weight_decay):
         self.decay = keras.regularizers.L2(weight_decay / 2) if weight_decay else None
@@ -160,7 +160,7 @@ def wide_resnet(x, num_classes, decayed, depth, widen):
             x = conv(layers.ReLU()(decayed.batch_norm(x)), filters, 3)
             x = conv(layers.ReLU()(decayed.batch_norm(x)), filters, 3, stride)
             x = layers.Add()([x, shortcut])
-    x = layers.ReLU()(decayed.batch_norm(x, momentum=0.1))  # 0.9 in the authors' code, which is PyTorch's way round.
+    x = layers.ReLU()(decayed.batch_norm(x, momentum=0.1))  # The authors write 0.9, in PyTorch's convention.
     return decayed.logits(layers.GlobalAveragePooling2D()(x), num_classes)
 
 

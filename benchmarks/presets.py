@@ -1,8 +1,8 @@
-"""Presets: documented sets of flags, the rows of the paper's table and smaller ones. docs/benchmark.md has them all.
+"""Presets: documented sets of flags, the rows of the paper's table and smaller ones. docs/benchmark.md lists them all.
 
 Epochs, learning rates, weight decay, transforms and curves are those of the authors' code
 (timgaripov/dnn-mode-connectivity). The epochs and learning rates of FGE, which fit the budgets and numbers of members
-of the paper's table, and the cycles of SSE are those of the paper's text from memory. The commands in the README of
+of the paper's table, and the cycles of SSE are quoted from the paper's text from memory. The commands in the README of
 that code differ there: 40 epochs from epoch 160 on, cycles of 2 epochs, for all networks.
 """
 
@@ -66,8 +66,8 @@ PRESETS = {
     for network, flags in PAPER_NETWORKS.items()
     for dataset in ("cifar10", "cifar100", "folder")  # A folder needs --data_dir.
 } | {
-    # All at the scale of a CPU, on CIFAR-10 as images in a folder (needs --data_dir). Chosen by validation error over 3
-    # seeds that are not among the 15 of the report: docs/benchmark.md lists what was tried.
+    # All experiments at the scale of a CPU, on CIFAR-10 as images in a folder (needs --data_dir). Chosen by validation
+    # error over 3 seeds that are not among the 15 of the report: docs/benchmark.md lists what was tried.
     "small": {
         "dataset": "folder",
         "image_size": 16,
@@ -93,7 +93,7 @@ PRESETS = {
         "sse_cycles": 2,
         "sse_max_learning_rate": 0.05,
     },
-    # Every experiment in less than 2 minutes on 2 cores, to see that all works: the numbers mean nothing.
+    # Every experiment in less than 2 minutes on 2 cores, to check that all works: the numbers mean nothing.
     "smoke": {
         "dataset": "digits",
         "network": "small_cnn_bn",
@@ -118,7 +118,7 @@ def apply_preset(name, flags, free):
     Args:
         name: One of `PRESETS`.
         flags: `absl.flags.FLAGS`, parsed.
-        free: Names of flags that may be given all the same, because results do not depend on them.
+        free: Names of flags that may differ from the preset, because results do not depend on them.
 
     Raises:
         ValueError: if there is no such preset, or if a flag was given that contradicts it.

@@ -15,8 +15,8 @@ class Ticker(keras.callbacks.Callback):
     """Moves the bar of one `fit`, epoch by epoch.
 
     Args:
-        show: Function of the number of epochs that are done.
-        first_epoch: The epoch with which the task begins. Default: 0.
+        show: Function that takes the number of finished epochs.
+        first_epoch: First epoch of the task. Default: 0.
     """
 
     def __init__(self, show, first_epoch=0):
@@ -43,7 +43,7 @@ class ProgressBars:
 
     @contextlib.contextmanager
     def task(self, description, epochs=None, first_epoch=0):
-        """Shows a task; yields a `Ticker`, for one that trains from `first_epoch` to `epochs`."""
+        """Shows a task; yields a `Ticker` for a training from `first_epoch` to `epochs`."""
         total = None if epochs is None else epochs - first_epoch
         task = self._bars.add_task(description, total=total)
         begin = time.perf_counter()
@@ -51,7 +51,7 @@ class ProgressBars:
         total = total or 1
         self._bars.update(task, total=total, completed=total)
         seconds = time.perf_counter() - begin
-        if not console.is_terminal and seconds >= 0.5:  # A log file gets a line, as it does not show the bars.
+        if not console.is_terminal and seconds >= 0.5:  # A log file shows no bars, so it gets a line.
             console.print(f"{description}: {seconds:.0f} s")
 
     def __enter__(self):

@@ -1,4 +1,4 @@
-"""The FGE example of the README, run as it stands there, against an ordinary network of the same cost.
+"""Runs the FGE example of the README unchanged, and compares it with an ordinary network of the same cost.
 
     python benchmarks/readme_example.py --output=readme_example.json
 

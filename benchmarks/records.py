@@ -1,4 +1,4 @@
-"""Records of measurements: what was run, on what, how long it took, and what came out, a JSON line for each unit."""
+"""Records of measurements, a JSON line for each unit: what was run, on which machine, the wall time, the results."""
 
 import contextlib
 import datetime
@@ -24,22 +24,22 @@ except ImportError:  # Windows: one process at a time.
 class Records:
     """The finished units of work in a folder.
 
-    configuration.json    all on which results depend: flags, backend and data, the same for all records of a folder
+    configuration.json    all that results depend on: flags, backend and data, the same for all records of a folder
     commands.jsonl        a line for each command that was given: all flags, versions, hardware
     records.jsonl         a line for each unit: metrics, time, and the checksums of its configuration and its command
 
-    Lines are only ever added. Several processes may work in one folder. Where two did the same unit, the first counts.
-    (Version 0.1 wrote configuration and command into each record; those are read as well.)
+    Lines are only ever added. Several processes may work in one folder. If two did the same unit, the first counts.
+    (Version 0.1 wrote configuration and command into each record; such records are read as well.)
 
     Args:
-        folder: Has, or gets, these files.
-        configuration: That of the program. Default: that of the folder, for a report.
+        folder: Folder of these files; missing ones are created.
+        configuration: Configuration of the program. Default: the one in the folder, for a report.
 
     Attributes:
-        units: What `append` was given, and the command with its flags, by the name of the unit.
+        units: Records by the name of their unit: the arguments of `append`, and the command with its flags.
 
     Raises:
-        ValueError: if a line is damaged, the folder is of another configuration, or it has none and none is given.
+        ValueError: if a line is damaged, the folder has another configuration, or has none while none is given.
     """
 
     def __init__(self, folder, configuration=None):
@@ -51,7 +51,7 @@ class Records:
                 theirs = _parse(file.read(), f"{path} is no configuration, or a damaged one")
             self.configuration = theirs if configuration is None else configuration
             self._check(theirs, path)
-            self.configuration = theirs  # Equal, but 1 and 1.0 have other checksums.
+            self.configuration = theirs  # Equal, but 1 and 1.0 have different checksums.
         elif configuration is None:
             raise ValueError(f"{folder} has no records yet: run some --experiment first.")
         else:
@@ -61,8 +61,8 @@ class Records:
         self.read()
 
     def read(self):
-        """Reads the records, those of other processes too."""
-        lines = _lines(self.path)  # First: a command is written before its records.
+        """Reads the records, including those of other processes."""
+        lines = _lines(self.path)  # Read first: a command is written before its records.
         commands = {}
         for number, line in enumerate(_lines(self._commands_path), 1):
             where = f"{self._commands_path}, line {number},"
@@ -109,13 +109,13 @@ class Records:
         return sorted(records, key=lambda record: record["key"])
 
     def append(self, experiment, key, metrics, seconds, flags):
-        """Adds the record of a unit, and syncs it.
+        """Adds the record of a unit, and syncs the file.
 
         Args:
             experiment, key: The unit: what was done, and with which seed, curve or runs.
-            metrics: What JSON can hold.
-            seconds: Wall time of the unit in this process: without what an interrupted one had done before.
-            flags: All of them, by name.
+            metrics: Dictionary that JSON can hold.
+            seconds: Wall time of the unit in this process, without the time of earlier, interrupted processes.
+            flags: Dictionary of all flags.
         """
         program = {"command": command(), "flags": flags, **environment()}
         line = json.dumps(program)
@@ -137,12 +137,12 @@ class Records:
 
 
 def checksum(content):
-    """SHA-256 of what JSON can hold, shortened."""
+    """SHA-256 of `content` as JSON, shortened."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _lines(path):
-    """The whole lines of a file, as bytes; none, if there is no file."""
+    """The complete lines of a file, as a list of bytes; an empty list if there is no file."""
     if not os.path.exists(path):
         return []
     with open(path, "rb") as file:
@@ -150,7 +150,7 @@ def _lines(path):
 
 
 def _append(path, line):
-    """Adds a line to a file that other processes may write, and syncs it."""
+    """Adds a line to a file that other processes may write to, and syncs it."""
     with open(path, "ab+") as file, _exclusively(file):
         file.seek(0)
         content = file.read()
@@ -161,7 +161,7 @@ def _append(path, line):
 
 
 def _whole_lines(content):
-    """The content without the beginning of a line that a killed process left."""
+    """The content without an incomplete last line, which a killed process may have left."""
     return content[: content.rfind(b"\n") + 1]
 
 
@@ -175,7 +175,7 @@ def _parse(text, message, keys=()):
 
 
 def _map(function, value):
-    """The same structure of dictionaries and lists, with the function of each value in it."""
+    """Applies a function to each value in a structure of dictionaries and lists."""
     if isinstance(value, dict):
         return {name: _map(function, part) for name, part in value.items()}
     if isinstance(value, list):
@@ -184,7 +184,7 @@ def _map(function, value):
 
 
 def _to_null(value):
-    """NaN and infinity, which JSON does not know, as null."""
+    """Turns NaN and infinity, which JSON cannot hold, into null."""
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
@@ -194,7 +194,7 @@ def _to_nan(value):
 
 @contextlib.contextmanager
 def _exclusively(file, wait=True):
-    """Whether this process alone has the file until the end of the block, or of the process."""
+    """Locks the file until the end of the block or process; yields False if another has it and `wait` is False."""
     try:
         if fcntl is not None:
             fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
@@ -210,7 +210,7 @@ def _exclusively(file, wait=True):
 
 @contextlib.contextmanager
 def locked(path, wait=True):
-    """Keeps other processes from doing the same work: yields False if one does it, and this one is not to wait."""
+    """Keeps other processes from the same work; yields False if one is doing it and this one is not to wait."""
     with open(path, "a") as file, _exclusively(file, wait) as is_free:
         yield is_free
 
@@ -220,7 +220,7 @@ def unit_name(experiment, key):
 
 
 def command():
-    """As it can be given again."""
+    """The command line of this process, to be given again."""
     return f"KERAS_BACKEND={keras.backend.backend()} {shlex.join(['python', *sys.argv])}"
 
 
@@ -238,7 +238,7 @@ def environment():
 
 
 def _version(package):
-    with contextlib.suppress(importlib.metadata.PackageNotFoundError):  # Run from a copy of the source.
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):  # Not installed.
         return importlib.metadata.version(package)
 
 

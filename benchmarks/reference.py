@@ -1,7 +1,7 @@
-"""Numbers to compare with: those of the authors' repository, github.com/timgaripov/dnn-mode-connectivity (README).
+"""Numbers to compare with, from the authors' repository, github.com/timgaripov/dnn-mode-connectivity (README).
 
-All on CIFAR without re-compression, in %. The README gives no numbers for Snapshot Ensembles. Those for ensembles on
-CIFAR-10 stand there in a comment only.
+All are for CIFAR without re-compression, errors in %. The README gives no numbers for Snapshot Ensembles. It gives
+those for ensembles on CIFAR-10 only in a comment.
 """
 
 # {(network, number of classes): {path: (least, largest train loss, least, largest test error)}}

@@ -3,7 +3,7 @@
     python benchmarks/speed.py --output=speed.json
 
 The trainings take turns, epoch by epoch, on random images of CIFAR-10's shape; the first turn, which compiles,
-does not count. The ratio is that of the fastest turns: what else runs on a machine only ever adds time. The record has
+does not count. The ratio is that of the fastest turns: other programs on the machine only ever add time. The record has
 the seconds of every turn.
 """
 
@@ -54,7 +54,7 @@ def measure(batch_size, steps, turns, width, seed):
     seconds = {name: [] for name in models}
 
     class Turn(keras.callbacks.Callback):
-        """Trains the other models in each epoch of the FGE run, which must not be broken up: each fit compiles anew."""
+        """Trains the other models in each epoch of the FGE run, which must not be split: each fit compiles anew."""
 
         def on_epoch_begin(self, epoch, logs=None):
             for name in [name for name in models if name != "FGE"]:

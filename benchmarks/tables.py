@@ -1,4 +1,4 @@
-"""Tables made of the records of a folder alone."""
+"""Tables made from the records of a folder alone."""
 
 import dataclasses
 import html
@@ -27,7 +27,7 @@ PLANES = {"independent": "three independent networks", **PATHS}
 
 @dataclasses.dataclass
 class Grid:
-    """A table: names of its columns, rows of texts, and what must be known to read it."""
+    """A table: names of its columns, rows of texts, and a note that explains them."""
 
     title: str
     columns: list
@@ -50,7 +50,7 @@ class Grid:
 
 
 def curve_tables(records):
-    """Along each path: train loss, test error, barrier, length; beside them those of the authors, if there are any."""
+    """Train loss, test error, barrier and length of each path, beside the authors' numbers if there are any."""
     paths = {name: record["metrics"] for name, record in by_name(records, "path").items()}
     if not paths:
         return []
@@ -113,7 +113,7 @@ def ensemble_tables(records):
 
 
 def time_tables(records):
-    """How long units of each kind took, and on what."""
+    """Wall times of the units of each kind, and the machines that they ran on."""
     kinds = {}
     for record in records.units.values():
         kinds.setdefault(record["experiment"], []).append(record)
@@ -133,7 +133,7 @@ def by_name(records, experiment):
 
 
 def compared(numbers, records):
-    """The authors' numbers for this network and number of classes, if it was trained for as long; else nothing."""
+    """The authors' numbers for this network and number of classes, if ours was trained for as long; else {}."""
     configuration = records.configuration
     ours = presets.PAPER_NETWORKS.get(configuration["network"], {}).get("epochs") == configuration["epochs"]
     return numbers.get((configuration["network"], configuration["data"]["num_classes"]), {}) if ours else {}
@@ -153,7 +153,7 @@ def pooled(records):
 
 
 def paired_difference(records, metric, method="fge", baseline="ind"):
-    """Mean and standard error of `method` minus `baseline`, over single runs that share a seed; None without such."""
+    """Mean and standard error of `method` minus `baseline`, over the runs that share a seed; None for fewer than 2."""
     values = [
         {record["key"][0]: record["metrics"]["test"][metric] for record in records.of(name)}
         for name in (method, baseline)

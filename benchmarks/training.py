@@ -1,4 +1,4 @@
-"""How the benchmark makes and trains networks: resumable, with the paper's learning rate.
+"""Making and training the networks of the benchmark, resumably and with the paper's learning rate.
 
 `settings` is any object with the flags of `cifar.py` as attributes.
 """
@@ -49,14 +49,14 @@ def train(model, settings, data, epochs, learning_rate, seed, folder, callbacks=
 
     Args:
         epochs: Epochs of the whole training: the learning rate depends on them.
-        first_epoch, until: First epoch, and the epoch before which this part ends. Default: all.
+        first_epoch, until: First epoch of this part, and the epoch before which it ends. Default: the whole training.
         callbacks: Further callbacks.
 
     Returns:
-        The History, that of the epochs before included.
+        The History, including the epochs before a resumption.
     """
 
-    def rate(epoch, _):  # At the start of each epoch, as the authors' code does.
+    def rate(epoch, _):  # At the start of each epoch, as in the authors' code.
         return float(ops.convert_to_numpy(keras_fge.piecewise_linear(epoch + 1, learning_rate, epochs)))
 
     schedule = keras.callbacks.LearningRateScheduler(rate)
@@ -70,7 +70,7 @@ def train(model, settings, data, epochs, learning_rate, seed, folder, callbacks=
 
 
 def train_start(study, network, seed, callbacks=()):
-    """The first part of an ordinary training, up to where FGE branches off; it has a checkpoint of its own."""
+    """Trains the first part of an ordinary run, up to where FGE branches off; this part has its own checkpoint."""
     settings, start = study.settings, study.settings.fge_start_epoch
     folder = os.path.join(study.checkpoint("ind", seed), f"epoch_{start}")
     rate = settings.learning_rate
@@ -78,7 +78,7 @@ def train_start(study, network, seed, callbacks=()):
 
 
 def trained_network(study, seed):
-    """The independent network of a seed; what is missing of its training is done."""
+    """Returns the independent network of a seed, and finishes its training first if necessary."""
     settings = study.settings
     network = new_network(settings, study.data, seed)
     folder, rate, start = study.checkpoint("ind", seed), settings.learning_rate, settings.fge_start_epoch
@@ -89,14 +89,14 @@ def trained_network(study, seed):
 
 
 def train_cyclic(network, callback, settings, data, seed, others=(), first_epoch=0):
-    """A run of FGE or SSE, which resumes from its own folder."""
+    """Trains a run of FGE or SSE, which resumes from its own folder."""
     batches = callback.batches(*data.train, settings.batch_size, seed)
     callbacks = [*others, callback]
     network.fit(batches, epochs=settings.epochs, initial_epoch=first_epoch, callbacks=callbacks, verbose=0)
 
 
 class FiniteLoss(keras.callbacks.Callback):
-    """Ends a training whose loss is not finite, before its state is written; `folder` is for the message."""
+    """Ends a training whose loss is not finite, before its state is written; the message names `folder`."""
 
     def __init__(self, folder):
         super().__init__()
@@ -111,12 +111,12 @@ class FiniteLoss(keras.callbacks.Callback):
 
 
 class TrajectoryRecorder(keras.callbacks.Callback):
-    """Test error and distance from the start, ||w_i - w_0|| over the trainable weights, every few iterations of FGE.
+    """Records test error and distance from the start, ||w_i - w_0|| of the trainable weights, every few iterations.
 
     Args:
         test: `(x, y)`.
         start: The weights w_0: numpy arrays, in the order of the trainable variables.
-        first_epoch: The epoch with which the run begins.
+        first_epoch: First epoch of the run.
         path: File that keeps the measurements, so that a resumed run has them all.
         every: Number of iterations from one measurement to the next.
 
@@ -138,7 +138,7 @@ class TrajectoryRecorder(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch, logs=None):
         self._begin = (epoch - self.first_epoch) * self.params["steps"]
-        count = sum(iteration < self._begin for iteration in self.trace["iteration"])  # The rest will come again.
+        count = sum(iteration < self._begin for iteration in self.trace["iteration"])  # The rest is recorded again.
         self.trace = {name: values[:count] for name, values in self.trace.items()}
 
     def on_train_batch_begin(self, batch, logs=None):

@@ -1,4 +1,4 @@
-"""From uint8 pixels to what a network takes, inside the compiled step: random crop and flip, then normalization."""
+"""`Transform` of uint8 pixels to network inputs, inside the compiled step: random crop, flip and normalization."""
 
 import keras
 from keras import ops
@@ -10,11 +10,11 @@ class Transform(keras.layers.Layer):
 
     In training: a crop of the image after padding it with black pixels, and a horizontal flip with probability 1/2,
     drawn anew for each image. Always: (pixel - mean) / std. It has no weights; curves, snapshots and measurements treat
-    it as any layer.
+    it like any other layer.
 
     Args:
-        mean, std: In units of the pixels; a number, or one for each channel.
-        padding: Pixels on each side. Default: 0, no crop.
+        mean, std: Mean and standard deviation in units of the pixels; one number, or one for each channel.
+        padding: Black pixels added on each side. Default: 0, no crop.
         flip: Whether to flip. Default: no.
         seed: Seed of crops and flips. Default: drawn from Keras' global generator.
 
@@ -35,7 +35,7 @@ class Transform(keras.layers.Layer):
         return ops.cast((ops.cast(images, "float32") - mean) / std, self.compute_dtype)
 
     def _crop_and_flip(self, images):
-        """One gather: `rows` and `columns` say for each pixel of the result where it comes from."""
+        """Crops and flips in one gather: `rows` and `columns` say where each pixel of the result comes from."""
         batch = ops.shape(images)[0]
         height, width, channels = images.shape[1:]
         shift = keras.random.randint((batch, 2), -self.padding, self.padding + 1, seed=self.seed_generator)
@@ -71,7 +71,7 @@ CIFAR = _normalization([0.4914, 0.4822, 0.4465], [0.2023, 0.1994, 0.2010])
 
 
 def make_transform(name, input_shape, largest_pixel):
-    """The first layer of a network.
+    """Makes the first layer of a network.
 
     Args:
         name: "none": pixels scaled to [0, 1]. "vgg" and "resnet", as in the authors' code: random crop of the image

@@ -1,4 +1,4 @@
-"""Units of work: each is done once, after what it needs, and recorded; the processes of one folder share them."""
+"""Units of work: each is done once, after the units it needs, and recorded; processes of one folder share them."""
 
 import dataclasses
 import os
@@ -19,7 +19,7 @@ class Study:
         settings: An object with the flags of `cifar.py` as attributes.
         data: The images.
         records: The finished units, in the folder `settings.output_dir`.
-        progress: Where a person sees what is done.
+        progress: Progress bars on the screen.
     """
 
     settings: types.SimpleNamespace
@@ -38,7 +38,7 @@ class Study:
         return range(self.settings.seed, self.settings.seed + self.settings.runs)
 
     def path(self, *parts):
-        """A path in the output folder, in a folder that is there."""
+        """A path in the output folder; creates the folder that it lies in."""
         path = os.path.join(self.settings.output_dir, *parts)
         os.makedirs(os.path.dirname(path), exist_ok=True)
         return path
@@ -48,7 +48,7 @@ class Study:
         return self.path("checkpoints", f"{experiment}_{key}")
 
     def locked(self, name, wait=True):
-        """Keeps other processes from the same work: yields False if one does it, and this one is not to `wait`."""
+        """Keeps other processes from the same work; yields False if one is doing it and this one is not to `wait`."""
         return locked(self.path("checkpoints", f"{name.replace(' ', '_')}.lock"), wait)
 
 
@@ -57,9 +57,9 @@ class Unit:
     """A unit of work.
 
     Attributes:
-        experiment, key: Its name: what is done, and with which seed, curve or runs.
+        experiment, key: Name of the unit: what is done, and with which seed, curve or runs.
         function: `function(study, *key)` does it, and returns metrics that JSON can hold.
-        needs: Units whose records must be there before.
+        needs: Units that must be recorded before.
     """
 
     experiment: str
@@ -73,9 +73,9 @@ class Unit:
 
 
 def run(study, units):
-    """Does the units that are not recorded, each after what it needs.
+    """Does the units that are not recorded, each after the units that it needs.
 
-    What another process does now may be done when this one comes back to it: only then it waits.
+    The first pass skips units that another process is doing; the second one waits for them.
     """
     for wait in (False, True):
         for unit in _in_order(units).values():

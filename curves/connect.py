@@ -1,4 +1,4 @@
-"""A curve between two trained networks."""
+"""`connect`: builds a curve between two trained networks."""
 
 import keras
 import numpy as np
@@ -20,27 +20,27 @@ def connect(
     objective: str = "uniform",
     seed: int | None = None,
 ) -> CurveModel:
-    """A curve between two trained networks, ready to `compile` and `fit`.
+    """Builds a curve between two trained networks, ready to `compile` and `fit`.
 
-    The inner bends start on the straight line. The networks are copied and stay as they are.
+    The inner bends start on the straight line. The networks are copied and do not change.
 
     Args:
         start, end: Two built `keras.Model` of one architecture: phi(0) and phi(1).
         curve: `Bezier(num_bends)` or `PolygonalChain(num_bends)`; `num_bends` counts both endpoints, so the default
             `Bezier(3)` trains one bend, and `num_bends=2` is the straight line, with nothing to train.
-        fix_start, fix_end: Whether the endpoints stay as they are in training. Default: both.
+        fix_start, fix_end: Whether training leaves the start / the end unchanged. Default: both.
         weight_decay: Factor `wd` of a loss term `0.5 * wd * ||w(t)||^2` over all trainable weights, as in the paper.
-            Use this or the regularizers of the network, never the optimizer's `weight_decay`: that one would act on the
+            Use this or the regularizers of the network, never the optimizer's `weight_decay`, which would act on the
             bends. Default: 0.
-        objective: "uniform" or "arc_length", the mean that is minimized; see `CurveModel`. Default: "uniform".
+        objective: The mean that training minimizes, "uniform" or "arc_length"; see `CurveModel`. Default: "uniform".
         seed: Seed of the sequence of t. Default: random.
 
     Returns:
         A `CurveModel`.
 
     Raises:
-        ValueError: if the architectures differ (the first differing weight is named), a network is not built or has
-            nothing to train, or weights that are frozen have different values in the two.
+        ValueError: if the architectures differ (the message names the first weight that does), a network is not built
+            or has nothing to train, or the two networks have different values in a frozen weight.
 
     Example:
         curve = curves.connect(net_a, net_b)
@@ -71,7 +71,7 @@ def connect(
 
 
 def check_same_constants(start: keras.Model, end: keras.Model, start_name: str, end_name: str) -> None:
-    """Raises a ValueError where weights differ that are neither trained nor estimated: a curve has one copy of them."""
+    """Raises a ValueError if weights differ that are neither trained nor estimated: a curve has one copy of them."""
     statistics = {id(variable) for variable in batch_norm_statistics(start)}
     for a, b in zip(start.non_trainable_weights, end.non_trainable_weights):
         if id(a) not in statistics and not np.array_equal(read(a), read(b)):

@@ -1,4 +1,4 @@
-"""`Curve(layer)`: any Keras layer on a curve, and the one place where bends are combined into weights."""
+"""`Curve(layer)`: puts any Keras layer on a curve, and is the one place where bends are combined into weights."""
 
 import itertools
 from collections.abc import Sequence
@@ -23,30 +23,31 @@ class Curve(keras.layers.Layer):
         y = layer(x; w(t)),   w(t) = sum_i c_i(t) w_i   (in float32),
 
     so that dL/dw_i = c_i(t) dL/dw(t). The arithmetic, the dtype policy, masks and regularizers are those of `layer`;
-    the regularizers see w(t). What is not trainable (BatchNormalization statistics, random seeds) exists once.
-    BatchNormalization statistics belong to one t: re-estimate them there with `curves.update_batch_norm`. Only a fixed
-    endpoint (t exactly 0 or 1) keeps, in inference, the statistics that came with it: it IS the endpoint network.
+    the regularizers see w(t). Variables that are not trainable (BatchNormalization statistics, random seeds) exist
+    once. BatchNormalization statistics belong to one t: re-estimate them there with `curves.update_batch_norm`. Only a
+    fixed endpoint (t exactly 0 or 1) uses, in inference, the statistics that came with it: it IS the endpoint network.
     (The class is long because it is the whole mechanism: all other layers and models on curves are made of it.)
 
     Args:
         layer: A `keras.layers.Layer` or `keras.Model`. If it is built, each bend starts at its weights; if not, each
-            bend gets an initialization of its own. The layer's own trainable weights are not used or changed, but its
-            state (BatchNormalization statistics, seeds) becomes that of the curve: wrap a clone, as `curves.connect`
-            does, to keep a trained network as it is.
+            bend gets its own initialization. The curve neither uses nor changes the layer's own trainable weights, but
+            takes over its state (BatchNormalization statistics, seeds): to keep a trained network as it is, wrap a
+            clone, as `curves.connect` does.
         curve: `Bezier` or `PolygonalChain`. `num_bends` counts both endpoints. Default: `Bezier(3)`.
-        fix_start, fix_end: Whether the first / the last bend stays as it is in training. Default: both.
+        fix_start, fix_end: Whether training leaves the first / the last bend unchanged. Default: both.
         weight_decay: Factor `wd` of a loss term `0.5 * wd * ||w(t)||^2` over all slots. It equals `weight_decay=wd` of
             PyTorch's SGD on w(t), and `L2(wd / 2)` as a Keras regularizer on every weight. This and the layer's
             regularizers count once for each call of this layer in a body. Default: 0.
 
     Call arguments:
-        inputs: What `layer` takes; further arguments are handed on to it.
+        inputs: The inputs of `layer`, which also gets all further arguments.
         t: Position on the curve, a scalar in [0, 1]. One t for the whole batch.
         training: As in Keras.
 
     Raises:
-        ValueError: on a bad argument; by `build`, if a layer inside cannot lie on a curve: weights with constraints,
-            quantized weights, LoRA, or state outside of the weights, as the vocabulary of a text layer.
+        ValueError: on a bad argument; from `build`, if a layer inside cannot lie on a curve, because it has weights
+            with constraints, quantized weights, LoRA, or state outside of its weights, such as a text layer's
+            vocabulary.
 
     Example:
         curve_layer = curves.Curve(keras.layers.Dense(3), curves.PolygonalChain(4))
@@ -87,7 +88,7 @@ class Curve(keras.layers.Layer):
 
     @property
     def _keras_fge_hidden_layers(self) -> tuple[keras.layers.Layer, ...]:
-        """The layers that Keras does not see: `keras_fge.core.batch_norm` looks for them."""
+        """The layers hidden from Keras' tracker; `keras_fge.core.batch_norm` finds them here."""
         return (self.layer,)
 
     def build(self, input_shape: Any) -> None:
@@ -107,7 +108,7 @@ class Curve(keras.layers.Layer):
                     for variable in source.trainable_variables
                 ]
             )
-        # Hidden too, and remembered, lest they change with the layer's `trainable` flags.
+        # Hidden too; stored, so that they do not change with the layer's `trainable` flags.
         object.__setattr__(self, "slots", self.layer.trainable_variables)
         # Keras tracks variables in an attribute: this makes the layer's state part of this layer's state.
         self.state = self.layer.non_trainable_variables
@@ -152,7 +153,10 @@ class Curve(keras.layers.Layer):
         return outputs
 
     def _scope(self, coefficients, training):
-        """A scope in which `layer` has its weights at t. Scopes do not fall through: every variable is mapped."""
+        """A scope in which `layer` has its weights at t.
+
+        A scope does not fall through to the one around it, so this one maps every variable.
+        """
         variables = [*self.slots, *self.state]
         values = [*self._combine(coefficients), *self._state_values(coefficients, training)]
         return keras.StatelessScope(zip(variables, values), collect_losses=True)
@@ -166,7 +170,7 @@ class Curve(keras.layers.Layer):
         return weights
 
     def _state_values(self, coefficients, training):
-        """The value of each variable in `state`: at a fixed end, in inference, the statistics of that endpoint."""
+        """The values of `state`; for inference at a fixed end, with the BatchNormalization statistics of that end."""
         values = {id(variable): variable.value for variable in self.state}
         if not training:
             for is_fixed, coefficient, own in zip(
@@ -177,7 +181,7 @@ class Curve(keras.layers.Layer):
         return [values[id(variable)] for variable in self.state]
 
     def _decay(self):
-        """Inside `_scope`: [0.5 * weight_decay * ||w(t)||^2], or nothing."""
+        """[0.5 * weight_decay * ||w(t)||^2], or [] without weight decay. Call this inside `_scope`."""
         if not self.weight_decay:
             return []
         squares = [ops.sum(ops.square(ops.cast(variable.value, "float32"))) for variable in self.slots]
@@ -206,7 +210,7 @@ class Curve(keras.layers.Layer):
     def weights_at(self, t: float) -> list[np.ndarray]:
         """The weights of `layer` at `t`, as numpy arrays in the order of `layer.get_weights()`.
 
-        BatchNormalization statistics are those of the endpoint at a fixed end, else the ones last estimated.
+        At a fixed end, the BatchNormalization statistics are those of that endpoint; elsewhere, the last estimates.
         """
         scope = self._scope(self.curve.coefficients(t), training=False)
         return [ops.convert_to_numpy(scope.get_current_value(variable)) for variable in self.layer.weights]
@@ -219,7 +223,7 @@ class Curve(keras.layers.Layer):
             layer: A layer or network of the same architecture.
 
         Raises:
-            ValueError: if `index` is out of range, or `layer` differs: the first weight that does is named.
+            ValueError: if `index` is out of range, or `layer` differs (the message names the first weight that does).
         """
         num_bends = self.curve.num_bends
         if not -num_bends <= index < num_bends:
@@ -235,7 +239,7 @@ class Curve(keras.layers.Layer):
     def init_linear(self) -> None:
         """Puts the inner bends on the straight line between the endpoints: w_i = (1 - s) w_0 + s w_{n-1}, s = i/(n-1).
 
-        The BatchNormalization statistics start at the mean of those of the endpoints.
+        Sets the BatchNormalization statistics to the mean of those of the endpoints.
         """
         last = self.curve.num_bends - 1
         for start, *inner, end in zip(*self.bends):
@@ -256,7 +260,7 @@ class Curve(keras.layers.Layer):
         }
 
     def curve_config(self) -> dict[str, Any]:
-        """The arguments that are those of the curve, not of the layer."""
+        """The arguments that belong to the curve, not to the layer."""
         return {
             "curve": keras.saving.serialize_keras_object(self.curve),
             "fix_start": self.fix_start,

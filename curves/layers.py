@@ -1,4 +1,4 @@
-"""Keras layers on a curve by their names: `CurveDense`, `CurveConv2D`, `CurveBatchNormalization`."""
+"""Shorthands for Keras layers on a curve: `CurveDense`, `CurveConv2D`, `CurveBatchNormalization`."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from curves.parametrization import Bezier, Parametrization
 
 
 class _CurveOf(Curve):
-    """A `Curve` that makes its own layer from that layer's arguments."""
+    """A `Curve` that makes its layer itself, from the arguments of that layer."""
 
     layer_class: type[keras.layers.Layer]
 
@@ -25,7 +25,7 @@ class _CurveOf(Curve):
 
 @keras.saving.register_keras_serializable(package="curves")
 class CurveDense(_CurveOf):
-    """`keras.layers.Dense` on a curve: a kernel and a bias for each bend. Called as `layer(x, t=t)`; see `Curve`.
+    """`keras.layers.Dense` on a curve: a kernel and a bias for each bend. Call it as `layer(x, t=t)`; see `Curve`.
 
     Args:
         units: Number of outputs.
@@ -54,7 +54,7 @@ class CurveDense(_CurveOf):
 
 @keras.saving.register_keras_serializable(package="curves")
 class CurveConv2D(_CurveOf):
-    """`keras.layers.Conv2D` on a curve: a kernel and a bias for each bend. Called as `layer(x, t=t)`; see `Curve`.
+    """`keras.layers.Conv2D` on a curve: a kernel and a bias for each bend. Call it as `layer(x, t=t)`; see `Curve`.
 
     Args:
         filters, kernel_size: As in `keras.layers.Conv2D`.

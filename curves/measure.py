@@ -19,15 +19,15 @@ ACCURACIES = ("accuracy", "acc", "sparse_categorical_accuracy", "categorical_acc
 class Meter:
     """Measures one compiled model at one position after the other, without compiling anything twice.
 
-    Whoever moves the model puts it back (`restored`).
+    The caller moves the model, and puts it back (`restored`).
 
     Args:
         model: A compiled `keras.Model`.
-        train, test: What `keras.Model.evaluate` takes. BatchNormalization statistics come from `train`.
+        train, test: Data as `keras.Model.evaluate` takes them. BatchNormalization statistics come from `train`.
         batch_size: Samples per batch, for arrays.
-        train_samples, bn_samples: How many samples of `train`, drawn at random with a fixed seed, are enough to measure
-            on and to estimate BatchNormalization statistics from. Default: all. Only for arrays.
-        penalty: Function of no arguments: the part of the loss that depends on the weights alone, at the current ones.
+        train_samples, bn_samples: Number of samples of `train`, drawn at random with a fixed seed, to measure on and to
+            estimate BatchNormalization statistics from. None: all. Only for arrays.
+        penalty: Function of no arguments that returns the part of the loss that depends on the current weights alone.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class Meter:
         }
 
     def measure(self) -> dict[str, float]:
-        """Estimates the BatchNormalization statistics, and returns {"train_loss": ..., ...}, floats."""
+        """Estimates the BatchNormalization statistics, and returns {"train_loss": ..., ...}, a dictionary of floats."""
         self.batch_norm.update(self._batch_norm_data, self.batch_size)
         penalty = self.penalty()
         row = {}
@@ -74,7 +74,7 @@ class Meter:
 
 
 def evaluate(model: keras.Model, data: Any, batch_size: int) -> dict[str, float]:
-    """`model.evaluate` on any kind of data, and "error", 1 - accuracy, if an accuracy was compiled."""
+    """Runs `model.evaluate` on any kind of data, and adds "error", 1 - accuracy, if an accuracy was compiled."""
     if isinstance(data, tuple):
         x, y, *weights = data
         arguments = {"sample_weight": weights[0] if weights else None, "batch_size": batch_size}
@@ -92,13 +92,13 @@ def evaluate(model: keras.Model, data: Any, batch_size: int) -> dict[str, float]
 
 
 class PathEnsemble:
-    """Ensembles of the positions at which `add` was called: of the first and the present one, and of all so far.
+    """Two ensembles of the positions at which `add` is called: the first and the current one, and all so far.
 
     Args:
         model: A compiled `keras.Model`. Its loss says whether it is a classifier, and whether it outputs logits.
-        data: Test data. Only arrays keep their order from pass to pass, so only for them there is something to measure.
+        data: Test data. Only arrays keep their order from pass to pass, so nothing is measured on other data.
         batch_size: Samples per batch.
-        carry: What `add` returned last, to go on from there.
+        carry: The carry that `add` returned last, to continue from there.
     """
 
     def __init__(self, model: keras.Model, data: Any, batch_size: int, carry: Mapping[str, Any]):
@@ -108,7 +108,10 @@ class PathEnsemble:
         self.so_far = RunningMean(carry.get("total"), int(carry.get("count", 0)))
 
     def add(self) -> tuple[dict[str, float], dict[str, Any]]:
-        """Returns (row, carry): {"ensemble_with_start_error": ..., ...}, and the arrays to go on from."""
+        """Adds the current position, and returns (row, carry).
+
+        The row is {"ensemble_with_start_error": ..., ...}; the carry holds the arrays to continue from.
+        """
         if not self.measurable:
             return {}, {}
         x, y, *weights = self.data
@@ -127,7 +130,7 @@ class PathEnsemble:
 
 
 def _error_and_nll(probabilities, labels, weights=1.0):
-    """As Keras takes metrics and losses: the error without sample weights, the NLL with them, divided by N."""
+    """Error and NLL as Keras computes metrics and losses: without sample weights, and with them, divided by N."""
     labels = integer_labels(labels, *probabilities.shape)
     losses = negative_log_likelihoods(probabilities, labels)
     error = np.mean(np.argmax(probabilities, axis=1) != labels)
@@ -155,7 +158,7 @@ def _checksum_of_model(model, statistics):
 
 
 def _checksum_of_data(data):
-    """Checksum of arrays; of other data, which can be anything, only the name of the class."""
+    """Checksum of arrays; for other data, which can be anything, only the name of the class."""
     return _checksum(keras.tree.flatten(data)) if isinstance(data, tuple) else type(data).__name__
 
 
@@ -169,12 +172,12 @@ def _checksum(arrays):
 
 
 def _compiled(model):
-    """The compiled losses and metrics, as JSON can hold them."""
+    """The compiled losses and metrics, in a form that JSON can hold."""
     config = model.get_compile_config() or {}
     kept = {name: config.get(name) for name in ("loss", "loss_weights", "metrics", "weighted_metrics")}
     return json.loads(json.dumps(kept, default=str))
 
 
 def _without_none(data):
-    """Data without the empty place of sample weights, as in (x, y, None)."""
+    """The data without an empty place for sample weights: (x, y, None) becomes (x, y)."""
     return data[:2] if isinstance(data, tuple) and len(data) == 3 and data[2] is None else data

@@ -30,35 +30,37 @@ class CurveModel(keras.Model):
     """A plain `keras.Model` whose weights lie on a curve, at the current position `t`.
 
     `fit` minimizes the mean loss over the curve; each step draws one t ~ U[0,1] for the whole batch. `evaluate`,
-    `predict`, calls, and the validation inside `fit` work at `model.t`, which `fit` leaves alone; move it with
-    `model.t = 0.3`, which recompiles nothing. With BatchNormalization, call `curves.update_batch_norm(model, data)`
-    after moving; `curves.PathValidation` validates along the curve in `fit`.
+    `predict`, calls, and the validation inside `fit` work at `model.t`, which `fit` does not change; move it with
+    `model.t = 0.3`, which recompiles nothing. With BatchNormalization, call
+    `curves.update_batch_norm(model, data)` after moving; `curves.PathValidation` validates along the curve in `fit`.
 
     The mean can be taken in two ways:
 
         uniform:     l(theta) = integral_0^1 L(phi(t)) dt
         arc_length:  l(theta) = integral_0^1 L(phi(t)) r(t) dt,   r(t) = ||phi'(t)|| / integral_0^1 ||phi'(s)|| ds
 
-    The first, which the paper trains (equation 2), does not change if the curve slows down where the loss is low; the
-    second (equation 1) is the mean over points spread evenly along the curve. The paper calls the gradient of that one
+    A curve can lower the first, which the paper trains (equation 2), by slowing down where the loss is low; the second
+    (equation 1) is the mean over points spread evenly along the curve. The paper calls the gradient of the second
     intractable, as r depends on theta. But with the Gram matrix of the bends, ||phi'(t)||^2 is a small quadratic form
-    (see `Curve.squared_speeds`), and its integral a sum over few nodes. So each step differentiates
-    L(phi(t)) r(t), both factors, at a t ~ U[0,1]: the mean of this gradient is that of l.
+    (see `Curve.squared_speeds`), and the integral of the speed a sum over few nodes. So each step differentiates
+    L(phi(t)) r(t), both factors, at a t ~ U[0,1]: the mean of these gradients is the gradient of l.
 
-    (The class is long because of these texts: apart from training, each method asks the curve layers and adds up.)
+    (The class is long because of these texts: apart from training, each method asks the curve layers and adds up their
+    answers.)
 
-    If the loss is not finite at the end of an epoch, `fit` puts all weights back to the epoch before and raises a
+    If the loss is not finite at the end of an epoch, `fit` restores all weights of the epoch before and raises a
     `FloatingPointError`.
 
     Args:
-        body: Anything called as `body(x, t=t, training=...)`: a `Curve`, a model of your own made of curve layers, or a
-            functional model one of whose inputs is a scalar named "t": `keras.Input(batch_shape=(), name="t")`.
+        body: Layer or model called as `body(x, t=t, training=...)`: a `Curve`, a model of your own made of curve
+            layers, or a functional model one of whose inputs is a scalar named "t":
+            `keras.Input(batch_shape=(), name="t")`.
         seed: Seed of the sequence of t, the same on every backend. Default: random.
         objective: "uniform" or "arc_length". Default: "uniform".
 
     Attributes:
         t: Scalar variable in [0, 1], the current position of the model on the curve. Starts at 0.5, the middle.
-        body: As given.
+        body: The argument.
 
     Example:
         body = curves.Curve(net_a, curves.Bezier(3), fix_start=False, fix_end=False)
@@ -81,11 +83,11 @@ class CurveModel(keras.Model):
         self.objective = objective
         names = getattr(getattr(body, "layer", body), "output_names", None)
         if names:
-            self.output_names = names  # By these, `compile` finds losses and metrics that are given by output.
+            self.output_names = names  # `compile` uses them to match losses and metrics given by output.
         start = np.random.default_rng(seed).integers(1, MODULI)
         self.generator = keras.Variable(start, trainable=False, dtype="int32", name="generator")
         self._t = Position(0.5, trainable=False, dtype="float32", autocast=False, name="t")
-        # Nothing else is to be built. A body of the user's own may say that it is built before its layers are.
+        # Only the body needs building. A user's own body may say that it is built before its layers are.
         self.built = isinstance(body, Curve) and body.built
 
     @property
@@ -94,7 +96,7 @@ class CurveModel(keras.Model):
 
     @t.setter
     def t(self, value: Any) -> None:
-        self._t.assign(value)  # A number in its place would not reach a compiled function.
+        self._t.assign(value)  # Replacing the variable by a number would not reach a compiled function.
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         t = ops.convert_to_tensor(self.t)
@@ -106,7 +108,7 @@ class CurveModel(keras.Model):
         return self.body(keras.tree.pack_sequence_as(self.body.input, flat), training=training)
 
     def fit(self, *args: Any, **kwargs: Any) -> keras.callbacks.History:
-        """As `keras.Model.fit`. If the loss is not finite, a `FloatingPointError`, and the last good weights."""
+        """Trains as `keras.Model.fit`; if the loss is not finite, restores the last good epoch and raises an error."""
         if self.built and not self.trainable_variables:
             raise ValueError(
                 "There is nothing to train: all bends are fixed endpoints. The curve can be measured as it is."
@@ -117,7 +119,7 @@ class CurveModel(keras.Model):
         return fit(**arguments, callbacks=[_FiniteLoss(), *(keras.tree.flatten(callbacks) if callbacks else [])])
 
     def train_step(self, *args: Any) -> Any:
-        """Trains one step at a random t ~ U[0,1], and puts the current t back."""
+        """Trains one step at a random t ~ U[0,1], and restores the current t."""
         if is_stateless():
             return self._stateless_train_step(*args)
         here = ops.copy(self.t)
@@ -142,9 +144,10 @@ class CurveModel(keras.Model):
     def _sample_position(self):
         """The next t ~ U[0, 1], by the generator of Wichmann and Hill (Applied Statistics 31, 1982, AS 183).
 
-        Three multiplicative congruential generators whose fractions are added modulo 1. In small integers, so that all
-        backends, compiled or not, train at the same positions: their own generators differ, TensorFlow's even from
-        itself under XLA. The state is a variable of the model, so a saved model goes on where it stopped.
+        It adds the fractions of three multiplicative congruential generators modulo 1. It computes in small integers,
+        so that all backends, compiled or not, train at the same positions: their own generators differ from each other,
+        and TensorFlow's even from itself under XLA. The state is a variable of the model, so a saved model continues
+        the sequence.
         """
         moduli = ops.convert_to_tensor(MODULI, "int32")
         state = ops.mod(self.generator * ops.convert_to_tensor(MULTIPLIERS, "int32"), moduli)
@@ -182,7 +185,7 @@ class CurveModel(keras.Model):
     def weights_at(self, t: float) -> list[np.ndarray]:
         """The weights of the network at `t` in [0, 1]: numpy arrays, in the order of `keras.Model.get_weights`.
 
-        BatchNormalization statistics are those of the endpoint at a fixed end, else the ones last estimated.
+        At a fixed end, the BatchNormalization statistics are those of that endpoint; elsewhere, the last estimates.
         """
         return self._whole_network("weights_at").weights_at(t)
 
@@ -235,7 +238,7 @@ class CurveModel(keras.Model):
         return [layer for layer in all_layers(self) if isinstance(layer, Curve)]
 
     def description(self) -> dict[str, Any]:
-        """What tells this curve from another one with the same bends: kind, fixed ends and penalty."""
+        """The properties that two curves with the same bends can differ in: kind, fixed ends and penalty."""
         layers = self.curve_layers()
         return {
             "curve": sorted({f"{c.curve!r}, fix_start={c.fix_start}, fix_end={c.fix_end}" for c in layers}),
@@ -261,7 +264,7 @@ class CurveModel(keras.Model):
 
 
 class _FiniteLoss(keras.callbacks.Callback):
-    """Ends a training whose loss is not finite, and puts all values back to those of the last good epoch."""
+    """Ends a training whose loss is not finite, and restores all values of the last good epoch."""
 
     def on_train_begin(self, logs=None):
         self._good = []
@@ -273,7 +276,7 @@ class _FiniteLoss(keras.callbacks.Callback):
             self._remember()
 
     def on_epoch_end(self, epoch, logs=None):
-        # The loss of an epoch is a mean over its steps: one that is not finite shows.
+        # The loss of an epoch is a mean over its steps: it is not finite if that of one step is not.
         loss = (logs or {}).get("loss", 0.0)
         if np.isfinite(loss) and self._remember():
             self._time = f"the end of epoch {epoch + 1}"

@@ -14,7 +14,7 @@ from keras import ops
 
 
 def check_position(t: Any) -> Any:
-    """Returns `t`; raises a ValueError where a Python or numpy number lies outside [0, 1].
+    """Returns `t`; raises a ValueError if a Python or numpy number lies outside [0, 1].
 
     Tensors pass unchecked: their value may not be known while a step is being traced.
     """
@@ -50,7 +50,7 @@ class Parametrization(abc.ABC):
 
     @abc.abstractmethod
     def coefficients(self, t: Any) -> Any:
-        """The weights of the bends at `t`.
+        """The coefficients c_i(t) of the bends.
 
         Args:
             t: Position on the curve, a scalar in [0, 1] (number or tensor).
@@ -116,7 +116,7 @@ class PolygonalChain(Parametrization):
     """Polygonal chain: c_i(t) = max(0, 1 - |t (n-1) - i|), straight segments from bend to bend (n = `num_bends`).
 
     With three bends, as in the paper: phi(t) = 2 (t theta + (0.5 - t) w_0) for t <= 0.5, and
-    2 ((t - 0.5) w_2 + (1 - t) theta) for t >= 0.5. At a bend, `velocity` is the one to the right of it.
+    2 ((t - 0.5) w_2 + (1 - t) theta) for t >= 0.5. At an inner bend, `velocity` is that of the segment to its right.
 
     Args:
         num_bends: Number of bends, both endpoints included (see `Parametrization`).
@@ -147,7 +147,7 @@ def _to_float32(t):
 def _bernstein(t, degree):
     """The `degree + 1` Bernstein polynomials at `t`.
 
-    Built by products: the gradient of `t ** 0` at t = 0 is NaN on some backends.
+    Products, not powers: the gradient of `t ** 0` at t = 0 is NaN on some backends.
     """
     t = _to_float32(t)
     powers, complements = [ops.ones_like(t)], [ops.ones_like(t)]

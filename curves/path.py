@@ -25,30 +25,31 @@ def evaluate_path(
 ) -> PathResult:
     """Evaluates a curve at `num_points` evenly spaced positions.
 
-    At each t the BatchNormalization statistics are re-estimated on `train` (see `update_batch_norm`), then the compiled
-    loss and metrics are taken over all of `train` and `test`, as `model.evaluate` defines them, without augmentation.
-    At a fixed endpoint they are those of the endpoint network with its own statistics. Nothing is compiled twice.
-    Afterwards, also after an error, the model has the position and the statistics it had.
+    At each t it re-estimates the BatchNormalization statistics on `train` (see `update_batch_norm`), then computes the
+    compiled loss and metrics over all of `train` and `test`, as `model.evaluate` defines them, without augmentation.
+    At a fixed endpoint it measures the endpoint network with its own statistics. Nothing is compiled twice.
+    Afterwards, also after an error, the model has its previous position and statistics again.
 
     Args:
         model: A compiled `CurveModel`. `curves.connect(a, b, curve=curves.Bezier(2))` is the straight line.
-        train, test: What `keras.Model.evaluate` takes: arrays `(x, y)`, a `tf.data.Dataset`, a `PyDataset`, ...
+        train, test: Data as `keras.Model.evaluate` takes them: arrays `(x, y)`, a `tf.data.Dataset`, a `PyDataset`, ...
         num_points: Number of positions, endpoints included, at least 2. Default: 61, as in the paper's code.
         batch_size: Samples per batch, for arrays. Default: 128.
-        train_samples: How many samples of `train`, drawn at random with a fixed seed, the train loss is measured on.
+        train_samples: Number of samples of `train`, drawn at random with a fixed seed, to measure the train loss on.
             Only for arrays. Default: all.
-        bn_samples: How many are used to estimate BatchNormalization statistics, likewise. Default: all.
-        path: A .npz file. Every finished point is stored there at once; if it exists, the measurement goes on where it
-            stopped. At the end it holds the result. Default: none.
+        bn_samples: Number of samples of `train`, drawn in the same way, to estimate BatchNormalization statistics from.
+            Only for arrays. Default: all.
+        path: A .npz file, in which every finished point is stored at once. If it exists, the measurement continues
+            where it stopped. At the end the file holds the result. Default: none.
         verbose: Whether to show a progress bar.
 
     Returns:
         A `PathResult`.
 
     Raises:
-        ValueError: if the model is no `CurveModel` or not compiled, `num_points` is below 2, data are a generator, or
-            `path` holds a measurement of another model, other data or other settings (of data that are no arrays, only
-            the class is compared).
+        ValueError: if the model is not a compiled `CurveModel`, `num_points` is below 2, data are a generator, or
+            `path` holds a measurement of another model, other data or other settings (for data that are not arrays,
+            only the class is compared).
 
     Example:
         line = curves.connect(net_a, net_b, curve=curves.Bezier(2))

@@ -35,16 +35,16 @@ def evaluate_plane(
 
         e_x = (w_2 - w_0) / ||w_2 - w_0||,   e_y = v / ||v||,   v = (w_1 - w_0) - <w_1 - w_0, e_x> e_x.
 
-    At each point of the grid the BatchNormalization statistics are re-estimated and everything is measured as in
-    `evaluate_path`. The curve, if there is one, is projected on the plane; a curve of three bends lies in it.
-    Afterwards, also after an error, the networks have the weights they had.
+    At each point of the grid it re-estimates the BatchNormalization statistics and measures as `evaluate_path` does.
+    The curve, if there is one, is projected on the plane; a curve of three bends lies in it. Afterwards, also after an
+    error, the networks have their previous weights again.
 
     Args:
-        networks: A compiled `CurveModel`; or three `keras.Model` of one architecture, w_0, w_1 and w_2, of which the
-            first is compiled.
+        networks: A compiled `CurveModel`; or three `keras.Model` of one architecture, w_0, w_1 and w_2, the first of
+            which must be compiled.
         train, test, batch_size, train_samples, bn_samples, path, verbose: As in `evaluate_path`.
-        bends: Which three bends of a `CurveModel` span the plane, w_0, w_1 and w_2. Default: `(0, 1, 2)`, if it has
-            three.
+        bends: Indices of the three bends of a `CurveModel`, w_0, w_1 and w_2, that span the plane. Default:
+            `(0, 1, 2)`, if the curve has three bends.
         num_points: Points of the grid in each direction: a number, or a pair for x and y. Default: 21.
         margin: How far the grid reaches beyond the three points, as a fraction of their range in x and in y.
             Default: 0.2.
@@ -53,8 +53,8 @@ def evaluate_plane(
         A `PlaneResult`.
 
     Raises:
-        ValueError: if there are not three networks of one architecture, the three points lie on one line, and as
-            `evaluate_path` does.
+        ValueError: if there are not three networks of one architecture, if the three points lie on one line, and for
+            data, settings or a `path` that `evaluate_path` refuses.
 
     Example:
         curve = curves.connect(net_a, net_b)
@@ -117,7 +117,7 @@ def evaluate_plane(
 
 
 def _plane_of_networks(networks, bends):
-    """(the model to measure with, [((variable,), (w_0, w_1, w_2)) of each weight], Gram matrix of w_1 and w_2)."""
+    """Returns (model to measure with, [((variable,), (w_0, w_1, w_2)) of each weight], Gram matrix of w_1 and w_2)."""
     if bends is not None:
         raise ValueError(f"`bends` are for a CurveModel; three networks have none. Received: bends={bends}")
     if not isinstance(networks, (list, tuple)) or len(networks) != 3:
@@ -156,7 +156,7 @@ def _three_bends(model, bends):
 
 
 def _checked(gram):
-    """`gram`, if the three points span a plane."""
+    """Returns `gram` if the three points span a plane; otherwise raises a ValueError."""
     first, second = np.sqrt(np.diag(gram))
     if not np.linalg.det(gram) > 1e-8 * (first * second) ** 2:
         raise ValueError("The three points of `networks` lie on one line, or two of them are equal: there is no plane.")
@@ -164,7 +164,7 @@ def _checked(gram):
 
 
 def _coordinates(shares, gram):
-    """(x, y) of the points w_0 + a (w_1 - w_0) + b (w_2 - w_0), for `shares` (a, b) in rows."""
+    """(x, y) of the points w_0 + a (w_1 - w_0) + b (w_2 - w_0), for the rows (a, b) of `shares`."""
     (square_1, product), (_, square_2) = gram
     x_1 = product / np.sqrt(square_2)
     y_1 = np.sqrt(square_1 - x_1**2)

@@ -15,12 +15,12 @@ LINE_STYLE = {"linestyle": "--", "color": "0.35"}
 
 
 def plot_paths(results: Mapping[str, "PathResult"], path: str | os.PathLike | None = None) -> "Figure":
-    """Train loss, test error and ensemble error along one or more paths, against t; circles mark the endpoints.
+    """Plots train loss, test error and ensemble error along one or more paths against t; circles mark the endpoints.
 
-    The third panel, the test error of the ensemble of phi(0) and phi(t), is left out where that was not measured.
+    The third panel, the test error of the ensemble of phi(0) and phi(t), is left out if that was not measured.
 
     Args:
-        results: Dictionary of label to `PathResult`. A label with "line" in it is drawn dashed, in grey.
+        results: Dictionary of label to `PathResult`. Paths with "line" in their label are dashed and grey.
         path: File to write. Default: none.
 
     Returns:
@@ -50,7 +50,7 @@ def plot_paths(results: Mapping[str, "PathResult"], path: str | os.PathLike | No
             axes.plot(result.t, values, label=name, linewidth=2, **style)
             axes.plot(result.t[[0, -1]], values[[0, -1]], "o", color="black", clip_on=False)
         axes.set(xlabel="t", ylabel=label, title=title, xlim=(0, 1))
-        if split != "ensemble":  # Its differences are small.
+        if split != "ensemble":  # Ensembles differ too little for an axis from 0.
             axes.set_ylim(bottom=min(0, axes.get_ylim()[0]))
         axes.grid(alpha=0.3)
     figure.legend(*all_axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(results))
@@ -65,11 +65,11 @@ def plot_planes(
     split: str = "train",
     quantity: str = "loss",
 ) -> "Figure":
-    """Contours of one quantity on one or more planes through three points of weight space.
+    """Plots contours of one quantity on one or more planes through three points of weight space.
 
-    The levels are spaced evenly in the logarithm of the excess over the minimum; what lies above the last level is one
-    colour, labelled ">". Circles are trained networks, a diamond is a bend, the solid line is the curve, projected on
-    the plane if it does not lie in it, and the dashed one is the straight line.
+    The levels are spaced evenly in the logarithm of the excess over the minimum; all values above the last level have
+    one colour, labelled ">". Circles are trained networks, a diamond is a bend, the solid line is the curve, projected
+    on the plane if it does not lie in it, and the dashed line is the straight line.
 
     Args:
         results: Dictionary of title to `PlaneResult`, one panel for each.

@@ -1,4 +1,4 @@
-"""A measurement that goes on: its rows, one for each point, in a file that is whole after every one of them."""
+"""`Points`: a measurement that resumes from a file, which has one row for each point and is complete after each."""
 
 import json
 import os
@@ -22,7 +22,7 @@ def measure_points(
     measure: Callable[[Any], tuple],
     verbose: bool,
 ) -> None:
-    """Adds (row, carry) = `measure(place)` of all places that are not in `points` yet, and puts `model` back."""
+    """Adds (row, carry) = `measure(place)` for each place that is not in `points` yet, and restores `model`."""
     progress = keras.utils.Progbar(len(places), verbose=int(verbose), unit_name="point")
     progress.update(len(points.rows))
     with restored(model):
@@ -35,10 +35,10 @@ class Points(Generic[Result]):
     """The rows of a measurement, one for each point, in memory and in a file.
 
     Args:
-        path: File, or None to keep the rows in memory only. The measurement goes on after the rows that it holds.
+        path: File, or None to keep the rows in memory only. The measurement continues after the rows in the file.
         result_class: Class of the result that will replace the rows in this file.
-        settings: Dictionary, as JSON can hold it, that must be the same for the whole measurement.
-        num_points: Number of rows to come.
+        settings: Dictionary that JSON can hold; it must be the same for the whole measurement.
+        num_points: Number of rows of the finished measurement.
 
     Attributes:
         rows: List of dictionaries of floats.
@@ -60,7 +60,7 @@ class Points(Generic[Result]):
         if path is None:
             return
         if not os.path.exists(path):
-            self._write()  # Whether it can be written should be known before the work begins.
+            self._write()  # Fails before the work begins if the file cannot be written.
             return
         arrays = read_npz(path, path)
         kind, theirs = str(arrays.get("kind")), json.loads(str(arrays.get("settings", "{}")))
@@ -89,7 +89,7 @@ class Points(Generic[Result]):
         self._write()
 
     def columns(self, prefix: str) -> dict[str, np.ndarray]:
-        """The values of all rows whose names begin with `prefix`, as a dictionary of arrays without it."""
+        """The columns whose names begin with `prefix`, as a dictionary of arrays by the rest of their names."""
         names = [name for name in self.rows[0] if name.startswith(f"{prefix}_")]
         return {name.removeprefix(f"{prefix}_"): np.array([row[name] for row in self.rows]) for name in names}
 

@@ -1,4 +1,4 @@
-"""Results of measurements along a curve or on a plane, which save, load, sum up and draw themselves."""
+"""`PathResult` and `PlaneResult`: measurements along a curve and on a plane, to save, load, summarize and plot."""
 
 import dataclasses
 import json
@@ -26,11 +26,11 @@ class PathResult:
             (the loss without weight regularizers and decay: the negative log-likelihood where the loss is a
             cross-entropy), "error" (1 - accuracy, a fraction, if an accuracy was compiled) and every compiled metric
             under its own name.
-        ensemble: The same for ensembles on the test data, means of predicted probabilities: "with_start_error" and
-            "with_start_nll" of {phi(0), phi(t)}, "so_far_error" and "so_far_nll" of all positions up to t. Empty
-            unless the test data are arrays and the loss is a categorical cross-entropy.
-        settings: How it was measured: "num_points", "batch_size", "train_samples", "bn_samples" (None: all), and
-            checksums of the model and the data.
+        ensemble: Such a dictionary for ensembles (means of predicted probabilities) on the test data:
+            "with_start_error" and "with_start_nll" of {phi(0), phi(t)}, "so_far_error" and "so_far_nll" of all
+            positions up to t. Empty unless the test data are arrays and the loss is a categorical cross-entropy.
+        settings: Settings of the measurement: "num_points", "batch_size", "train_samples", "bn_samples" (None: all),
+            and checksums of the model and the data.
 
     Example:
         curve = curves.connect(net_a, net_b)
@@ -56,7 +56,7 @@ class PathResult:
     def barrier(self, split: str = "train", quantity: str = "loss") -> float:
         """The largest value along the path minus the larger one of the two endpoints; 0 if no point lies higher.
 
-        For quantities of which less is better.
+        Use it for quantities of which less is better.
         """
         values = getattr(self, split)[quantity]
         return float(np.max(values) - max(values[0], values[-1]))
@@ -67,7 +67,7 @@ class PathResult:
         return float(np.trapezoid(getattr(self, split)[quantity], axis) / (axis[-1] - axis[0]))
 
     def summary(self) -> dict[str, float]:
-        """The lengths and, of each quantity, minimum, maximum, barrier and both means: a flat dictionary of floats."""
+        """The lengths, and minimum, maximum, barrier and both means of each quantity: a flat dictionary of floats."""
         summary = {}
         for split in ("train", "test", "ensemble"):
             for quantity, values in getattr(self, split).items():
@@ -85,7 +85,7 @@ class PathResult:
         }
 
     def save(self, path: str | os.PathLike) -> None:
-        """Writes the result to `path`, a .npz file; the file is complete or not there."""
+        """Writes the result to `path`, a .npz file, atomically: the file is never incomplete."""
         _save(self, path)
 
     @classmethod
@@ -94,10 +94,10 @@ class PathResult:
         return _load(cls, path)
 
     def plot(self, path: str | os.PathLike | None = None, line: "PathResult | None" = None) -> "Figure":
-        """Train loss, test error and ensemble error along the curve, in the style of the paper; needs matplotlib.
+        """Plots train loss, test error and ensemble error along the curve, as the paper does; needs matplotlib.
 
         Args:
-            path: File to write, in a format that matplotlib knows by its ending. Default: none.
+            path: File to write; matplotlib takes the format from its ending. Default: none.
             line: `PathResult` of the straight segment, drawn dashed for comparison. Default: none.
 
         Returns:
@@ -112,8 +112,8 @@ class PathResult:
 class PlaneResult:
     """Measurements on the plane through three points w_0, w_1, w_2 of weight space.
 
-    A point of the plane is w_0 + x e_x + y e_y with orthonormal e_x = (w_2 - w_0) / ||w_2 - w_0|| and e_y, the rest of
-    w_1 - w_0, so x and y are in the units of the weights (paper, section 3 and appendix A.1).
+    A point of the plane is w_0 + x e_x + y e_y with e_x = (w_2 - w_0) / ||w_2 - w_0|| and e_y the normalized part of
+    w_1 - w_0 orthogonal to e_x, so x and y are in the units of the weights (paper, section 3 and appendix A.1).
 
     Attributes:
         x, y: Coordinates of the grid, shapes `(nx,)` and `(ny,)`.
@@ -121,7 +121,7 @@ class PlaneResult:
         path: (x, y) of the curve, projected on the plane, shape `(61, 2)`; or `(0, 2)` without a curve.
         path_distance: Distance of these points of the curve from the plane, shape `(61,)` or `(0,)`.
         train, test: Dictionaries of arrays of shape `(ny, nx)`, as in `PathResult`.
-        settings: How it was measured, as in `PathResult`.
+        settings: Settings of the measurement, as in `PathResult`.
 
     Example:
         curve = curves.connect(net_a, net_b)
@@ -141,7 +141,7 @@ class PlaneResult:
     settings: dict = dataclasses.field(default_factory=dict)
 
     def summary(self) -> dict[str, float]:
-        """The distances between the three points, and minimum and maximum of each quantity: floats."""
+        """The distances between the three points, and minimum and maximum of each quantity: a dictionary of floats."""
         summary = {}
         for split in ("train", "test"):
             for quantity, values in getattr(self, split).items():
@@ -156,7 +156,7 @@ class PlaneResult:
         }
 
     def save(self, path: str | os.PathLike) -> None:
-        """Writes the result to `path`, a .npz file; the file is complete or not there."""
+        """Writes the result to `path`, a .npz file, atomically: the file is never incomplete."""
         _save(self, path)
 
     @classmethod
@@ -165,10 +165,10 @@ class PlaneResult:
         return _load(cls, path)
 
     def plot(self, path: str | os.PathLike | None = None, split: str = "train", quantity: str = "loss") -> "Figure":
-        """Contours in the style of the paper; needs matplotlib. See `curves.plot_planes` for several in one figure.
+        """Plots contours as the paper does; needs matplotlib. `curves.plot_planes` draws several planes in one figure.
 
         Args:
-            path: File to write, in a format that matplotlib knows by its ending. Default: none.
+            path: File to write; matplotlib takes the format from its ending. Default: none.
             split, quantity: What to draw: "train" or "test", and a key of that dictionary. Default: the train loss.
 
         Returns:
@@ -215,5 +215,5 @@ def _load(cls, path):
 
 
 def part(arrays: Mapping[str, Any], prefix: str) -> dict[str, Any]:
-    """The arrays whose names begin with `prefix`, by the rest of their names."""
+    """The arrays whose names begin with `prefix`, as a dictionary by the rest of their names."""
     return {k.removeprefix(f"{prefix}_"): array for k, array in arrays.items() if k.startswith(f"{prefix}_")}

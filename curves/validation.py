@@ -1,4 +1,4 @@
-"""Validation along the curve, while it is trained."""
+"""`PathValidation`: validates along the curve while it is trained."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -16,24 +16,24 @@ from keras_fge.core.networks import restored
 class PathValidation(keras.callbacks.Callback):
     """Validates a `CurveModel` at several points of the curve after each epoch of `fit`.
 
-    At each point the BatchNormalization statistics are re-estimated, then the compiled loss and metrics are taken over
-    the validation data. To the logs it adds, for the loss, "error" (1 - accuracy) and every other metric,
+    At each point it re-estimates the BatchNormalization statistics, then computes the compiled loss and metrics over
+    the validation data. For the loss, "error" (1 - accuracy) and every other metric it adds to the logs
 
         val_path_max_loss, val_path_mean_loss, val_path_max_error, ...
 
-    maximum and mean over the points, for History, and for EarlyStopping, ModelCheckpoint and the like, if these come
-    after it in `callbacks`. Afterwards the model is as it was.
+    the maximum and the mean over the points, for History, and for callbacks such as EarlyStopping and ModelCheckpoint
+    that come after it in `callbacks`. It leaves the model as it was.
 
     Args:
-        validation: What `keras.Model.evaluate` takes: arrays `(x, y)`, a `tf.data.Dataset`, a `PyDataset`, ...
-        train: Data for the BatchNormalization statistics, likewise. A few thousand samples are enough. Needed only for
-            networks with BatchNormalization.
-        points: Positions in [0, 1]. Default: the endpoints, the middle, and half-way between.
+        validation: Data as `keras.Model.evaluate` takes them: arrays `(x, y)`, a `tf.data.Dataset`, a `PyDataset`, ...
+        train: Data of the same kinds, for the BatchNormalization statistics. A few thousand samples are enough. Needed
+            only for networks with BatchNormalization.
+        points: Positions in [0, 1]. Default: the endpoints, the middle, and the points half-way between.
         batch_size: Samples per batch, for arrays. Default: 128.
 
     Raises:
-        ValueError: if a point lies outside [0, 1]; by `fit`, if the model is no `CurveModel`, or has
-            BatchNormalization and `train` is missing.
+        ValueError: if a point lies outside [0, 1]; from `fit`, if the model is not a `CurveModel`, or has
+            BatchNormalization while `train` is missing.
 
     Example:
         curve = curves.connect(net_a, net_b)
@@ -61,7 +61,7 @@ class PathValidation(keras.callbacks.Callback):
         if not isinstance(self.model, CurveModel):
             raise ValueError(f"PathValidation needs a curves.CurveModel. Received: {self.model!r}")
         self._batch_norm = None
-        if self.model.built:  # On TensorFlow, a body of the user's own may be built by the first step only.
+        if self.model.built:  # On TensorFlow, the first step may be what builds a user's own body.
             self._prepare()
 
     def _prepare(self):
