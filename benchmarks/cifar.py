@@ -205,11 +205,11 @@ def main(arguments):
         study = prepare() if names else None
     except ValueError as error:
         sys.exit(f"error: {error}")
+
+    import report  # With all that it needs to draw, before any work is done.
+
     if study:
         run_experiments(names, study)
-
-    import report
-
     try:
         report.write_report(FLAGS.output_dir)
     except ValueError as error:

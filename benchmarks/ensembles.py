@@ -89,7 +89,7 @@ def run_fge(study, seed):
     settings = study.settings
     start = settings.fge_start_epoch
     network = new_network(settings, study.data, seed)
-    with study.locked(f"network {seed}"), study.progress.task(f"network {seed} to epoch {start}", start) as ticker:
+    with study.progress.task(f"network {seed} to epoch {start}", start) as ticker:
         train_start(study, network, seed, [ticker])
     fge = keras_fge.FGE(
         settings.fge_max_learning_rate,

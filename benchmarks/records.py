@@ -2,7 +2,6 @@
 
 import contextlib
 import datetime
-import hashlib
 import importlib.metadata
 import json
 import math
@@ -13,7 +12,7 @@ import sys
 
 import keras
 
-from keras_fge.core.files import write_atomically
+from keras_fge.core.files import checksum, write_atomically
 
 try:
     import fcntl
@@ -134,11 +133,6 @@ class Records:
         }
         _append(self.path, json.dumps(record, allow_nan=False))
         self.units.setdefault(unit, {**record, **program, "configuration": self.configuration, "metrics": metrics})
-
-
-def checksum(content):
-    """SHA-256 of `content` as JSON, shortened."""
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _lines(path):

@@ -73,8 +73,9 @@ def train_start(study, network, seed, callbacks=()):
     """Trains the first part of an ordinary run, up to where FGE branches off; this part has its own checkpoint."""
     settings, start = study.settings, study.settings.fge_start_epoch
     folder = os.path.join(study.checkpoint("ind", seed), f"epoch_{start}")
-    rate = settings.learning_rate
-    return train(network, settings, study.data, settings.epochs, rate, seed, folder, callbacks, until=start)
+    epochs, rate = settings.epochs, settings.learning_rate
+    with study.locked(f"start of network {seed}"):  # FGE need not wait for the rest.
+        return train(network, settings, study.data, epochs, rate, seed, folder, callbacks, until=start)
 
 
 def trained_network(study, seed):

@@ -164,7 +164,7 @@ class CyclicEnsemble(keras.callbacks.Callback, abc.ABC):
 
     def on_train_begin(self, logs=None):
         model, steps_per_epoch = self.model, self.params.get("steps")
-        state.claim_fit(self, "each sets the learning rate, or takes the training up. `directory` keeps its state.")
+        state.claim_fit(self, "each sets the learning rate or resumes the training. `directory` keeps the state.")
         if self.snapshots:
             self.snapshots[0].check(model, 0)
         length = cycles.length_in_steps(self.cycle_epochs, self.cycle_steps, steps_per_epoch)
@@ -221,7 +221,7 @@ class CyclicEnsemble(keras.callbacks.Callback, abc.ABC):
             step = self._steps_done(run)
             self._collect_if_due(run, step)
             rate = float(ops.convert_to_numpy(self.learning_rate(max(step, 1), run.cycle.length)))
-            self._last_update = optimizer_calls(run.optimizer), rate
+            self._last_update = run.start + step, rate
         if logs is not None:
             logs["learning_rate"] = rate
             logs.update(run.latest or dict.fromkeys(self._names_of_metrics(), float("nan")))
@@ -297,7 +297,7 @@ class CyclicEnsemble(keras.callbacks.Callback, abc.ABC):
             "cycle_steps": run.cycle.length,
             "start_epoch": self.start_epoch,
             "steps_per_epoch": self.params.get("steps"),
-            **state.describe(model, run.optimizer),
+            **state.describe(model),
             "rescale_momentum": self.rescale_momentum and has_momentum(run.optimizer),
         }
         if not (self._folder.exists() and self.resume):

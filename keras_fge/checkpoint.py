@@ -61,16 +61,13 @@ class Checkpoint(keras.callbacks.Callback):
         model = self.model
         state.claim_fit(self, "`FGE(directory=...)` keeps the whole state of the training itself.")
         state.prepare(model)
-        description = state.describe(model, getattr(model.optimizer, "inner_optimizer", model.optimizer))
-        self._settings = {**description, "steps_per_epoch": self.params.get("steps")}
+        self._settings = {**state.describe(model), "steps_per_epoch": self.params.get("steps")}
         self._history, self._is_restored = {"epoch": [], "history": {}}, False
         if Folder(self.directory).exists():
             raise ValueError(
                 f"`directory`: '{self.directory}' holds an ensemble, or a run of FGE. Give another folder."
             )
         if not self._state.exists():
-            if is_chief():
-                os.makedirs(self.directory, exist_ok=True)
             self._write(0)
             return
         if not self.resume:
@@ -112,8 +109,11 @@ class Checkpoint(keras.callbacks.Callback):
         self._restore_history()
 
     def _write(self, epoch):
-        counters = {"epoch": epoch, "settings": self._settings, "history": self._history}
-        self._state.write_training(counters, self.model)
+        model = self.model  # On JAX, this brings the model up to date, in every process.
+        if is_chief():
+            os.makedirs(self.directory, exist_ok=True)
+            counters = {"epoch": epoch, "settings": self._settings, "history": self._history}
+            self._state.write_training(counters, model)
 
     def _restore_history(self):
         """Puts the epochs before into the History of `fit`, which begins its own after `on_train_begin`."""

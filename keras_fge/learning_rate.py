@@ -20,6 +20,7 @@ from keras import ops
 
 from keras_fge.core.keras_internals import (
     has_one_learning_rate,
+    inner_optimizer,
     learning_rate_replaced,
     new_train_function,
     set_train_function,
@@ -61,7 +62,7 @@ def scheduled_optimizer(optimizer: keras.optimizers.Optimizer) -> keras.optimize
     Raises:
         ValueError: for kinds that one learning rate as a function of the iteration does not fit.
     """
-    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+    optimizer = inner_optimizer(optimizer)
     if not has_one_learning_rate(optimizer):
         raise ValueError(f"An optimizer with one learning rate is needed. Received: {type(optimizer).__name__}")
     return optimizer

@@ -4,7 +4,6 @@
 """
 
 import dataclasses
-import hashlib
 import json
 import math
 import os
@@ -14,10 +13,11 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_fge.core.files import read_npz, to_npz, write_atomically
+from keras_fge.core.files import checksum, read_npz, to_npz, write_atomically
 from keras_fge.core.keras_internals import (
     all_layers,
     begin_with_epoch,
+    inner_optimizer,
     is_chief,
     random_states,
     set_random_states,
@@ -89,9 +89,8 @@ class StateFile:
         self._seconds_to_write = self._written_at - begin
 
     def write_training(self, counters: dict[str, Any], model: keras.Model) -> None:
-        """Writes the state of the training of `model`, in the process that writes."""
-        if is_chief():
-            self.write(counters, [to_array(variable) for variable in training_state(model)])
+        """Writes the state of the training of `model`."""
+        self.write(counters, [to_array(variable) for variable in training_state(model)])
 
     def is_due(self) -> bool:
         """Whether the state can be written again, so that writing takes at most a tenth of the time of training."""
@@ -129,12 +128,13 @@ def prepare(model: keras.Model) -> None:
         model.optimizer.build(model.trainable_variables)
 
 
-def describe(model: keras.Model, optimizer: keras.optimizers.Optimizer) -> dict[str, str]:
+def describe(model: keras.Model) -> dict[str, str]:
     """What tells a training from one of another network or with other settings of the optimizer."""
+    optimizer = inner_optimizer(model.optimizer)
     return {
-        "architecture": _checksum([{**layer, "name": None} for layer in layer_signatures(model)]),
+        "architecture": checksum([{**layer, "name": None} for layer in layer_signatures(model)]),
         "optimizer": type(optimizer).__name__,
-        "optimizer_config": _checksum({**optimizer.get_config(), "learning_rate": None, "name": None}),
+        "optimizer_config": checksum({**optimizer.get_config(), "learning_rate": None, "name": None}),
     }
 
 
@@ -164,8 +164,3 @@ def claim_fit(callback: keras.callbacks.Callback, others: str) -> None:
     first = callback.params.setdefault("keras_fge", callback)
     if first is not callback:
         raise ValueError(f"{type(callback).__name__} and {type(first).__name__} cannot share one `fit`: {others}")
-
-
-def _checksum(description):
-    """SHA-256 of what JSON can hold, or of the text of anything else, shortened."""
-    return hashlib.sha256(json.dumps(description, sort_keys=True, default=str).encode()).hexdigest()[:16]

@@ -390,11 +390,11 @@ def test_contract(case, jit_compile):
     assert [numbers[name] for name in exact] == [reference[name] for name in exact]
     if IS_BEFORE_3_14 and case == "regularized":
         return  # Its numbers depend on the version.
-    tolerance = 1e-2 if case in APPLICATIONS else 1e-4
-    if case in MIXED:
-        tolerance = 4e-2  # How bfloat16 is rounded depends on the processor: 2 % were seen on another one, same code.
+    tolerance = 1e-2 if case in APPLICATIONS or case in MIXED else 1e-4
     for name in ("mean", "std") if case in RANDOM else reference.keys() - exact:
-        assert numbers[name] == pytest.approx(reference[name], rel=tolerance), name
+        # How far bfloat16 moves depends on the processor: 2 % were seen on another one, with the same code.
+        slack = 4 if case in MIXED and name == "moved" else 1
+        assert numbers[name] == pytest.approx(reference[name], rel=slack * tolerance), name
 
 
 def test_outputs_by_name():

@@ -7,8 +7,6 @@ import os
 import pathlib
 import random
 import signal
-import subprocess
-import sys
 import time
 import weakref
 
@@ -18,58 +16,22 @@ import pytest
 from keras import layers
 
 import keras_fge
+import killed
 from conftest import batch_norm_network, images, logits_loss, values
 from keras_fge.state import StateFile
 
-ROOT = pathlib.Path(__file__).parent.parent
 BACKEND = keras.backend.backend()
 
-# Trains with a folder. The process kills itself at its KILL-th event, where events are the steps of the training, and
-# the moments before and after a file gets its name.
+# Trains with a folder.
 PROGRAM = """
-import os, signal, sys
-import keras, numpy as np
-sys.path.insert(0, "tests")
-import keras_fge
-from conftest import batch_norm_network, images, logits_loss
-
-events, replace = 0, os.replace
-def event(*args):
-    global events
-    events += 1
-    if events == int(sys.argv[2]):
-        os.kill(os.getpid(), signal.SIGKILL)
-def watched_replace(*args):
-    event()
-    replace(*args)
-    event()
-os.replace = watched_replace
-
-class Steps(keras.callbacks.Callback):
-    def on_train_batch_begin(self, batch, logs=None):
-        event()
-
-keras.utils.set_random_seed(int(sys.argv[3]))
-x, y = images()
-network = batch_norm_network()
 network.compile(keras.optimizers.SGD(0.02, momentum=0.9), logits_loss())
-folder = sys.argv[1]
 fge = keras_fge.FGE(0.02, 0.001, cycle_steps=6, start_epoch=1, validation_data=(x, y), directory=folder, resume=True)
 network.fit(fge.batches(x, y, batch_size=10, seed=5), epochs=5, verbose=0, callbacks=[Steps(), fge])
-variables = network.variables + network.optimizer.variables
-np.savez(folder + "/end.npz", *[keras.ops.convert_to_numpy(v.value) for v in variables])
-print(events)
 """
 
 
 def run(folder, kill=0, seed=0):
-    return subprocess.run(
-        [sys.executable, "-c", PROGRAM, str(folder), str(kill), str(seed)],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )
+    return killed.run(PROGRAM, folder, kill, seed)
 
 
 def contents(folder):

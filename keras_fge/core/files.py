@@ -1,6 +1,8 @@
-"""Files that are written whole or not at all, and arrays in them, without pickle."""
+"""Files that are written whole or not at all, arrays in them without pickle, and checksums."""
 
+import hashlib
 import io
+import json
 import os
 import zipfile
 from collections.abc import Mapping
@@ -36,6 +38,11 @@ def replace(temporary: str | os.PathLike, path: str | os.PathLike) -> None:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def checksum(description: Any) -> str:
+    """SHA-256 of what JSON can hold, or of the text of anything else, shortened."""
+    return hashlib.sha256(json.dumps(description, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
 def to_npz(arrays: Mapping[str, Any]) -> bytes:

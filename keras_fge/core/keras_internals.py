@@ -50,6 +50,11 @@ def begin_with_epoch(model: keras.Model, epoch: int | None) -> None:
     model._initial_epoch = epoch
 
 
+def inner_optimizer(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:
+    """The optimizer that makes the updates: the one inside a `LossScaleOptimizer`, or `optimizer` itself."""
+    return getattr(optimizer, "inner_optimizer", optimizer)
+
+
 def has_one_learning_rate(optimizer: keras.optimizers.Optimizer) -> bool:
     """Whether `optimizer` steps with one learning rate, unlike a multi-optimizer (`Optimizer._learning_rate`)."""
     return hasattr(optimizer, "_learning_rate") and not hasattr(optimizer, "optimizers")
