@@ -14,7 +14,9 @@ planes (.npz), figures (.png), and report.html, which contains all of it. Howeve
 command continues where it stopped. KERAS_BACKEND=tensorflow, jax or torch selects the backend. See docs/benchmark.md.
 """
 
+import dataclasses
 import importlib
+import math
 import os
 import sys
 import tempfile
@@ -28,9 +30,11 @@ import presets
 
 NETWORKS = ["vgg16", "vgg16-bn", "vgg19", "vgg19-bn", "preresnet20", "preresnet56", "preresnet110", "preresnet164"]
 NETWORKS += ["wrn28x10", "wrn16x4", "convfc", "small_cnn", "small_cnn_bn"]
+COMMITTED = ["fashion_subset", "digits"]
 EXPERIMENTS = {  # The module of each experiment's function.
     **dict.fromkeys(["endpoint", "curve", "path", "plane"], "connectivity"),
     **dict.fromkeys(["ind", "sse", "fge", "swa"], "ensembles"),
+    "search": "search",
 }
 
 FLAGS = flags.FLAGS
@@ -45,12 +49,18 @@ flags.DEFINE_integer(
     "seed", 0, "The first seed. It decides initialization, order of the data, dropout, t.", lower_bound=0
 )
 
-flags.DEFINE_enum("dataset", "digits", ["digits", "cifar10", "cifar100", "folder"], "CIFAR by tensorflow_datasets.")
+DATASETS = ["fashion_subset", "fashion_mnist", "cifar10", "cifar100", "folder", "digits"]
+flags.DEFINE_enum(
+    "dataset", "digits", DATASETS, "fashion_subset and digits are here, CIFAR is read by tensorflow_datasets."
+)
 flags.DEFINE_string(
-    "data_dir", None, "folder: with train/<class>/*.jpg and test/<class>/*.jpg. CIFAR: of prepared data."
+    "data_dir",
+    None,
+    "folder: with train/<class>/*.jpg and test/<class>/*.jpg. fashion_mnist: with the four original files. CIFAR, "
+    "fashion_mnist: of data prepared by tensorflow_datasets.",
 )
 flags.DEFINE_integer(
-    "image_size", None, "folder: resize images to so many pixels. Default: as they are.", lower_bound=1
+    "image_size", None, "Resize images to so many pixels. Default: as they are; fashion_subset: 14.", lower_bound=1
 )
 flags.DEFINE_integer("train_size", None, "Images to train on. Default: all but those for validation.", lower_bound=1)
 flags.DEFINE_integer(
@@ -112,7 +122,12 @@ def parse_experiments():
     unknown = [name for name in FLAGS.experiment if name not in known]
     check(not unknown, f"--experiment={','.join(unknown)} is unknown. There are: {', '.join(known)}.")
     check(FLAGS.experiment, f"--experiment is empty. There are: {', '.join(known)}.")
-    return list(EXPERIMENTS) if "all" in FLAGS.experiment else [name for name in FLAGS.experiment if name != "report"]
+    check(
+        "search" not in FLAGS.experiment or FLAGS.preset in presets.SEARCHES,
+        f"--experiment=search needs a --preset with settings to try: {', '.join(presets.SEARCHES)}.",
+    )
+    chosen = [name for name in EXPERIMENTS if name != "search"] if "all" in FLAGS.experiment else FLAGS.experiment
+    return [name for name in chosen if name != "report"]
 
 
 def check_flags():
@@ -133,16 +148,12 @@ def check_flags():
         f"cycle of --fge_cycle_epochs={FLAGS.fge_cycle_epochs}: there would be no snapshot.",
     )
     check(
-        FLAGS.epochs % FLAGS.sse_cycles == 0,
-        f"--sse_cycles={FLAGS.sse_cycles} must divide --epochs={FLAGS.epochs}: all methods have the same budget.",
-    )
-    check(
         FLAGS.dataset != "folder" or FLAGS.data_dir,
         "--dataset=folder needs --data_dir=<folder with train/<class>/*.jpg and test/<class>/*.jpg>.",
     )
     for name, is_used, where in (
-        ("data_dir", FLAGS.dataset != "digits", "--dataset=folder, cifar10 or cifar100"),
-        ("image_size", FLAGS.dataset == "folder", "--dataset=folder"),
+        ("data_dir", FLAGS.dataset not in COMMITTED, "data that are not here"),
+        ("image_size", FLAGS.dataset != "digits", "other data than digits"),
         ("width", FLAGS.network.startswith("small_cnn"), "--network=small_cnn or small_cnn_bn"),
         ("validation_size", not FLAGS.use_test, "runs without --use_test"),
     ):
@@ -154,36 +165,42 @@ def check_flags():
     check(FLAGS.dataset != "digits" or FLAGS.transform == "none", "--transform is for photographs, not for digits.")
 
 
-def settings_from_flags(data):
-    """The flags as attributes of one object, with the settings that follow from them and the data."""
+def settings_from_flags():
+    """The flags as attributes of one object, with what Keras calls the defaults of the device."""
     settings = types.SimpleNamespace(**{flag.name: flag.value for flag in FLAGS.get_key_flags_for_module(__name__)})
-    images = len(data.train[0])
-    for name in ("train_samples", "bn_samples"):
-        count = getattr(settings, name)
-        check(count <= images, f"--{name}={count} must not exceed the {images} training images.")
-    steps = -(-images // settings.batch_size)
     settings.jit_compile = "auto" if settings.jit_compile is None else settings.jit_compile
-    settings.fge_cycle_steps = max(2, 2 * round(settings.fge_cycle_epochs * steps / 2))
-    if settings.steps_per_execution is None:
-        settings.steps_per_execution = default_steps_per_execution(steps, settings.fge_cycle_steps // 2)
-    count, half_cycle = settings.steps_per_execution, settings.fge_cycle_steps // 2
-    check(
-        steps % count == half_cycle % count == 0,
-        f"--steps_per_execution={count} must divide the {steps} iterations of an epoch and the {half_cycle} of half an "
-        "FGE cycle.",
-    )
     return settings
 
 
-def default_steps_per_execution(steps, half_cycle):
-    """1; on TensorFlow with a GPU, up to 32, because the GPU idles while each call waits for its result."""
+def check_steps(study):
+    """Checks what depends on the number of images, and chooses the steps of one execution."""
+    settings, images = study.settings, len(study.data.train[0])
+    for name in ("train_samples", "bn_samples"):
+        count = getattr(settings, name)
+        check(count <= images, f"--{name}={count} must not exceed the {images} training images.")
+    check(
+        study.sse_cycle_steps,
+        f"--sse_cycles={settings.sse_cycles} are more than the steps of {settings.epochs} epochs.",
+    )
+    lengths = study.steps, study.fge_cycle_steps // 2, study.sse_cycle_steps
+    if settings.steps_per_execution is None:
+        settings.steps_per_execution = default_steps_per_execution(*lengths)
+    check(
+        math.gcd(*lengths) % settings.steps_per_execution == 0,
+        f"--steps_per_execution={settings.steps_per_execution} must divide the {lengths[0]} iterations of an epoch, "
+        f"the {lengths[1]} of half an FGE cycle and the {lengths[2]} of an SSE cycle.",
+    )
+
+
+def default_steps_per_execution(*lengths):
+    """1; on TensorFlow with a GPU, up to 32 that divide all `lengths`: each call waits for its result."""
     import keras
 
     from records import accelerator
 
     if keras.backend.backend() != "tensorflow" or accelerator() is None:
         return 1
-    return max(count for count in range(1, 33) if steps % count == half_cycle % count == 0)
+    return max(count for count in range(1, 33) if math.gcd(*lengths) % count == 0)
 
 
 def check_writable(folder):
@@ -233,16 +250,17 @@ def prepare():
     dataset = data.load(
         FLAGS.dataset, FLAGS.data_dir, FLAGS.image_size, FLAGS.train_size, FLAGS.validation_size, FLAGS.use_test
     )
-    settings = settings_from_flags(dataset)
     names = [flag.name for flag in FLAGS.get_key_flags_for_module(__name__) if flag.name not in FREE]
     configuration = {name: FLAGS[name].value for name in names}
-    configuration |= {"backend": keras.backend.backend(), "data": dataset.about()}
+    configuration |= {"backend": keras.backend.backend(), "data": dataset.about(), "step": "PyTorch's"}
+    study = Study(settings_from_flags(), dataset, None, ProgressBars())
+    check_steps(study)
     records = Records(FLAGS.output_dir, configuration)
     counts = [f"{len(dataset.train[0])} training", *(f"{len(x)} {split}" for split, (x, _) in dataset.splits.items())]
     console.print(f"{dataset.name}: {', '.join(counts)} images; backend {keras.backend.backend()}")
     if records.units:
         console.print(f"{len(records.units)} units of work are recorded already: {records.path}")
-    return Study(settings, dataset, records, ProgressBars())
+    return dataclasses.replace(study, records=records)
 
 
 def run_experiments(names, study):

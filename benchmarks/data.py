@@ -1,7 +1,10 @@
 """Data sets as uint8 arrays in memory, with fixed train / validation / test splits."""
 
 import dataclasses
+import gzip
 import hashlib
+import io
+import lzma
 import os
 import pathlib
 import warnings
@@ -12,7 +15,10 @@ import numpy as np
 from keras_fge.core.files import read_npz, to_npz, write_atomically
 
 # Training images, test images, classes.
-COUNTS = {"cifar10": (50_000, 10_000, 10), "cifar100": (50_000, 10_000, 100)}
+COUNTS = {"cifar10": (50_000, 10_000, 10), "cifar100": (50_000, 10_000, 100), "fashion_mnist": (60_000, 10_000, 10)}
+FASHION_SUBSET = pathlib.Path(__file__).parent / "datasets" / "fashion_mnist.npz.xz"  # Made by draw_fashion.py.
+VALIDATION = {"digits": 500, "fashion_subset": 2000}
+IMAGE_SIZE = {"fashion_subset": 14}  # A quarter of the pixels takes a quarter of the time.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,24 +64,26 @@ def load(dataset, data_dir=None, image_size=None, train_size=None, validation_si
     """Loads one of the data sets of `LOADERS`.
 
     Args:
-        dataset: "digits", "cifar10", "cifar100" or "folder".
-        data_dir: For "folder", the folder; for CIFAR, the folder of tensorflow_datasets, by default its usual one.
-        image_size: For "folder": height and width in pixels to which images are resized, by averaging.
+        dataset: A name in `LOADERS`.
+        data_dir: For "folder", the folder; for "fashion_mnist", one with the four original files, if it is not read by
+            tensorflow_datasets; for that and CIFAR, the folder of tensorflow_datasets, by default its usual one.
+        image_size: Height and width in pixels to which images are resized, by averaging. Default: as they are, or as
+            in `IMAGE_SIZE`.
         train_size: Images to train on. Default: all that are left.
-        validation_size: Training images put aside for validation. Default: 5,000; 500 for "digits".
+        validation_size: Training images put aside for validation. Default: 5,000, or as in `VALIDATION`.
         use_test: Whether to train on all training images, as the paper does for its tables. Choose no settings then:
             there are no validation images.
 
     Raises:
         ValueError: if the data are missing, incomplete or damaged, or the sizes ask for too many images.
     """
-    (x, y), test, classes, largest_pixel, name = LOADERS[dataset](data_dir, image_size)
+    (x, y), test, classes, largest_pixel, name = LOADERS[dataset](data_dir, image_size or IMAGE_SIZE.get(dataset))
     for split, images, labels in (("training", x, y), ("test", *test)):
         _check(name, split, images, labels, classes)
     if x.shape[1:] != test[0].shape[1:]:
         raise ValueError(f"{name}: training images have shape {x.shape[1:]}, test images {test[0].shape[1:]}.")
     if validation_size is None:
-        validation_size = 500 if dataset == "digits" else 5000
+        validation_size = VALIDATION.get(dataset, 5000)
     order = np.random.default_rng(0).permutation(len(x))
     rest, validation = (order, None) if use_test else np.split(order, [max(len(x) - validation_size, 0)])
     if not 0 < (train_size or 1) <= len(rest):
@@ -114,8 +122,54 @@ def _load_digits(data_dir, image_size):
     return (x[train], y[train]), (x[test], y[test]), 10, 16, "digits"
 
 
+def _load_fashion_subset(data_dir, image_size):
+    """The part of Fashion-MNIST that is committed: 6,000 training and 4,000 test images of 28 x 28 pixels."""
+    try:
+        content = io.BytesIO(lzma.decompress(FASHION_SUBSET.read_bytes()))
+    except (OSError, lzma.LZMAError) as error:
+        raise ValueError(f"{FASHION_SUBSET} is missing or damaged; it is part of a checkout. {error}") from error
+    arrays = read_npz(content, FASHION_SUBSET)
+    splits = [(arrays[f"{split}_x"], arrays[f"{split}_y"].astype("int32")) for split in ("train", "test")]
+    return *[(_resized(x, image_size), y) for x, y in splits], 10, 255, "Fashion-MNIST (subset)"
+
+
+def _load_fashion(data_dir, image_size):
+    """Fashion-MNIST in full: the four original files in `data_dir`, or through tensorflow_datasets."""
+    if data_dir is None or not list(pathlib.Path(data_dir).glob("*-ubyte*")):
+        return _load_tfds("fashion_mnist", data_dir, image_size)
+    splits = [(x, y.astype("int32")) for x, y in read_idx_files(pathlib.Path(data_dir))]
+    for (_, y), count in zip(splits, COUNTS["fashion_mnist"]):
+        _check_count("fashion_mnist", len(y), count)
+    return *[(_resized(x, image_size), y) for x, y in splits], 10, 255, "Fashion-MNIST"
+
+
+def read_idx_files(folder):
+    """The training and the test split, `(images, labels)`, of MNIST's four files, compressed (.gz) or not."""
+    return [
+        (
+            _read_idx(folder / f"{split}-images-idx3-ubyte", 3)[..., None],
+            _read_idx(folder / f"{split}-labels-idx1-ubyte", 1),
+        )
+        for split in ("train", "t10k")
+    ]
+
+
+def _read_idx(path, dimensions):
+    """A file of bytes with the head: 0, 0, 8 for bytes, number of dimensions, and the dimensions in 4 bytes each."""
+    zipped = path.with_name(f"{path.name}.gz")
+    try:
+        content = gzip.decompress(zipped.read_bytes()) if zipped.exists() else path.read_bytes()
+    except (OSError, EOFError) as error:
+        raise ValueError(f"{path}[.gz] is missing or damaged: {error}") from error
+    head = 4 + 4 * dimensions
+    shape = np.frombuffer(content[4:head], ">u4").tolist()
+    if content[:4] != bytes([0, 0, 8, dimensions]) or len(content) != head + np.prod(shape):
+        raise ValueError(f"{path}[.gz] is no IDX file of bytes in {dimensions} dimensions, or a damaged one.")
+    return np.frombuffer(content, np.uint8, offset=head).reshape(shape)
+
+
 def _load_tfds(name, data_dir, image_size):
-    """Reads CIFAR, already prepared, through tensorflow_datasets: nothing is downloaded here."""
+    """Reads a data set, already prepared, through tensorflow_datasets: nothing is downloaded here."""
     try:
         import tensorflow_datasets as tfds
     except ImportError:
@@ -140,10 +194,25 @@ def _load_tfds(name, data_dir, image_size):
     for split, count in zip(splits, (train_count, test_count)):
         batches = list(tfds.as_numpy(split))
         x, y = (np.concatenate([batch[key] for batch in batches]) for key in ("image", "label"))
-        if len(x) != count:
-            raise ValueError(f"{name} is incomplete: {len(x)} images instead of {count}. Prepare it anew.")
-        arrays.append((x, y.astype("int32")))
+        _check_count(name, len(x), count)
+        arrays.append((_resized(x, image_size), y.astype("int32")))
     return *arrays, classes, 255, name
+
+
+def _check_count(name, count, expected):
+    if count != expected:
+        raise ValueError(f"{name} is incomplete: {count} images instead of {expected}. Prepare it anew.")
+
+
+def _resized(images, size):
+    """Square images of `size` pixels, by averaging; as they are if `size` is None."""
+    if size is None or images.shape[1:3] == (size, size):
+        return images
+    from PIL import Image
+
+    grey = images.shape[-1] == 1
+    small = [Image.fromarray(i[..., 0] if grey else i).resize((size, size), Image.Resampling.BOX) for i in images]
+    return np.stack(small).reshape(len(images), size, size, -1)
 
 
 def _load_folder(folder, image_size):
@@ -213,6 +282,8 @@ def _read_images(folder, files, image_size):
 
 LOADERS = {
     "digits": _load_digits,
+    "fashion_subset": _load_fashion_subset,
+    "fashion_mnist": _load_fashion,
     "cifar10": lambda *arguments: _load_tfds("cifar10", *arguments),
     "cifar100": lambda *arguments: _load_tfds("cifar100", *arguments),
     "folder": _load_folder,

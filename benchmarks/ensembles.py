@@ -4,18 +4,21 @@ An experiment is a list of units, whose functions make, train and measure; the v
 Members, settings and stopping were chosen on validation data; test data are only used to measure.
 """
 
+import itertools
 import os
 
 import numpy as np
 
 import keras_fge
+from keras_fge.core.batch_norm import batch_norm_layers
 from keras_fge.core.files import read_npz, to_npz, write_atomically
 from keras_fge.core.networks import to_array
 from keras_fge.core.predictions import RunningMean
-from training import TrajectoryRecorder, new_network, train_cyclic, train_start, trained_network
+from training import SecondsPerEpoch, TrajectoryRecorder, new_network, train_cyclic, train_start, trained_network
 from units import Unit
 
 BUDGETS = (1, 2, 3)
+IND_BUDGETS = range(1, 9)  # How many independent networks is a method worth? That takes larger ensembles of them.
 
 
 # --- The experiments --------------------------------------------------------------------------------------------------
@@ -23,7 +26,7 @@ BUDGETS = (1, 2, 3)
 
 def ind(study):
     """Independent networks, the ordinary way to an ensemble."""
-    return _runs_and_groups(study, "ind", run_ind)
+    return _runs_and_groups(study, "ind", run_ind, IND_BUDGETS)
 
 
 def sse(study):
@@ -34,9 +37,13 @@ def sse(study):
 def fge(study):
     """Fast Geometric Ensembling, which branches off the training of the independent network of the same seed.
 
-    That saves time here; an FGE run counts as a whole run in all comparisons.
+    That saves time here; an FGE run counts as a whole run in all comparisons. Networks with BatchNormalization are
+    measured twice: with the statistics that each member has from its training, as in the paper, and re-estimated.
     """
-    return _runs_and_groups(study, "fge", run_fge)
+    units = _runs_and_groups(study, "fge", run_fge)
+    if batch_norm_layers(new_network(study.settings, study.data, study.settings.seed)):
+        units += _runs_and_groups(study, "fge_bn", run_fge_bn, after=("fge", run_fge))
+    return units
 
 
 def swa(study):
@@ -45,15 +52,19 @@ def swa(study):
     return [*fge(study), *runs]
 
 
-def _runs_and_groups(study, method, run):
-    """One unit for each run, and one for each group of k runs whose members make an ensemble of budget kB."""
+def _runs_and_groups(study, method, run, budgets=BUDGETS, after=None):
+    """One unit for each run, and one for each group of k runs whose members make an ensemble of budget kB.
+
+    `after` is the method, and its function, whose run of the same seed is needed before.
+    """
 
     def measure(study, budget, *seeds):
         return measure_group(study, method, run, seeds)
 
-    runs = [Unit(method, (seed,), run) for seed in study.seeds]
+    needs = {seed: (Unit(after[0], (seed,), after[1]),) if after else () for seed in study.seeds}
+    runs = [Unit(method, (seed,), run, needs[seed]) for seed in study.seeds]
     units = list(runs)
-    for budget in BUDGETS:
+    for budget in budgets:
         for first in range(0, len(runs) - budget + 1, budget):
             group = tuple(runs[first : first + budget])
             key = (budget, *(seed for unit in group for seed in unit.key))
@@ -64,28 +75,37 @@ def _runs_and_groups(study, method, run):
 # --- One run of each method -------------------------------------------------------------------------------------------
 
 
-def run_ind(study, seed):
-    network = trained_network(study, seed)
+def run_ind(study, seed, name="ind"):
+    """One network; `name` stands in the names of its files, but not of its checkpoints, which FGE shares."""
+    clock = SecondsPerEpoch()
+    network = trained_network(study, seed, [clock])
     snapshot = keras_fge.Snapshot.of(network, study.settings.epochs * study.steps)
-    return measure_run(study, "ind", seed, network, [snapshot])
+    metrics = measure_run(study, name, seed, network, [snapshot])
+    x, y = study.data.train
+    ensemble = keras_fge.Ensemble(network, [snapshot], from_logits=True)
+    metrics["train"] = keras_fge.classification_metrics(ensemble.predict(x, batch_size=1000), y)
+    return {**metrics, "seconds_per_epoch": clock.median}
 
 
-def run_sse(study, seed):
+def run_sse(study, seed, name="sse"):
+    """One run of SSE; `name` stands in the names of its files."""
     settings = study.settings
     network = new_network(settings, study.data, seed)
     sse = keras_fge.SnapshotEnsemble(
         settings.sse_max_learning_rate,
-        settings.epochs // settings.sse_cycles,
-        directory=study.checkpoint("sse", seed),
+        cycle_steps=study.sse_cycle_steps,
+        directory=study.checkpoint(name, seed),
         resume=True,
-        rescale_momentum=False,  # As in the ordinary training and in all records.
     )
-    with study.locked(f"run sse {seed}"), study.progress.task(f"sse {seed}", settings.epochs) as ticker:
-        train_cyclic(network, sse, settings, study.data, seed, [ticker])
-    return measure_run(study, "sse", seed, network, sse.snapshots)
+    clock = SecondsPerEpoch()
+    with study.locked(f"run {name} {seed}"), study.progress.task(f"{name} {seed}", settings.epochs) as ticker:
+        train_cyclic(network, sse, settings, study.data, seed, [clock, ticker])
+    metrics = measure_run(study, name, seed, network, sse.snapshots)
+    return {**metrics, "seconds_per_epoch": clock.median}
 
 
-def run_fge(study, seed):
+def run_fge(study, seed, name="fge"):
+    """One run of FGE; `name` stands in the names of its files."""
     settings = study.settings
     start = settings.fge_start_epoch
     network = new_network(settings, study.data, seed)
@@ -94,20 +114,20 @@ def run_fge(study, seed):
     fge = keras_fge.FGE(
         settings.fge_max_learning_rate,
         settings.fge_min_learning_rate,
-        cycle_steps=settings.fge_cycle_steps,
+        cycle_steps=study.fge_cycle_steps,
         start_epoch=start,
-        directory=study.checkpoint("fge", seed),
+        directory=study.checkpoint(name, seed),
         resume=True,
-        rescale_momentum=False,
     )
-    recorders = [new_recorder(study, network, fge, seed)] if seed == settings.seed else []
-    with study.locked(f"run fge {seed}"), study.progress.task(f"fge {seed}", settings.epochs, start) as ticker:
-        train_cyclic(network, fge, settings, study.data, seed, [*recorders, ticker], start)
-    metrics = measure_run(study, "fge", seed, network, fge.snapshots, start)
+    recorders = [new_recorder(study, network, fge, seed)] if (name, seed) == ("fge", settings.seed) else []
+    clock = SecondsPerEpoch()
+    with study.locked(f"run {name} {seed}"), study.progress.task(f"{name} {seed}", settings.epochs, start) as ticker:
+        train_cyclic(network, fge, settings, study.data, seed, [clock, *recorders, ticker], start)
+    metrics = measure_run(study, name, seed, network, fge.snapshots, start)
     for recorder in recorders:
         snapshots = [snapshot.step for snapshot in fge.snapshots]
         metrics["trace"] = {**recorder.trace, "cycle_steps": fge.cycle_steps, "snapshots": snapshots}
-    return metrics
+    return {**metrics, "seconds_per_epoch": None if recorders else clock.median}
 
 
 def new_recorder(study, network, fge, seed):
@@ -117,13 +137,28 @@ def new_recorder(study, network, fge, seed):
     return TrajectoryRecorder(study.data.test, weights, fge.start_epoch, path, -(-fge.cycle_steps // 8))
 
 
+def run_fge_bn(study, seed):
+    """The members of an FGE run with re-estimated statistics of BatchNormalization."""
+    ensemble = finished_fge(study, seed)
+    snapshots = []
+    for index, snapshot in enumerate(ensemble.snapshots):
+        network = ensemble[index : index + 1].average_weights(study.data.train)  # The mean of one is that one.
+        snapshots.append(keras_fge.Snapshot.of(network, snapshot.step))
+    return measure_run(study, "fge_bn", seed, network, snapshots, study.settings.fge_start_epoch)
+
+
 def run_swa(study, seed):
+    network = finished_fge(study, seed).average_weights(study.data.train)
+    snapshot = keras_fge.Snapshot.of(network, study.settings.epochs * study.steps)
+    return measure_run(study, "swa", seed, network, [snapshot])
+
+
+def finished_fge(study, seed):
+    """The members of a recorded FGE run, which is done again if its folder is gone."""
     folder, members = study.checkpoint("fge", seed), study.records.metrics(f"fge {seed}")["members"]
     if not os.path.exists(folder) or len(keras_fge.Ensemble.load(folder)) < members:
         run_fge(study, seed)
-    network = keras_fge.Ensemble.load(folder).average_weights(study.data.train)
-    snapshot = keras_fge.Snapshot.of(network, study.settings.epochs * study.steps)
-    return measure_run(study, "swa", seed, network, [snapshot])
+    return keras_fge.Ensemble.load(folder)
 
 
 # --- Measurements -----------------------------------------------------------------------------------------------------
@@ -133,22 +168,24 @@ def measure_run(study, method, seed, network, snapshots, first_epoch=0):
     """Measures the ensemble of one run, and its members one by one; writes the mean prediction to a file.
 
     Returns:
-        {"members": count, split: metrics of the ensemble, "epochs": epoch at which each member was collected,
-        "member_error": error of each member, "ensemble_error": error of the ensemble of the first 1, 2, ... members},
-        both errors on test data.
+        {"members": count, split: metrics of the ensemble, the mean error of its members and their disagreement,
+        "epochs": epoch at which each member was collected, "member_error": error of each member, "ensemble_error":
+        error of the ensemble of the first 1, 2, ... members}, both errors on test data.
     """
     ensemble = keras_fge.Ensemble(network, snapshots, from_logits=True)
     metrics, means = {"members": len(ensemble)}, {}
     for split, (x, y) in study.data.splits.items():
         running = RunningMean()
-        members, sizes = [], []
+        members, sizes, classes = [], [], []
         for index in range(len(ensemble)):
             probabilities = ensemble[index : index + 1].predict(x, batch_size=1000)
             running.add(probabilities)
-            members.append(error_of(probabilities, y))
-            sizes.append(error_of(running.mean(), y))
+            classes.append(np.argmax(probabilities, axis=1))
+            members.append(float(np.mean(classes[-1] != y)))
+            sizes.append(float(np.mean(np.argmax(running.mean(), axis=1) != y)))
         means[split] = running.mean().astype("float32")
-        metrics[split] = all_metrics(means[split], y)
+        quality = {"member_error": float(np.mean(members)), "disagreement": disagreement(classes)}
+        metrics[split] = {**all_metrics(means[split], y), **quality}
         if split == "test":
             epochs = [first_epoch + snapshot.step / study.steps for snapshot in snapshots]
             metrics.update(epochs=epochs, member_error=members, ensemble_error=sizes)
@@ -176,8 +213,10 @@ def predictions_path(study, method, seed):
     return study.path("checkpoints", f"predictions_{method}_{seed}.npz")
 
 
-def error_of(probabilities, labels):
-    return float(np.mean(np.argmax(probabilities, axis=1) != labels))
+def disagreement(predictions):
+    """The share of images that two members classify differently, mean over all pairs of members; 0 for one member."""
+    pairs = [np.mean(first != second) for first, second in itertools.combinations(predictions, 2)]
+    return float(np.mean(pairs)) if pairs else 0.0
 
 
 def all_metrics(probabilities, labels):

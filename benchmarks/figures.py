@@ -11,7 +11,10 @@ from matplotlib.figure import Figure
 
 import curves
 import keras_fge
-from tables import METHODS, PLANES, QUANTITIES, by_name, pooled, standard_error
+from comparisons import equivalent, values
+from tables import BUDGETS, METHODS, PLANES, QUANTITIES, SINGLE, by_name, pooled, standard_error
+
+FGE_FLAGS = ("fge_cycle_epochs", "fge_max_learning_rate")
 
 
 def results(records, folder, experiment, result_class):
@@ -67,9 +70,9 @@ def draw_budgets(records, folder):
     if not groups:
         return None
     figure = Figure(figsize=(12, 3.6), layout="constrained")
-    for axes, (metric, label, scale, _) in zip(figure.subplots(1, 3), QUANTITIES):
-        for shift, (method, (name, color)) in zip((-0.03, 0, 0.03), METHODS.items()):
-            cells = {b: [g["test"][metric] for g in values] for (m, b), values in groups.items() if m == method}
+    for axes, (metric, label, scale, _) in zip(figure.subplots(1, 3), QUANTITIES[:3]):
+        for shift, (method, (name, color)) in zip((-0.04, -0.01, 0.01, 0.04), METHODS.items()):
+            cells = {b: [g["test"][metric] for g in groups[method, b]] for b in BUDGETS if (method, b) in groups}
             means = [scale * np.mean(values) for values in cells.values()]
             errors = [scale * (standard_error(values) or 0) for values in cells.values()]
             x = np.array(list(cells)) + shift
@@ -106,6 +109,80 @@ def draw_members(records, folder):
     return figure
 
 
+def draw_worth(records, folder):
+    """Draws the calibrated NLL of 1, 2, ... independent networks, and how many of them each method is worth at 1B."""
+    groups = [record for record in records.of("ind ensemble")]
+    if not groups:
+        return None
+    figure = Figure(figsize=(6.5, 4), layout="constrained")
+    axes = figure.subplots()
+    sizes = sorted({record["key"][0] for record in groups})
+    means = [np.mean(list(values(records, "ind", k, "calibrated_nll").values())) for k in sizes]
+    axes.plot(sizes, means, "o-", color=METHODS["ind"][1], label="Ind")
+    for method, (name, color) in {**METHODS, **SINGLE}.items():
+        if method != "ind" and (worth := equivalent(records, method, 1)):
+            value = np.mean(list(values(records, method, 1, "calibrated_nll").values()))
+            axes.plot(
+                [1, worth[0]], [value, value], "x--", color=color, label=f"{name}, 1B: worth {worth[0]:.1f} networks"
+            )
+    axes.set(xlabel="independent networks in the ensemble", ylabel="test NLL, calibrated", xticks=sizes)
+    axes.grid(alpha=0.3)
+    axes.legend()
+    return figure
+
+
+def draw_time(records, folder):
+    """Draws the test error against the time of training, of ensembles of 1, 2 and 3 budgets, and within one FGE run."""
+    seconds = {
+        method: [r["metrics"]["seconds_per_epoch"] for r in records.of(method) if r["metrics"].get("seconds_per_epoch")]
+        for method in ("ind", "sse", "fge")
+    }
+    if not all(seconds.values()):
+        return None
+    flags, seconds = records.configuration, {method: np.median(times) for method, times in seconds.items()}
+    start, epochs = flags["fge_start_epoch"], flags["epochs"]
+    cost = {method: epochs * seconds[method] / 60 for method in ("ind", "sse")}
+    cost["fge"] = (start * seconds["ind"] + (epochs - start) * seconds["fge"]) / 60
+    figure = Figure(figsize=(6.5, 4), layout="constrained")
+    axes = figure.subplots()
+    for method, minutes in cost.items():
+        name, color = METHODS[method]
+        errors = [list(values(records, method, budget, "error").values()) for budget in BUDGETS]
+        points = [(budget * minutes, 100 * np.mean(error)) for budget, error in zip(BUDGETS, errors) if error]
+        axes.plot(*zip(*points), "o-", color=color, label=name)
+    runs = [record["metrics"] for record in records.of("fge")]
+    minutes = (start * seconds["ind"] + (np.array(runs[0]["epochs"]) - start) * seconds["fge"]) / 60
+    errors = 100 * np.mean([run["ensemble_error"] for run in runs], axis=0)
+    axes.plot(minutes, errors, ".:", color=METHODS["fge"][1], label="FGE, after each member of a run")
+    axes.set(xlabel="minutes of training (one process)", ylabel="test error (%)", title="Means over runs and groups")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    return figure
+
+
+def draw_settings(records, folder):
+    """Draws quality and diversity of FGE's members against largest rate and cycle length, as far as both were tried."""
+    found = {}
+    for record in records.of("search"):
+        method, setting, _ = record["key"]
+        flags = dict(pair.split("=") for pair in setting.split(",") if pair)
+        if method == "fge" and set(flags) <= set(FGE_FLAGS):
+            cycle, rate = (float(flags.get(name, records.configuration[name])) for name in FGE_FLAGS)
+            found.setdefault(cycle, {}).setdefault(rate, []).append(record["metrics"]["test"])
+    if len(found) < 2:
+        return None
+    figure = Figure(figsize=(12, 3.6), layout="constrained")
+    quantities = (("member_error", "error of a member (%)"), ("disagreement", "disagreement of two members (%)"))
+    for axes, (metric, label) in zip(figure.subplots(1, 3), (*quantities, ("error", "error of the ensemble (%)"))):
+        for cycle, rates in sorted(found.items()):
+            means = [100 * np.mean([run[metric] for run in rates[rate]]) for rate in sorted(rates)]
+            axes.plot(sorted(rates), means, "o-", label=f"cycles of {cycle:g} epochs")
+        axes.set(xscale="log", xlabel="largest learning rate", ylabel=label)
+        axes.grid(alpha=0.3)
+    axes.legend()
+    return figure
+
+
 FIGURES = (
     ("paths.png", "Along the paths", draw_paths),
     ("planes_train_loss.png", "Train loss in planes of weight space", draw_planes("train", "loss")),
@@ -113,4 +190,7 @@ FIGURES = (
     ("fge.png", "One FGE run", draw_fge),
     ("members.png", "Accuracy against budget: separate members, and ensembles of those so far", draw_members),
     ("budgets.png", "Ensembles at equal budgets, mean and standard error", draw_budgets),
+    ("worth.png", "How many independent networks each method is worth", draw_worth),
+    ("time.png", "Test error against the time of training", draw_time),
+    ("settings.png", "FGE: settings tried, on validation images", draw_settings),
 )

@@ -1,7 +1,7 @@
-"""Numbers to compare with, from the authors' repository, github.com/timgaripov/dnn-mode-connectivity (README).
+"""Numbers to compare with: those for curves from the authors' repository, those for ensembles from the paper's Table 1.
 
-All are for CIFAR without re-compression, errors in %. The README gives no numbers for Snapshot Ensembles. It gives
-those for ensembles on CIFAR-10 only in a comment.
+All are for CIFAR without re-compression, errors in %. The repository: github.com/timgaripov/dnn-mode-connectivity
+(README). Table 1 was taken from a lecture that reprints it.
 """
 
 # {(network, number of classes): {path: (least, largest train loss, least, largest test error)}}
@@ -38,11 +38,36 @@ CURVES = {
     },
 }
 
-# {(network, number of classes): {method: test error at 1B, 2B, 3B}}
+# Table 1 of the paper: {(network, number of classes): {method: (test error at 1B, 2B, 3B, standard deviation at 1B)}}
 ENSEMBLES = {
-    ("vgg16", 10): {"ind": (6.83, 6.42, 5.95), "fge": (6.36, 5.99, 5.67)},
-    ("wrn28x10", 10): {"ind": (3.75, 3.35, 3.20), "fge": (3.58, 3.51, 3.47)},
-    ("vgg16", 100): {"ind": (27.5, 25.2, 24.4), "fge": (25.4, 23.9, 23.4)},
-    ("preresnet164", 100): {"ind": (21.6, 19.5, 18.4), "fge": (19.7, 18.7, 18.3)},
-    ("wrn28x10", 100): {"ind": (19.2, 17.6, 17.0), "fge": (17.7, 17.1, 16.8)},
+    ("vgg16", 100): {
+        "ind": (27.4, 25.28, 24.45, 0.1),
+        "sse": (26.4, 25.16, 24.69, 0.1),
+        "fge": (25.7, 24.11, 23.54, 0.1),
+    },
+    ("vgg16", 10): {
+        "ind": (6.75, 5.89, 5.9, 0.16),
+        "sse": (6.57, 6.19, 5.95, 0.12),
+        "fge": (6.48, 5.82, 5.66, 0.09),
+    },
+    ("preresnet164", 100): {
+        "ind": (21.5, 19.04, 18.59, 0.4),
+        "sse": (20.9, 19.28, 18.91, 0.2),
+        "fge": (20.2, 18.67, 18.21, 0.1),
+    },
+    ("preresnet164", 10): {
+        "ind": (4.72, 4.1, 3.77, 0.1),
+        "sse": (4.66, 4.37, 4.3, 0.02),
+        "fge": (4.54, 4.21, 3.98, 0.05),
+    },
+    ("wrn28x10", 100): {
+        "ind": (19.2, 17.48, 17.01, 0.2),
+        "sse": (17.9, 17.3, 16.97, 0.2),
+        "fge": (17.7, 16.95, 16.88, 0.2),
+    },
+    ("wrn28x10", 10): {
+        "ind": (3.82, 3.4, 3.31, 0.1),
+        "sse": (3.73, 3.54, 3.55, 0.04),
+        "fge": (3.65, 3.38, 3.52, 0.1),
+    },
 }

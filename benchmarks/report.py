@@ -9,7 +9,7 @@ from figures import FIGURES
 from keras_fge.core.files import write_atomically
 from progress import console
 from records import Records
-from tables import curve_tables, ensemble_tables, time_tables
+from tables import comparison_tables, curve_tables, ensemble_tables, search_tables, time_tables
 
 
 def write_report(folder):
@@ -19,7 +19,8 @@ def write_report(folder):
         ValueError: if there are no records, or damaged ones.
     """
     records = Records(folder)
-    tables = [*curve_tables(records), *ensemble_tables(records), *time_tables(records)]
+    makers = (curve_tables, ensemble_tables, comparison_tables, search_tables, time_tables)
+    tables = [table for make in makers for table in make(records)]
     for table in tables:
         console.print(table.to_rich())
         console.print(table.note + "\n")

@@ -8,13 +8,23 @@ from rich.table import Table
 
 import presets
 import reference
+from comparisons import difference, equivalent, share
 
 QUANTITIES = (  # metric, label, scale, digits
     ("error", "test error %", 100, 2),
     ("nll", "test NLL", 1, 3),
     ("calibrated_nll", "test NLL, calibrated", 1, 3),
+    ("brier", "test Brier score", 1, 3),
+    ("ece", "test ECE %", 100, 2),
 )
-METHODS = {"ind": ("Ind", "tab:blue"), "sse": ("SSE", "tab:orange"), "fge": ("FGE", "tab:green")}
+METHODS = {
+    "ind": ("Ind", "tab:blue"),
+    "sse": ("SSE", "tab:orange"),
+    "fge": ("FGE", "tab:green"),
+    "fge_bn": ("FGE, BN re-estimated", "tab:olive"),
+}
+SINGLE = {"swa": ("SWA", "tab:purple")}  # One network, whatever the budget.
+BUDGETS = (1, 2, 3)
 PATHS = {
     "line": "straight line",
     "bezier": "Bezier curve",
@@ -82,7 +92,7 @@ def ensemble_tables(records):
     if not groups:
         return []
     theirs = compared(reference.ENSEMBLES, records)
-    budgets = sorted({budget for _, budget in groups})
+    budgets = [budget for budget in BUDGETS if any(budget == key[1] for key in groups)]
     tables = []
     for metric, label, scale, digits in QUANTITIES:
         rows = []
@@ -95,21 +105,73 @@ def ensemble_tables(records):
                     for cell in cells
                 ]
                 if theirs and metric == "error":
-                    row += [f"{theirs[method][k - 1]:.2f}" if method in theirs else "" for k in budgets]
+                    row += [theirs_text(theirs[method], k) if method in theirs else "" for k in budgets]
                 rows.append(row)
-        swa = [record["metrics"]["test"][metric] for record in records.of("swa")]
-        if swa:
-            rows.append(["SWA, 1 network", mean_and_std(swa, scale, digits), *[""] * (len(rows[0]) - 2)])
+        for method, (name, _) in SINGLE.items():
+            if runs := [record["metrics"]["test"][metric] for record in records.of(method)]:
+                rows.append([f"{name}, 1 network", mean_and_std(runs, scale, digits), *[""] * (len(rows[0]) - 2)])
         columns = ["", *(f"{budget}B" for budget in budgets)]
         if theirs and metric == "error":
-            columns += [f"authors, {theirs_name(records)}, {budget}B" for budget in budgets]
+            columns += [f"paper, {theirs_name(records)}, {budget}B" for budget in budgets]
         note = "Mean ± standard deviation (n) over groups of 1, 2 or 3 pooled runs."
         if metric == "error":
-            note += f" B = {records.configuration['epochs']} epochs. {paired_text(records)}"
+            note += f" B = {records.configuration['epochs']} epochs."
         if metric == "calibrated_nll":
             note += " After temperature scaling, cross-validated on the test images."
         tables.append(Grid(f"Ensembles at equal budgets: {label}", columns, rows, note))
     return tables
+
+
+def comparison_tables(records):
+    """Each method beside independent networks of the same seeds and cost."""
+    rows = []
+    for method, (name, _) in {**METHODS, **SINGLE}.items():
+        for budget in BUDGETS:
+            if method == "ind" or not (error := difference(records, method, budget, "error")):
+                continue
+            row = [f"{name}, {budget}B", error.text(100, 2)]
+            row += [difference(records, method, budget, metric).text() for metric in ("nll", "calibrated_nll")]
+            shares = [share(records, method, metric) if budget == 1 else None for metric in ("error", "calibrated_nll")]
+            row += [value.text(1, 2, "") if value else "" for value in shares]
+            number, is_bound = equivalent(records, method, budget) or (None, False)
+            bound = "" if not is_bound else "at most " if number == 1 else "at least "
+            rows.append([*row, "" if number is None else f"{bound}{number:.1f}"])
+    if not rows:
+        return []
+    columns = ["", "error, points", "NLL", "calibrated NLL", "share s, error", "share s, calibrated NLL", "worth"]
+    note = (
+        "Method minus Ind of the same seeds and budget on test data: mean [95 % bootstrap interval] (number of runs or "
+        "groups). Share s: of what a second network brings, (Ind 1B - method 1B) / (Ind 1B - Ind 2B). Worth: the "
+        "number of independent networks whose ensemble has that calibrated NLL (deep ensemble equivalent)."
+    )
+    theirs = compared(reference.ENSEMBLES, records)
+    if {"ind", "sse", "fge"} <= set(theirs):
+        gain = theirs["ind"][0] - theirs["ind"][1]
+        shares = [
+            f"{(theirs['ind'][0] - theirs[method][0]) / gain:.2f} ({method.upper()})" for method in ("sse", "fge")
+        ]
+        note += f" The paper's share s in error: {', '.join(shares)}."
+    return [Grid("What a method brings, beside independent networks", columns, rows, note)]
+
+
+def search_tables(records):
+    """Validation metrics of each setting that was tried, the best of each method first."""
+    found = {}
+    for record in records.of("search"):
+        found.setdefault(tuple(record["key"][:2]), []).append(record["metrics"]["test"])
+    rows = []
+    for (method, setting), runs in sorted(found.items(), key=lambda item: (item[0][0], mean(item[1], "error"))):
+        quantities = [mean_and_std([run[m] for run in runs], scale, digits) for m, _, scale, digits in QUANTITIES[:3]]
+        shares = [f"{100 * mean(runs, metric):.1f}" for metric in ("member_error", "disagreement")]
+        rows.append([METHODS[method][0], setting.replace(",", ", ") or "preset", *quantities, *shares])
+    if not rows:
+        return []
+    columns = ["", "setting", "error %", "NLL", "calibrated NLL", "member error %", "disagreement %"]
+    note = (
+        "Validation images, mean ± standard deviation (n) over seeds that are not those of the reports; the setting of "
+        "least error of each method first. Disagreement: the share of images that two members classify differently."
+    )
+    return [Grid("Settings tried", columns, rows, note)]
 
 
 def time_tables(records):
@@ -133,10 +195,15 @@ def by_name(records, experiment):
 
 
 def compared(numbers, records):
-    """The authors' numbers for this network and number of classes, if ours was trained for as long; else {}."""
+    """Published numbers for this network and number of classes, if ours was trained for as long; else {}."""
     configuration = records.configuration
     ours = presets.PAPER_NETWORKS.get(configuration["network"], {}).get("epochs") == configuration["epochs"]
     return numbers.get((configuration["network"], configuration["data"]["num_classes"]), {}) if ours else {}
+
+
+def theirs_text(row, budget):
+    """Table 1 of the paper has a standard deviation at 1B."""
+    return f"{row[0]:.2f} ± {row[3]:.2f}" if budget == 1 else f"{row[budget - 1]:.2f}"
 
 
 def theirs_name(records):
@@ -152,27 +219,8 @@ def pooled(records):
     return groups
 
 
-def paired_difference(records, metric, method="fge", baseline="ind"):
-    """Mean and standard error of `method` minus `baseline`, over the runs that share a seed; None for fewer than 2."""
-    values = [
-        {record["key"][0]: record["metrics"]["test"][metric] for record in records.of(name)}
-        for name in (method, baseline)
-    ]
-    seeds = [seed for seed in values[0] if seed in values[1]]
-    if len(seeds) < 2:
-        return None
-    differences = np.array([values[0][seed] - values[1][seed] for seed in seeds])
-    return {"mean": float(differences.mean()), "se": standard_error(differences), "n": len(seeds)}
-
-
-def paired_text(records):
-    error, nll = (paired_difference(records, metric) for metric in ("error", "nll"))
-    if error is None:
-        return ""
-    return (
-        f"FGE minus the single network of the same seed and cost, mean ± standard error over {error['n']} runs: test "
-        f"error {100 * error['mean']:+.2f} ± {100 * error['se']:.2f} points, NLL {nll['mean']:+.3f} ± {nll['se']:.3f}."
-    )
+def mean(metrics, name):
+    return float(np.mean([values[name] for values in metrics]))
 
 
 def standard_error(values):

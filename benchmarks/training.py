@@ -1,4 +1,4 @@
-"""Making and training the networks of the benchmark, resumably and with the paper's learning rate.
+"""Making and training the networks of the benchmark, resumably, with the paper's learning rate and step.
 
 `settings` is any object with the flags of `cifar.py` as attributes.
 """
@@ -6,6 +6,7 @@
 import json
 import math
 import os
+import time
 
 import keras
 import numpy as np
@@ -56,10 +57,7 @@ def train(model, settings, data, epochs, learning_rate, seed, folder, callbacks=
         The History, including the epochs before a resumption.
     """
 
-    def rate(epoch, _):  # At the start of each epoch, as in the authors' code.
-        return float(ops.convert_to_numpy(keras_fge.piecewise_linear(epoch + 1, learning_rate, epochs)))
-
-    schedule = keras.callbacks.LearningRateScheduler(rate)
+    schedule = PaperLearningRate(learning_rate, epochs)
     return model.fit(
         keras_fge.Batches(*data.train, settings.batch_size, seed),
         initial_epoch=first_epoch,
@@ -78,14 +76,15 @@ def train_start(study, network, seed, callbacks=()):
         return train(network, settings, study.data, epochs, rate, seed, folder, callbacks, until=start)
 
 
-def trained_network(study, seed):
-    """Returns the independent network of a seed, and finishes its training first if necessary."""
+def trained_network(study, seed, callbacks=()):
+    """Returns the independent network of a seed, and finishes its training first if necessary, with `callbacks`."""
     settings = study.settings
     network = new_network(settings, study.data, seed)
     folder, rate, start = study.checkpoint("ind", seed), settings.learning_rate, settings.fge_start_epoch
     with study.locked(f"network {seed}"), study.progress.task(f"network {seed}", settings.epochs) as ticker:
-        train_start(study, network, seed, [ticker])
-        train(network, settings, study.data, settings.epochs, rate, seed, folder, [ticker], first_epoch=start)
+        callbacks = [*callbacks, ticker]
+        train_start(study, network, seed, callbacks)
+        train(network, settings, study.data, settings.epochs, rate, seed, folder, callbacks, first_epoch=start)
     return network
 
 
@@ -94,6 +93,47 @@ def train_cyclic(network, callback, settings, data, seed, others=(), first_epoch
     batches = callback.batches(*data.train, settings.batch_size, seed)
     callbacks = [*others, callback]
     network.fit(batches, epochs=settings.epochs, initial_epoch=first_epoch, callbacks=callbacks, verbose=0)
+
+
+class PaperLearningRate(keras.callbacks.Callback):
+    """Sets the learning rate at the start of each epoch, as the authors' code does, and keeps to PyTorch's step.
+
+    Keras' velocity is -alpha v where PyTorch's is v, so where alpha changes, Keras' is multiplied by the ratio.
+
+    Args:
+        learning_rate, epochs: Those of the whole training; see `keras_fge.piecewise_linear`.
+    """
+
+    def __init__(self, learning_rate, epochs):
+        super().__init__()
+        self.learning_rate, self.epochs = learning_rate, epochs
+
+    def on_epoch_begin(self, epoch, logs=None):
+        optimizer = self.model.optimizer
+        before = to_array(optimizer.learning_rate)
+        rate = ops.convert_to_numpy(keras_fge.piecewise_linear(epoch + 1, self.learning_rate, self.epochs))
+        if rate != before:
+            for velocity in optimizer.momentums:
+                velocity.assign(to_array(velocity) * (rate / before))
+            optimizer.learning_rate = float(rate)
+
+
+class SecondsPerEpoch(keras.callbacks.Callback):
+    """Measures the time of each epoch, without what happens between them. `median` is None before the first."""
+
+    def __init__(self):
+        super().__init__()
+        self._seconds = []
+
+    @property
+    def median(self):
+        return float(np.median(self._seconds)) if self._seconds else None
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._begin = time.perf_counter()
+
+    def on_epoch_end(self, epoch, logs=None):
+        self._seconds.append(time.perf_counter() - self._begin)
 
 
 class FiniteLoss(keras.callbacks.Callback):

@@ -33,6 +33,16 @@ class Study:
         return -(-len(self.data.train[0]) // self.settings.batch_size)
 
     @property
+    def fge_cycle_steps(self):
+        """Iterations of an FGE cycle, an even number."""
+        return max(2, 2 * round(self.settings.fge_cycle_epochs * self.steps / 2))
+
+    @property
+    def sse_cycle_steps(self):
+        """Iterations of an SSE cycle: the last one ends with the budget, or some steps before, fewer than cycles."""
+        return self.settings.epochs * self.steps // self.settings.sse_cycles
+
+    @property
     def seeds(self):
         """The seeds of the runs of each method."""
         return range(self.settings.seed, self.settings.seed + self.settings.runs)

@@ -1,6 +1,7 @@
 """The benchmark: networks and transforms of the paper, data, records, presets, and the command line with its report."""
 
 import contextlib
+import gzip
 import json
 import os
 import pathlib
@@ -218,6 +219,50 @@ def test_digits_are_split_once_and_for_all():
         load("digits", train_size=501)
 
 
+def write_idx(path, array, compress):
+    content = bytes([0, 0, 8, array.ndim]) + b"".join(size.to_bytes(4, "big") for size in array.shape) + array.tobytes()
+    path.write_bytes(gzip.compress(content) if compress else content)
+
+
+@pytest.mark.parametrize("compress", [True, False])
+def test_fashion_mnist_from_the_original_files(compress, tmp_path, monkeypatch):
+    monkeypatch.setitem(benchmark_data.COUNTS, "fashion_mnist", (60, 20, 10))
+    rng, ending = np.random.default_rng(0), ".gz" if compress else ""
+    arrays = {}
+    for split, count in (("train", 60), ("t10k", 20)):
+        arrays[split] = rng.integers(0, 256, (count, 28, 28)).astype("uint8"), np.arange(count, dtype="uint8") % 10
+        for kind, array in zip(("images-idx3", "labels-idx1"), arrays[split]):
+            write_idx(tmp_path / f"{split}-{kind}-ubyte{ending}", array, compress)
+    data = load("fashion_mnist", tmp_path, validation_size=10)
+    assert data.train[0].shape == (50, 28, 28, 1) and data.train[0].dtype == np.uint8
+    assert np.array_equal(data.test[0][..., 0], arrays["t10k"][0]) and np.array_equal(data.test[1], arrays["t10k"][1])
+    small = load("fashion_mnist", tmp_path, image_size=14, validation_size=10).test[0]
+    means = arrays["t10k"][0].reshape(20, 14, 2, 14, 2).mean((2, 4))
+    assert small.shape == (20, 14, 14, 1) and np.abs(small[..., 0] - means).max() <= 1  # Rounded in each direction.
+    monkeypatch.setitem(benchmark_data.COUNTS, "fashion_mnist", (61, 20, 10))
+    with pytest.raises(ValueError, match="fashion_mnist is incomplete: 60 images instead of 61"):
+        load("fashion_mnist", tmp_path)
+    labels = tmp_path / f"t10k-labels-idx1-ubyte{ending}"
+    labels.write_bytes(labels.read_bytes()[:-3])
+    with pytest.raises(ValueError, match="t10k-labels-idx1-ubyte"):
+        load("fashion_mnist", tmp_path)
+
+
+def test_committed_fashion_mnist(tmp_path, monkeypatch):
+    data = load("fashion_subset", image_size=28)
+    assert [len(x) for x, _ in (data.train, data.validation, data.test)] == [4000, 2000, 4000]
+    assert data.train[0].shape == (4000, 28, 28, 1) and load("fashion_subset").train[0].shape == (4000, 14, 14, 1)
+    assert all(300 < count < 500 for count in np.bincount(data.train[1]))
+    images = np.concatenate([x for x, _ in (data.train, data.validation, data.test)]).reshape(10_000, -1)
+    assert len(np.unique(images, axis=0)) > 9_990 and benchmark_data.FASHION_SUBSET.stat().st_size < 4.5e6
+    assert "MIT" in (benchmark_data.FASHION_SUBSET.parent / "README.md").read_text()
+    damaged = tmp_path / "damaged.xz"
+    damaged.write_bytes(benchmark_data.FASHION_SUBSET.read_bytes()[:1000])
+    monkeypatch.setattr(benchmark_data, "FASHION_SUBSET", damaged)
+    with pytest.raises(ValueError, match=r"damaged.xz is missing or damaged"):
+        load("fashion_subset")
+
+
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     """20 training and 4 test images of each of two classes, dark and bright."""
@@ -285,6 +330,8 @@ def test_cifar_through_tensorflow_datasets(monkeypatch, tmp_path):
         data = load("cifar10", validation_size=50)
         assert data.train[0].shape == (250, 32, 32, 3) and data.num_classes == 10 and data.name == "cifar10"
         assert data.train[0].dtype == np.uint8 and len(data.test[0]) == 300
+        monkeypatch.setitem(benchmark_data.COUNTS, "fashion_mnist", (300, 300, 10))
+        assert load("fashion_mnist", image_size=14, validation_size=50).train[0].shape == (250, 14, 14, 1)
         with pytest.raises(ValueError, match="cifar100 is incomplete: 300 images instead of 50000"):
             load("cifar100")
     with pytest.raises(ValueError, match="cifar10 has not been prepared") as error:
@@ -382,6 +429,21 @@ def test_an_interrupted_training_ends_with_the_same_weights(what, tmp_path, monk
         kept.append(make())
         train(kept[-1], name, until=2)
     assert all(np.array_equal(a, b) for a, b in zip(*(values(training_state(model)) for model in kept)))
+
+
+def test_training_takes_the_step_of_pytorch(tmp_path):
+    """Against a loop of PyTorch's SGD in numpy: v = m v + g, w -= rate v, with the paper's rate for each epoch."""
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(24, 5)).astype("float32"), rng.normal(size=(24, 1)).astype("float32")
+    network = keras.Sequential([keras.Input((5,)), keras.layers.Dense(1, use_bias=False)])
+    network.compile(keras.optimizers.SGD(0.05, momentum=0.9), "mse")
+    w, velocity = values(network.weights)[0].astype("float64"), 0.0
+    settings = types.SimpleNamespace(batch_size=24)  # One step an epoch, with all images.
+    training.train(network, settings, types.SimpleNamespace(train=(x, y)), 20, 0.05, 3, str(tmp_path))
+    for epoch in range(20):
+        velocity = 0.9 * velocity + 2 / 24 * x.T.astype("float64") @ (x @ w - y)
+        w = w - 0.05 * min(1, max(0.01, 1 - 0.99 * ((epoch + 1) / 20 - 0.5) / 0.4)) * velocity
+    assert np.linalg.norm(values(network.weights)[0] - w) <= 1e-5 * np.linalg.norm(w)
 
 
 def test_a_training_whose_loss_is_not_finite_ends_before_its_state_is_written(tmp_path):
@@ -559,7 +621,8 @@ def benchmark(*flags, **environment):
         (["--fge_max_learning_rate=0.0001"], "--fge_min_learning_rate=0.0005 must be below"),
         (["--fge_cycle_epochs=0"], "must be more than 0"),
         (["--fge_start_epoch=40"], "there would be no snapshot"),
-        (["--sse_cycles=7"], "--sse_cycles=7 must divide --epochs=40"),
+        (["--sse_cycles=900"], "--sse_cycles=900 are more than the steps of 40 epochs"),
+        (["--experiment=search"], "--experiment=search needs a --preset with settings to try: small"),
         (["--output_dir=/dev/null/results"], "--output_dir=/dev/null/results cannot be written"),
         (["--preset=vgg17"], "--preset=vgg17 is unknown. There are: vgg16_cifar10,"),
         (["--preset=smoke", "--epochs=5"], "--epochs=5 contradicts --preset=smoke, which sets --epochs=4"),
@@ -567,17 +630,17 @@ def benchmark(*flags, **environment):
         (["--dataset=folder", "--data_dir=/nowhere"], "/nowhere must hold images as train/<class>"),
         (["--network=vgg16"], "is made for images of 32 x 32 pixels"),
         (["--transform=vgg"], "--transform is for photographs"),
-        (["--image_size=16"], "--image_size=16 is only for --dataset=folder"),
+        (["--image_size=16"], "--image_size=16 is only for other data than digits"),
         (["--bn_samples=501"], "--bn_samples=501 must not exceed the 500 training images"),
         (
             ["--steps_per_execution=3"],
-            "--steps_per_execution=3 must divide the 20 iterations of an epoch and the 10 of",
+            "--steps_per_execution=3 must divide the 20 iterations of an epoch, the 10 of half an FGE cycle and the",
         ),
         (["--experiment=report"], "has no records yet"),
     ],
 )
 def test_bad_flags_end_with_a_message_before_any_training(flags, message, tmp_path, monkeypatch):
-    monkeypatch.setattr(units, "Study", None)
+    monkeypatch.setattr(units, "run", None)
     output = [] if any("output_dir" in flag for flag in flags) else [f"--output_dir={tmp_path}"]
     with flagsaver.flagsaver(), pytest.raises((SystemExit, absl_flags.Error)) as error:
         cifar.main(cifar.FLAGS(["cifar.py", *flags, *output]))
@@ -608,7 +671,7 @@ def test_presets_are_whole_and_documented():
     for name, preset in presets.PRESETS.items():
         assert set(preset) <= set(flags), name
         settings = types.SimpleNamespace(**{**flags, **preset})
-        assert settings.epochs % settings.sse_cycles == 0 and settings.fge_start_epoch < settings.epochs
+        assert settings.fge_start_epoch < settings.epochs
         assert f"--preset={name}" in text
     for network, members in (("vgg16", 22), ("preresnet164", 6), ("wrn28x10", 12)):  # Those of the paper.
         preset = presets.PRESETS[f"{network}_cifar100"]
@@ -632,18 +695,21 @@ def test_flags_without_influence_on_results_have_defaults_for_the_device(monkeyp
     assert cifar.default_steps_per_execution(391, 391) == 1
     monkeypatch.setattr("records.accelerator", lambda: "a GPU")
     is_tensorflow = keras.backend.backend() == "tensorflow"
-    for steps, half_cycle, expected in ((391, 391, 23), (352, 352, 32), (352, 176, 22), (397, 397, 1)):
-        assert cifar.default_steps_per_execution(steps, half_cycle) == (expected if is_tensorflow else 1)
+    for *lengths, expected in ((391, 391, 782, 23), (352, 352, 352, 32), (352, 176, 352, 22), (391, 391, 14662, 1)):
+        assert cifar.default_steps_per_execution(*lengths) == (expected if is_tensorflow else 1)
 
 
 # --- The whole --------------------------------------------------------------------------------------------------------
 
-KINDS = {"ind": 3, "sse": 3, "fge": 3, "swa": 3, "curve": 2, "path": 3, "plane": 3}
+KINDS = {"ind": 3, "sse": 3, "fge": 3, "fge_bn": 3, "swa": 3, "curve": 2, "path": 3, "plane": 3}
 
 
 def metrics_of(folder):
-    units = Records(folder).units
-    return {unit: record["metrics"] for unit, record in units.items()}
+    """The metrics of all units, without the times."""
+    units = {unit: dict(record["metrics"]) for unit, record in Records(folder).units.items()}
+    for metrics in units.values():
+        metrics.pop("seconds_per_epoch", None)
+    return units
 
 
 @pytest.fixture(scope="session")
@@ -665,16 +731,19 @@ def test_smoke_runs_every_experiment_and_records_it(smoke):
     records = Records(folder)
     for experiment, count in KINDS.items():
         assert len(records.of(experiment)) == count
-    for method, members in (("ind", 1), ("sse", 2), ("fge", 2)):
+    for method, members in (("ind", 1), ("sse", 2), ("fge", 2), ("fge_bn", 2)):
         groups = records.of(f"{method} ensemble")
         assert [record["key"] for record in groups] == [[1, 0], [1, 1], [1, 2], [2, 0, 1], [3, 0, 1, 2]]
         assert [record["metrics"]["members"] for record in groups] == [members * k for k in (1, 1, 1, 2, 3)]
         for seed in range(3):
             single, pooled = records.metrics(f"{method} {seed}"), records.metrics(f"{method} ensemble 1 {seed}")
             assert single["members"] == members == len(single["epochs"]) == len(single["member_error"])
-            assert single["test"] == pytest.approx(pooled["test"], rel=1e-4)
+            assert {name: single["test"][name] for name in pooled["test"]} == pytest.approx(pooled["test"], rel=1e-4)
             assert single["ensemble_error"][-1] == pytest.approx(single["test"]["error"])
-            assert single["epochs"] == {"ind": [4.0], "sse": [2.0, 4.0], "fge": [2.5, 3.5]}[method]
+            epochs = {"ind": [4.0], "sse": [2.0, 4.0], "fge": [2.5, 3.5], "fge_bn": [2.5, 3.5]}[method]
+            assert single["epochs"] == epochs and single.get("seconds_per_epoch", 1) != 0
+            assert single["test"]["member_error"] == pytest.approx(np.mean(single["member_error"]))
+            assert (single["test"]["disagreement"] > 0) == (members > 1)
     assert records.metrics("plane bezier")["largest_distance_of_the_path"] < 1e-4
     assert records.metrics("path line")["length_ratio"] == pytest.approx(1)
     trace = records.metrics("fge 0")["trace"]
@@ -692,7 +761,7 @@ def test_smoke_runs_every_experiment_and_records_it(smoke):
             "validation": 500,
             "test": 797,
         }
-    for text in ("straight line", "Barrier", "Ind, 1 a run", "SWA, 1 network", "FGE minus the single network"):
+    for text in ("straight line", "Barrier", "Ind, 1 a run", "SWA, 1 network", "share s"):
         assert text in output
 
 
@@ -715,9 +784,10 @@ def test_report_is_made_of_the_records_alone(smoke, tmp_path):
     assert result.returncode == 0, result.stderr
     assert result.stdout[: result.stdout.index("Records, arrays")] in output
     names = {name for name, _, _ in figures.FIGURES}
-    assert len(names) == 6 and {path.name for path in tmp_path.glob("*.png")} == names
+    names -= {"settings.png"}  # There was no search.
+    assert len(names) == 8 and {path.name for path in tmp_path.glob("*.png")} == names
     page = (tmp_path / "report.html").read_text()
-    assert page.count("data:image/png;base64,") == 6 and page.count("<table>") == 5
+    assert page.count("data:image/png;base64,") == 8 and page.count("<table>") == 8
     assert not re.findall(r'(?:src|href)="(?!data:)', page) and "http" not in page.split("<pre>")[0]
     for text in ("Bezier curve", "epochs=4", "python benchmarks/cifar.py --preset=smoke", "SWA, 1 network"):
         assert text in page
@@ -771,14 +841,14 @@ def test_numbers_of_the_authors_stand_beside_ours(tmp_path):
     records.append("path", ["line"], summary, 1.0, {})
     records.append("path", ["bezier"], summary, 1.0, {})
     for seed in range(2):
-        test = {"error": 0.25 + 0.02 * seed, "nll": 1.0, "calibrated_nll": 1.0}
+        test = {"error": 0.25 + 0.02 * seed, **dict.fromkeys(["nll", "calibrated_nll", "brier", "ece"], 1.0)}
         records.append("ind ensemble", [1, seed], {"members": 1, "test": test}, 1.0, {})
     table = tables.curve_tables(records)[0]
     assert [len(row) for row in table.rows] == [len(table.columns)] * 3
     assert table.rows[0][1] == "0.300 to 0.400" and table.rows[0][-2:] == ["0.89 to 0.89", "27.50 to 27.50"]
     assert table.rows[1][-2:] == ["", ""] and table.rows[2][-1] == "27.40 to 30.10"
     table = tables.ensemble_tables(records)[0]
-    assert table.columns == ["", "1B", "authors, CIFAR-100, 1B"]
-    assert table.rows == [["Ind, 1 a run", "26.00 ± 1.41 (2)", "27.50"]]
+    assert table.columns == ["", "1B", "paper, CIFAR-100, 1B"]
+    assert table.rows == [["Ind, 1 a run", "26.00 ± 1.41 (2)", "27.40 ± 0.10"]]
     records.configuration["epochs"] = 10  # Another training is not compared.
     assert tables.ensemble_tables(records)[0].columns == ["", "1B"]
