@@ -3,13 +3,14 @@
 #   make demo        the main job on real data: curves and FGE on scikit-learn's digits, about 5 minutes on 2 cores
 #   make test        lint and tests on TensorFlow      make test-jax, make test-torch    the same tests there
 #   make test-oldest the tests on the oldest Keras and TensorFlow that setup.cfg allows
+#   make test-slow   on all three backends, the tests that the others leave out because they take long
 
 PYTHON ?= python3
 # A range would pull several GB of CUDA packages for a test on the CPU.
 TORCH = torch==2.13.0
 OLDEST = keras==3.12.0 tensorflow==2.18.0 "numpy==2.0.*"
 
-.PHONY: demo test test-jax test-torch test-oldest lint format clean
+.PHONY: demo test test-jax test-torch test-oldest test-slow lint format clean
 
 demo: .venv/ready
 	KERAS_BACKEND=tensorflow TF_CPP_MIN_LOG_LEVEL=3 .venv/bin/python benchmarks/cifar.py
@@ -25,6 +26,11 @@ test-torch: .venv-torch/ready
 
 test-oldest: .venv-oldest/ready
 	KERAS_BACKEND=tensorflow TF_CPP_MIN_LOG_LEVEL=3 .venv-oldest/bin/python -m pytest
+
+test-slow: .venv/ready .venv-jax/ready .venv-torch/ready
+	KERAS_BACKEND=tensorflow TF_CPP_MIN_LOG_LEVEL=3 .venv/bin/python -m pytest -m slow
+	KERAS_BACKEND=jax .venv-jax/bin/python -m pytest -m slow
+	KERAS_BACKEND=torch .venv-torch/bin/python -m pytest -m slow
 
 lint: .venv/ready
 	.venv/bin/ruff format --check .

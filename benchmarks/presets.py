@@ -112,12 +112,39 @@ PRESETS = {
 }
 
 
-# What --experiment=search tries: as many settings of each method, flags that differ from the preset's.
+# What --experiment=search tries: as many settings of each method, each a few flags that differ from the preset's.
 SEARCHES = {
     "small": {
-        "ind": [],
-        "sse": [],
-        "fge": [],
+        "ind": [
+            {},
+            {"weight_decay": 2e-3},
+            {"weight_decay": 3e-3},
+            {"weight_decay": 8e-3},
+            {"weight_decay": 1.6e-2},
+            {"epochs": 25, "fge_start_epoch": 17},  # Where FGE would begin changes nothing here.
+            {"epochs": 50, "fge_start_epoch": 33},
+            {"epochs": 200, "fge_start_epoch": 134},
+        ],
+        "sse": [
+            {},
+            {"sse_max_learning_rate": 0.1},
+            {"sse_max_learning_rate": 0.2},
+            {"sse_cycles": 2},
+            {"sse_cycles": 2, "sse_max_learning_rate": 0.1},
+            {"sse_cycles": 5},
+            {"sse_cycles": 5, "sse_max_learning_rate": 0.1},
+            {"weight_decay": 3e-3},
+        ],
+        "fge": [
+            {},
+            {"weight_decay": 8e-3},
+            {"fge_max_learning_rate": 0.1},
+            {"fge_cycle_epochs": 6},
+            {"fge_start_epoch": 50, "fge_cycle_epochs": 5},
+            {"fge_start_epoch": 50, "fge_cycle_epochs": 5, "fge_max_learning_rate": 0.03},
+            {"fge_start_epoch": 40, "fge_cycle_epochs": 6},
+            {"fge_start_epoch": 40, "fge_cycle_epochs": 10},
+        ],
     },
 }
 

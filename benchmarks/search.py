@@ -11,7 +11,7 @@ from ensembles import run_fge, run_ind, run_sse
 from presets import SEARCHES
 from units import Unit
 
-SEEDS = (1000, 1001)  # Not those of the reports.
+SEEDS = (1000,)  # Not one of the reports.
 RUNS = {"ind": run_ind, "sse": run_sse, "fge": run_fge}
 
 

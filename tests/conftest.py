@@ -4,6 +4,8 @@ import functools
 import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+# Most of the time of the tests is compilation, so XLA is to optimize little.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true")
 
 import keras
 import numpy as np
@@ -12,6 +14,9 @@ from keras import layers, ops
 
 # Keras 3.14 divides activity regularizers by the size of the batch, and has `renorm`.
 IS_BEFORE_3_14 = tuple(map(int, keras.__version__.split(".")[:2])) < (3, 14)
+
+# For tests that take long and see little of the backend: everywhere but on TensorFlow, only `make test-slow` runs them.
+slow_elsewhere = (lambda test: test) if keras.backend.backend() == "tensorflow" else pytest.mark.slow
 
 
 @pytest.fixture(autouse=True)

@@ -30,7 +30,7 @@ import reference
 import tables
 import training
 import units
-from conftest import to_numpy, values
+from conftest import slow_elsewhere, to_numpy, values
 from data import load
 from keras_fge.state import StateFile, training_state
 from networks import make_network
@@ -793,6 +793,7 @@ def test_report_is_made_of_the_records_alone(smoke, tmp_path):
         assert text in page
 
 
+@slow_elsewhere
 def test_what_is_recorded_is_not_done_again(smoke):
     folder, _ = smoke
     before = (folder / "records.jsonl").read_bytes()
@@ -805,6 +806,7 @@ def test_what_is_recorded_is_not_done_again(smoke):
     assert "--epochs=4 there, 40 here" in result.stderr and "Traceback" not in result.stderr
 
 
+@slow_elsewhere
 def test_a_killed_benchmark_goes_on_and_ends_with_the_same_results(smoke, tmp_path):
     expected, _ = smoke
     # One network has its checkpoints, but no record.

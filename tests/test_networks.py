@@ -360,18 +360,13 @@ def contract(case, jit_compile=False):
 
 @pytest.fixture(autouse=True, scope="module")
 def quick():
-    """On torch, threads are many times slower if they share the cores; on JAX, it is compilation that takes minutes."""
+    """On torch, threads are many times slower if they share the cores."""
     if BACKEND == "torch":
         torch = importlib.import_module("torch")
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
         yield
         torch.set_num_threads(threads)
-    elif BACKEND == "jax":
-        config = importlib.import_module("jax").config
-        config.update("jax_disable_most_optimizations", True)
-        yield
-        config.update("jax_disable_most_optimizations", False)
     else:
         yield
 
@@ -379,9 +374,15 @@ def quick():
 COMPILED = [case for case in NETWORKS if case not in APPLICATIONS] if BACKEND == "tensorflow" else []
 
 
+SLOW = ("DenseNet121", "EfficientNetB0", "ResNet50V2")
+
+
 @pytest.mark.parametrize(
     ("case", "jit_compile"),
-    [*((case, False) for case in NETWORKS), *((case, True) for case in COMPILED)],
+    [
+        *(pytest.param(case, False, marks=[pytest.mark.slow] if case in SLOW else []) for case in NETWORKS),
+        *((case, True) for case in COMPILED),
+    ],
     ids=[*NETWORKS, *(f"{case}_jit" for case in COMPILED)],
 )
 def test_contract(case, jit_compile):
@@ -428,7 +429,7 @@ def trace(case, model):
     return np.concatenate([weight.ravel() for weight in model.get_weights()])
 
 
-@pytest.mark.parametrize("group", ["applications", "others"])
+@pytest.mark.parametrize("group", [pytest.param("applications", marks=pytest.mark.slow), "others"])
 def test_round_trips_in_a_new_process(group, tmp_path):
     # One is enough where they take long: files do not depend on the backend.
     applications = APPLICATIONS if BACKEND == "tensorflow" else ["EfficientNetB0"]
@@ -442,7 +443,7 @@ def test_round_trips_in_a_new_process(group, tmp_path):
         np.save(tmp_path / f"{case}.npy", trace(case, model))
         model.save(tmp_path / f"{case}.keras")
     command = [sys.executable, "-c", LOADER, str(pathlib.Path(__file__).parent), str(tmp_path)]
-    environment = {**os.environ, "JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     result = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     assert result.stdout.split() == ["same"] * len(cases)

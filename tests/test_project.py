@@ -14,6 +14,7 @@ import pytest
 
 import figures
 import tables
+from conftest import slow_elsewhere
 from records import Records
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -128,6 +129,7 @@ EXAMPLES = [
 ]
 
 
+@slow_elsewhere
 @pytest.mark.parametrize("index", range(len(EXAMPLES)))
 def test_examples_of_the_documents_run(index, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
