@@ -1,9 +1,12 @@
 """Presets: documented sets of flags, the rows of the paper's table and smaller ones. docs/benchmark.md lists them all.
 
 Epochs, learning rates, weight decay, transforms and curves are those of the authors' code
-(timgaripov/dnn-mode-connectivity). The epochs and learning rates of FGE, which fit the budgets and numbers of members
-of the paper's table, and the cycles of SSE are quoted from the paper's text from memory. The commands in the README of
-that code differ there: 40 epochs from epoch 160 on, cycles of 2 epochs, for all networks.
+(timgaripov/dnn-mode-connectivity). What stands behind the rest:
+
+- FGE's learning rates, cycles and weight decay: confirmed by train/train_fge.sh of SamsungLabs/pytorch-ensembles, some
+  of whose authors are the paper's. The README of the authors' code differs: 40 epochs from epoch 160, cycles of 2.
+- The epochs from which FGE starts, and so the numbers of members: not confirmed by any text; they fit the budgets.
+- The cycles and learning rates of SSE: not confirmed by any text, quoted from the paper from memory.
 """
 
 PAPER = {
@@ -43,7 +46,7 @@ PAPER_NETWORKS = {
         "fge_start_epoch": 126,  # 6 members
         "fge_cycle_epochs": 4,
         "fge_max_learning_rate": 5e-2,
-        "sse_cycles": 3,
+        "sse_cycles": 4,
         "sse_max_learning_rate": 0.1,
     },
     "wrn28x10": {
@@ -57,7 +60,7 @@ PAPER_NETWORKS = {
         "fge_start_epoch": 152,  # 12 members
         "fge_cycle_epochs": 4,
         "fge_max_learning_rate": 5e-2,
-        "sse_cycles": 4,
+        "sse_cycles": 5,
         "sse_max_learning_rate": 0.1,
     },
 }
@@ -91,7 +94,6 @@ PRESETS = {
         "fge_max_learning_rate": 0.05,
         "sse_cycles": 3,
         "sse_max_learning_rate": 0.05,
-        "jit_compile": False,  # Convolutions on a CPU take half the time without XLA.
     },
     # Every experiment in less than 2 minutes on 2 cores, to check that all works: the numbers mean nothing.
     "smoke": {

@@ -12,7 +12,7 @@ from keras import ops
 from keras_fge import cycle as cycles
 from keras_fge import state
 from keras_fge.batches import Batches, announce_epoch
-from keras_fge.core.keras_internals import begin_with_epoch, last_learning_rate, optimizer_calls
+from keras_fge.core.keras_internals import begin_with_epoch, optimizer_calls
 from keras_fge.core.networks import distance
 from keras_fge.core.predictions import compiled_from_logits
 from keras_fge.cycle import Cycle
@@ -22,6 +22,7 @@ from keras_fge.learning_rate import (
     LearningRateFunction,
     ScheduledStep,
     has_momentum,
+    rate_of_last_update,
     scheduled_optimizer,
 )
 from keras_fge.run import Run, RunFolder
@@ -99,7 +100,6 @@ class CyclicEnsemble(keras.callbacks.Callback, abc.ABC):
         self.epoch = 0
         self._folder = None if directory is None else RunFolder(directory)
         self._run: Run | None = None
-        self._last_update: tuple[int, float] | None = None  # Calls of the optimizer, and the rate of the last one.
 
     @property
     def validation_data(self) -> Any:
@@ -170,7 +170,7 @@ class CyclicEnsemble(keras.callbacks.Callback, abc.ABC):
         length = cycles.length_in_steps(self.cycle_epochs, self.cycle_steps, steps_per_epoch)
         cycle = Cycle(length, self.position_of_minimum(length))
         run = self._run = Run(cycle, scheduled_optimizer(model.optimizer), earlier=len(self.snapshots))
-        run.rate_before = self._rate_before(run)
+        run.rate_before = rate_of_last_update(run.optimizer)
         cycle.check_executions(steps_per_epoch, model.steps_per_execution)
         cycle.check_accumulation(run.optimizer.gradient_accumulation_steps or 1)
         self._check_reached(run, 0)
@@ -211,17 +211,18 @@ class CyclicEnsemble(keras.callbacks.Callback, abc.ABC):
             # larger than the count of batches: so it is enough to look here.
             run.epoch_start = self._steps_done(run) - batch
             self._collect_if_due(run, run.epoch_start + batch)
-        run.scheduled_step.take_next()  # Last: nothing that fails here leaves it in place.
+        run.scheduled_step.take_next(
+            run.start + run.epoch_start + batch
+        )  # Last: nothing that fails here leaves it in place.
 
     def on_epoch_end(self, epoch, logs=None):
         run = self._run
         if run.start is None:
-            rate = run.rate_before = last_learning_rate(run.optimizer)
+            rate = run.rate_before = rate_of_last_update(run.optimizer)
         else:
             step = self._steps_done(run)
             self._collect_if_due(run, step)
             rate = float(ops.convert_to_numpy(self.learning_rate(max(step, 1), run.cycle.length)))
-            self._last_update = run.start + step, rate
         if logs is not None:
             logs["learning_rate"] = rate
             logs.update(run.latest or dict.fromkeys(self._names_of_metrics(), float("nan")))
@@ -238,12 +239,6 @@ class CyclicEnsemble(keras.callbacks.Callback, abc.ABC):
             warnings.warn(f"{type(self).__name__} collected no snapshot: training ended too early.", stacklevel=2)
 
     # --- The learning rate --------------------------------------------------------------------------------------------
-
-    def _rate_before(self, run):
-        """The learning rate of the last update: that of the optimizer, unless it was one of an earlier run of this."""
-        if self._last_update and self._last_update[0] == optimizer_calls(run.optimizer):
-            return self._last_update[1]
-        return last_learning_rate(run.optimizer)
 
     def _scheduled_step(self, run, model):
         rescales = self.rescale_momentum and has_momentum(run.optimizer)

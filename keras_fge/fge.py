@@ -28,9 +28,9 @@ class FGE(CyclicEnsemble):
             Default: members stay in memory.
         resume: Whether to continue the run in `directory`, if there is one. Default: a run there is an error.
         rescale_momentum: Whether SGD with momentum takes the paper's step, v = m v + g, w -= alpha_i v. False: Keras'
-            step, which lags behind a changing rate by about 1 / (1 - m) updates. Default: True. The velocity of the
-            training before is taken to be of the learning rate that the optimizer has when `fit` begins: where you
-            have lowered that since the last update, its first steps would be too large; then give False.
+            step, which lags behind a changing rate by about 1 / (1 - m) updates. Default: True. After other training,
+            the velocity is taken to be of the learning rate that the optimizer has when `fit` begins: where you have
+            lowered that since the last update, the first steps would be too large; then give False.
 
     Raises:
         ValueError: on bad arguments here; by `fit`, before the first update, if the cycle has an odd number of

@@ -12,6 +12,7 @@ The two agree if u_{i-1} is first multiplied by alpha_i / alpha_{i-1}: that is t
 """
 
 import contextlib
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -21,8 +22,10 @@ from keras import ops
 from keras_fge.core.keras_internals import (
     has_one_learning_rate,
     inner_optimizer,
+    last_learning_rate,
     learning_rate_replaced,
     new_train_function,
+    optimizer_calls,
     set_train_function,
     train_function,
     velocities_scaled,
@@ -30,6 +33,7 @@ from keras_fge.core.keras_internals import (
 
 # Where the rate reaches 0, Keras' velocity -alpha v would forget v. This share of the largest rate moves no weight.
 SMALLEST_RATE = 1e-7
+APPLIED = "_keras_fge_applied"
 
 
 class LearningRateFunction(keras.optimizers.schedules.LearningRateSchedule):
@@ -73,6 +77,27 @@ def has_momentum(optimizer: keras.optimizers.Optimizer) -> bool:
     return isinstance(optimizer, keras.optimizers.SGD) and optimizer.momentum > 0
 
 
+@dataclasses.dataclass(frozen=True)
+class _Applied:
+    """The schedule of a `ScheduledStep`, and up to which call of the optimizer it was applied, at most."""
+
+    schedule: LearningRateFunction
+    end: int
+
+
+def rate_of_last_update(optimizer: keras.optimizers.Optimizer) -> float:
+    """The learning rate with which `optimizer` made its last update.
+
+    It is that of a `ScheduledStep`, also of one that broke off, unless there were updates since; then it is the rate
+    that the optimizer has.
+    """
+    applied, calls = vars(optimizer).get(APPLIED), optimizer_calls(optimizer)
+    last = calls - calls % (optimizer.gradient_accumulation_steps or 1)
+    if applied and applied.schedule.start < last and calls <= applied.end:
+        return float(ops.convert_to_numpy(applied.schedule(last - 1)))
+    return last_learning_rate(optimizer)
+
+
 class ScheduledStep:
     """The compiled train step of `model`, traced with a schedule as the learning rate of `optimizer`.
 
@@ -98,8 +123,14 @@ class ScheduledStep:
         self._compiled = new_train_function(model)
         self._epochs = model.history.epoch  # Each fit begins a list of its own.
 
-    def take_next(self) -> None:
-        """Lets `fit` take this step for the execution that it announces, instead of the model's own."""
+    def take_next(self, calls: int) -> None:
+        """Lets `fit` take this step for the execution that it announces, instead of the model's own.
+
+        Args:
+            calls: How often the optimizer was called before, at most.
+        """
+        # Not by `setattr`: Keras would track it. Not in a table here: the optimizer would never be freed.
+        vars(self._optimizer)[APPLIED] = _Applied(self._schedule, calls + self._model.steps_per_execution)
         set_train_function(self._model, self._run)
 
     def _run(self, *args):

@@ -621,7 +621,7 @@ def benchmark(*flags, **environment):
         (["--fge_max_learning_rate=0.0001"], "--fge_min_learning_rate=0.0005 must be below"),
         (["--fge_cycle_epochs=0"], "must be more than 0"),
         (["--fge_start_epoch=40"], "there would be no snapshot"),
-        (["--sse_cycles=900"], "--sse_cycles=900 are more than the steps of 40 epochs"),
+        (["--sse_cycles=90000"], "--sse_cycles=90000 are more than the steps of 40 epochs"),
         (["--experiment=search"], "--experiment=search needs a --preset with settings to try: small"),
         (["--output_dir=/dev/null/results"], "--output_dir=/dev/null/results cannot be written"),
         (["--preset=vgg17"], "--preset=vgg17 is unknown. There are: vgg16_cifar10,"),
@@ -827,6 +827,12 @@ def test_a_killed_benchmark_goes_on_and_ends_with_the_same_results(smoke, tmp_pa
 
 
 def test_reference_numbers_belong_to_known_networks():
+    text = (ROOT / "docs" / "benchmark.md").read_text()
+    for methods in reference.ENSEMBLES.values():
+        cells = [" / ".join(tables.theirs_text(row, budget) for budget in (1, 2, 3)) for row in methods.values()]
+        single, fge = methods["ind"], methods["fge"]
+        cells.append(f"{(single[0] - fge[0]) / (single[0] - single[1]):.2f}")
+        assert f"| {' | '.join(cells)} |" in text
     assert {name for name, _ in [*reference.CURVES, *reference.ENSEMBLES]} <= set(cifar.NETWORKS)
     for paths in reference.CURVES.values():
         assert all(least <= most for row in paths.values() for least, most in (row[:2],))

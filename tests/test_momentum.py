@@ -9,7 +9,8 @@ from keras import ops
 
 import keras_fge
 from conftest import batch_norm_network, images, logits_loss, to_numpy, values
-from keras_fge.learning_rate import LearningRateFunction
+from keras_fge.core.keras_internals import optimizer_calls
+from keras_fge.learning_rate import APPLIED, LearningRateFunction
 from keras_fge.state import StateFile
 
 BACKEND = keras.backend.backend()
@@ -119,16 +120,45 @@ def test_after_ordinary_training_in_one_fit(before):
         assert_close(snapshot.weights[0], ws[snapshot.step - 1])
 
 
-def test_a_second_run_goes_on_with_the_velocity_of_the_first():
+@pytest.mark.parametrize("again", ["the same", "another"])
+def test_a_second_run_goes_on_with_the_velocity_of_the_first(again):
     network = regression()
     fge = keras_fge.FGE(0.05, 0.0005, cycle_steps=8)
-    for _ in range(2):
-        fit(network, 2, fge)  # One and a half cycles.
+    fit(network, 2, fge)  # One and a half cycles.
+    snapshots = list(fge.snapshots)
+    fge = fge if again == "the same" else keras_fge.FGE(0.05, 0.0005, cycle_steps=8)
+    fit(network, 2, fge)
+    snapshots += fge.snapshots[-2:]
     rates = [triangle(step, 0.05, 0.0005, 8) for step in range(1, 13)]
     ws = [w for w, _ in torch_sgd(rates + rates)]
-    assert [snapshot.step for snapshot in fge.snapshots] == [4, 12, 4, 12]
-    for index, snapshot in enumerate(fge.snapshots):
+    assert [snapshot.step for snapshot in snapshots] == [4, 12, 4, 12]
+    for index, snapshot in enumerate(snapshots):
         assert_close(snapshot.weights[0], ws[12 * (index // 2) + snapshot.step - 1])
+
+
+class Break(keras.callbacks.Callback):
+    def on_train_batch_end(self, batch, logs=None):
+        if batch == 2:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("between", ["nothing", "ordinary training"])
+def test_after_a_run_that_was_interrupted(between):
+    """A user stops the cell of a notebook in the middle of an epoch, and runs it again."""
+    network = regression(rate=1e-4)  # Of the end of the training before.
+    with pytest.raises(KeyboardInterrupt):
+        fit(network, 2, keras_fge.FGE(0.05, 0.0005, cycle_steps=8), Break())
+    done = optimizer_calls(network.optimizer)  # On JAX, those of the last epoch that was finished.
+    last = triangle(done, 0.05, 0.0005, 8) if done else 1e-4
+    if between == "ordinary training":
+        fit(network, 1)
+        last = 1e-4
+    w, u = values(network.weights)[0], values(network.optimizer.momentums)[0]
+    fge = keras_fge.FGE(0.05, 0.0005, cycle_steps=8)
+    fit(network, 2, fge)
+    ws = [w for w, _ in torch_sgd([triangle(step, 0.05, 0.0005, 8) for step in range(1, 13)], w, -u / last)]
+    for snapshot in fge.snapshots:
+        assert_close(snapshot.weights[0], ws[snapshot.step - 1])
 
 
 def test_afterwards_the_optimizer_is_keras_own():
@@ -136,9 +166,8 @@ def test_afterwards_the_optimizer_is_keras_own():
     attributes = set(vars(network.optimizer))
     fit(network, 2, keras_fge.FGE(0.05, 0.0005, cycle_steps=12))
     assert not {"update_step", "_backend_update_step"} & set(vars(network.optimizer))
-    assert set(vars(network.optimizer)) - attributes <= {"momentums", "_trainable_variables_indices"} | set(
-        vars(plain.optimizer)
-    )
+    added = set(vars(network.optimizer)) - attributes - set(vars(plain.optimizer))
+    assert added <= {"momentums", "_trainable_variables_indices", APPLIED}
     fit(plain, 1)
     for ours, theirs in zip(network.optimizer.variables, plain.optimizer.variables):
         theirs.assign(to_numpy(ours))
