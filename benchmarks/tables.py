@@ -159,17 +159,24 @@ def search_tables(records):
     found = {}
     for record in records.of("search"):
         found.setdefault(tuple(record["key"][:2]), []).append(record["metrics"]["test"])
-    rows = []
-    for (method, setting), runs in sorted(found.items(), key=lambda item: (item[0][0], mean(item[1], "error"))):
+    rows, varied = [], {}
+    for method, setting in found:
+        varied.setdefault(method, {}).update(_flags(setting))
+    for (method, setting), runs in sorted(
+        found.items(), key=lambda item: (item[0][0], mean(item[1], "calibrated_nll"))
+    ):
         quantities = [mean_and_std([run[m] for run in runs], scale, digits) for m, _, scale, digits in QUANTITIES[:3]]
         shares = [f"{100 * mean(runs, metric):.1f}" for metric in ("member_error", "disagreement")]
-        rows.append([METHODS[method][0], setting.replace(",", ", ") or "preset", *quantities, *shares])
+        flags = _flags(setting) or {name: records.configuration[name] for name in varied[method]}
+        name = ", ".join(f"{name}={value}" for name, value in flags.items())
+        rows.append([METHODS[method][0], name, *quantities, *shares])
     if not rows:
         return []
     columns = ["", "setting", "error %", "NLL", "calibrated NLL", "member error %", "disagreement %"]
     note = (
         "Validation images, mean ± standard deviation (n) over seeds that are not those of the reports; the setting of "
-        "least error of each method first. Disagreement: the share of images that two members classify differently."
+        "least calibrated NLL of each method first. Flags that a row does not name are those of the "
+        "preset. Disagreement: the share of images that two members classify differently."
     )
     return [Grid("Settings tried", columns, rows, note)]
 
@@ -217,6 +224,11 @@ def pooled(records):
         for record in records.of(f"{method} ensemble"):
             groups.setdefault((method, record["key"][0]), []).append(record["metrics"])
     return groups
+
+
+def _flags(setting):
+    """ "a=1,b=2" as a dictionary of texts."""
+    return dict(pair.split("=") for pair in setting.split(",") if pair)
 
 
 def mean(metrics, name):

@@ -7,7 +7,7 @@ from curves.curve import Curve, check_can_lie_on_a_curve
 from curves.model import CurveModel
 from curves.parametrization import Bezier, Parametrization
 from keras_fge.core.batch_norm import batch_norm_statistics
-from keras_fge.core.networks import check_same_architecture, clone, read, set_weights
+from keras_fge.core.networks import check_same_architecture, clone, locked, read, set_weights
 
 
 def connect(
@@ -59,13 +59,14 @@ def connect(
     check_can_lie_on_a_curve(end)
     if not start.trainable_variables:
         raise ValueError("`start` has no trainable weights: there is nothing to connect.")
-    check_same_constants(start, end, "`start`", "`end`")
-    network = clone(start)
-    set_weights(network, start.get_weights())
-    body = Curve(network, curve, fix_start, fix_end, weight_decay)
-    model = CurveModel(body, seed, objective, dtype=start.dtype_policy)
-    model.set_bend(0, start)
-    model.set_bend(-1, end)
+    with locked(start, end):
+        check_same_constants(start, end, "`start`", "`end`")
+        network = clone(start)
+        set_weights(network, start.get_weights())
+        body = Curve(network, curve, fix_start, fix_end, weight_decay)
+        model = CurveModel(body, seed, objective, dtype=start.dtype_policy)
+        model.set_bend(0, start)
+        model.set_bend(-1, end)
     model.init_linear()
     return model
 

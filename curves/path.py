@@ -9,7 +9,7 @@ from curves.measure import Meter, PathEnsemble
 from curves.model import CurveModel
 from curves.points import Points, measure_points
 from curves.results import PathResult
-from keras_fge.core.networks import read
+from keras_fge.core.networks import locked, read
 
 
 def evaluate_path(
@@ -64,6 +64,11 @@ def evaluate_path(
         raise ValueError(f"`model` must be a curves.CurveModel. Received: model={model!r}")
     if num_points < 2:
         raise ValueError(f"`num_points` must be at least 2. Received: num_points={num_points}")
+    with locked(model):
+        return _measured(model, train, test, num_points, batch_size, train_samples, bn_samples, path, verbose)
+
+
+def _measured(model, train, test, num_points, batch_size, train_samples, bn_samples, path, verbose):
     meter = Meter(
         model, train, test, batch_size, train_samples, bn_samples, lambda: model.penalty(float(read(model.t)))
     )

@@ -13,7 +13,7 @@ from curves.measure import Meter
 from curves.model import CurveModel, gram_of_differences
 from curves.points import Points, measure_points
 from curves.results import PlaneResult
-from keras_fge.core.networks import check_same_architecture, read, regularization
+from keras_fge.core.networks import check_same_architecture, locked, read, regularization
 
 
 def evaluate_plane(
@@ -63,6 +63,13 @@ def evaluate_plane(
         plane = curves.evaluate_plane(curve, (x, y), (x_test, y_test), num_points=3)
         plane.train["loss"].shape  # (3, 3)
     """
+    given = networks if isinstance(networks, (list, tuple)) else [networks]
+    with locked(*(network for network in given if isinstance(network, keras.Model))):
+        arguments = bends, num_points, margin, batch_size, train_samples, bn_samples, path, verbose
+        return _measured(networks, train, test, *arguments)
+
+
+def _measured(networks, train, test, bends, num_points, margin, batch_size, train_samples, bn_samples, path, verbose):
     curve = networks if isinstance(networks, CurveModel) else None
     model, slots, gram = _plane_of_bends(networks, bends) if curve else _plane_of_networks(networks, bends)
     given: Any = num_points

@@ -10,7 +10,7 @@ import keras
 
 from keras_fge.core.files import replace, write_atomically
 from keras_fge.core.keras_internals import is_chief
-from keras_fge.core.networks import clone
+from keras_fge.core.networks import clone, locked
 from keras_fge.snapshots import Snapshot, StoredSnapshot
 
 FORMAT = 1
@@ -47,8 +47,9 @@ class Folder:
             os.makedirs(self.path, exist_ok=True)
         temporary = self._in(f"network.{os.getpid()}.tmp.keras")
         try:
-            copy = clone(network)  # Without the optimizer, and whatever it takes to compile the network.
-            copy.set_weights(network.get_weights())  # On several processes, these two lines communicate.
+            with locked(network):  # On several processes, the two lines in it communicate.
+                copy = clone(network)  # Without the optimizer, and whatever it takes to compile the network.
+                copy.set_weights(network.get_weights())
             if is_chief():
                 copy.save(temporary)
                 with open(temporary, "rb+") as file:

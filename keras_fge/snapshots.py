@@ -10,7 +10,7 @@ import keras
 import numpy as np
 
 from keras_fge.core.files import read_npz, to_npz, write_atomically
-from keras_fge.core.networks import to_array
+from keras_fge.core.networks import locked, to_array
 
 
 class Snapshot:
@@ -51,7 +51,8 @@ class Snapshot:
     @classmethod
     def of(cls, network: keras.Model, step: int = 0, learning_rate: float | None = None) -> "Snapshot":
         """Copies the present weights of `network`."""
-        return Snapshot([to_array(variable) for variable in network.weights], step, learning_rate)
+        with locked(network):
+            return Snapshot([to_array(variable) for variable in network.weights], step, learning_rate)
 
     def check(self, network: keras.Model, index: int) -> None:
         """Raises a ValueError unless these are weights of the architecture of `network`."""

@@ -87,11 +87,11 @@ def test_settings_of_a_search_have_names_that_differ():
 
 
 def test_table_of_a_search(tmp_path):
-    records = Records(tmp_path, {"network": "small_cnn"})
+    records = Records(tmp_path, {"network": "small_cnn", "epochs": 3, "width": 4})
     for method, setting, error in (("fge", "", 0.3), ("fge", "epochs=5,width=2", 0.2), ("ind", "", 0.4)):
         for seed in range(2):
-            metrics = {"error": error + 0.02 * seed, "nll": 1.0, "calibrated_nll": 1.0, "member_error": 0.5}
+            metrics = {"error": error + 0.02 * seed, "nll": 1.0, "calibrated_nll": error, "member_error": 0.5}
             records.append("search", [method, setting, seed], {"test": {**metrics, "disagreement": 0.1}}, 1.0, {})
     table = tables.search_tables(records)[0]
-    assert [row[:2] for row in table.rows] == [["FGE", "epochs=5, width=2"], ["FGE", "preset"], ["Ind", "preset"]]
+    assert [row[:2] for row in table.rows] == [["FGE", "epochs=5, width=2"], ["FGE", "epochs=3, width=4"], ["Ind", ""]]
     assert table.rows[0][2] == f"21.00 ± {np.std([20, 22], ddof=1):.2f} (2)" and table.rows[0][-1] == "10.0"

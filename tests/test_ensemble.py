@@ -1,5 +1,6 @@
 """Ensembles against numpy; metrics against scikit-learn and hand-computed cases."""
 
+import concurrent.futures
 import subprocess
 import sys
 
@@ -13,7 +14,7 @@ from sklearn.metrics import accuracy_score, brier_score_loss, log_loss
 
 import curves
 import keras_fge
-from conftest import logits_loss, values
+from conftest import logits_loss, to_numpy, values
 
 rng = np.random.default_rng(0)
 X = rng.normal(size=(50, 4)).astype("float32")
@@ -496,3 +497,42 @@ def test_reduced_precision(trained):
         model.fit(x, y, batch_size=25, epochs=2, verbose=0, callbacks=[fge])
         assert fge.snapshots[0].weights[0].dtype == np.float32
         assert np.sum(fge.ensemble().predict(x), axis=1) == pytest.approx(1, abs=1e-5)
+
+
+def test_threads_wait_for_each_other(trained):
+    """Two ensembles on one network, in two threads: without a lock, each finds members of the other in the network."""
+    start, end, x, _ = trained
+    weights = [start.get_weights(), end.get_weights()]
+    network, before = start, values(start.weights)
+    ensembles = [keras_fge.Ensemble(network, [*weights, weights[0]], True), keras_fge.Ensemble(network, weights, True)]
+    expected = [ensemble.predict(x) for ensemble in ensembles]
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        results = list(pool.map(lambda index: ensembles[index % 2].predict(x), range(100)))
+    assert all(np.array_equal(result, expected[index % 2]) for index, result in enumerate(results))
+    assert all(np.array_equal(a, b) for a, b in zip(values(network.weights), before))
+
+
+def test_measurements_in_threads_wait_for_each_other(trained):
+    start, end, x, y = trained
+    data = (x, y)
+    line = curves.connect(start, end, curves.PolygonalChain(2))
+    line.compile("sgd", logits_loss(), metrics=["accuracy"])
+    ensemble = keras_fge.Ensemble(start, [start.get_weights(), end.get_weights()], True)
+    weights = values(start.weights)
+
+    def path():
+        return curves.evaluate_path(line, data, data, num_points=3, verbose=False).train["loss"]
+
+    def plane():
+        networks = [start, end, middle]
+        return curves.evaluate_plane(networks, data, data, num_points=2, verbose=False).train["loss"]
+
+    middle = line.network_at(0.5)
+    for variable in middle.trainable_variables:  # Beside the line, or there would be no plane.
+        variable.assign(1.1 * to_numpy(variable) + 0.01)
+    works = [path, path, plane, plane, lambda: ensemble.predict(x), lambda: keras_fge.Snapshot.of(start).weights[0]]
+    expected = [work() for work in works]
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        results = [future.result() for future in [pool.submit(work) for work in 2 * works]]
+    assert all(np.allclose(result, expected[index % len(works)], atol=1e-6) for index, result in enumerate(results))
+    assert all(np.array_equal(a, b) for a, b in zip(values(start.weights), weights))

@@ -3,6 +3,8 @@
 import contextlib
 import itertools
 import re
+import threading
+import weakref
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -138,31 +140,52 @@ def regularization(network: keras.Model) -> float:
     return float(sum(ops.convert_to_numpy(term) for term in terms))
 
 
+_locks: weakref.WeakKeyDictionary[keras.Model, Any] = weakref.WeakKeyDictionary()
+_lock_of_locks = threading.Lock()
+
+
+@contextlib.contextmanager
+def locked(*networks: keras.Model) -> Iterator[None]:
+    """Keeps other threads out of `networks` while weights that are not theirs may stand in them; can be entered again.
+
+    (`fit` and `predict` of the networks themselves know nothing of it.)
+    """
+    with _lock_of_locks:
+        locks = [_locks.setdefault(network, threading.RLock()) for network in sorted(networks, key=id)]
+    with contextlib.ExitStack() as stack:
+        for lock in locks:  # In one order in all threads, so that two do not wait for each other.
+            stack.enter_context(lock)
+        yield
+
+
 @contextlib.contextmanager
 def restored(network: keras.Model, only_on_error: bool = False) -> Iterator[None]:
     """Puts the values of all variables of `network` back after the block, or only if it fails or is interrupted.
 
-    On JAX, `predict` and `evaluate` take the values out of the model and, if they break off, do not bring them back.
+    One thread at a time can be inside, for one network; it can enter again. On JAX, `predict` and `evaluate` take the
+    values out of the model and, if they break off, do not bring them back.
     """
-    values = [(variable, read(variable)) for variable in network.variables]
-    try:
-        yield
-    except BaseException:
-        only_on_error = False
-        raise
-    finally:
-        for variable, value in values if not only_on_error else ():
-            variable.assign(value)
+    with locked(network):
+        values = [(variable, read(variable)) for variable in network.variables]
+        try:
+            yield
+        except BaseException:
+            only_on_error = False
+            raise
+        finally:
+            for variable, value in values if not only_on_error else ():
+                variable.assign(value)
 
 
 @contextlib.contextmanager
 def borrowed(network: keras.Model) -> Iterator[None]:
     """Inside, other weights may stand in `network`; afterwards, also after an error, its own do."""
-    try:
-        with restored(network):
-            yield
-    finally:
-        recompute_constants(network)
+    with locked(network):
+        try:
+            with restored(network):
+                yield
+        finally:
+            recompute_constants(network)
 
 
 def read(variable: keras.Variable) -> np.ndarray:
