@@ -72,8 +72,7 @@ def evaluate_plane(
 def _measured(networks, train, test, bends, num_points, margin, batch_size, train_samples, bn_samples, path, verbose):
     curve = networks if isinstance(networks, CurveModel) else None
     model, slots, gram = _plane_of_bends(networks, bends) if curve else _plane_of_networks(networks, bends)
-    given: Any = num_points
-    numbers = (given, given) if np.ndim(given) == 0 else tuple(given)
+    numbers = (num_points, num_points) if np.ndim(num_points) == 0 else tuple(num_points)
     if len(numbers) != 2 or min(numbers) < 2:
         raise ValueError(f"`num_points` must be at least 2, or a pair of such. Received: num_points={num_points}")
     if not margin >= 0:

@@ -12,7 +12,7 @@ from keras import ops
 from keras_fge import cycle as cycles
 from keras_fge import state
 from keras_fge.batches import Batches, announce_epoch
-from keras_fge.core.keras_internals import begin_with_epoch, optimizer_calls
+from keras_fge.core.keras_internals import optimizer_calls
 from keras_fge.core.networks import distance
 from keras_fge.core.predictions import compiled_from_logits
 from keras_fge.cycle import Cycle
@@ -189,7 +189,6 @@ class CyclicEnsemble(keras.callbacks.Callback, abc.ABC):
         if not run.has_epochs:
             self._check_reached(run, epoch)
             run.has_epochs = True
-            begin_with_epoch(model, None)  # Or a later `fit` would begin there too.
         if run.start is None and epoch >= self.start_epoch:
             accumulated = run.optimizer.gradient_accumulation_steps or 1
             run.start = cycles.start_of_cycles(optimizer_calls(run.optimizer), accumulated)
@@ -232,7 +231,6 @@ class CyclicEnsemble(keras.callbacks.Callback, abc.ABC):
             self._folder.write_state(run, self.model, epoch + 1, self.snapshots)
 
     def on_train_end(self, logs=None):
-        begin_with_epoch(self.model, None)
         if self._folder and not self._run.has_epochs:
             warnings.warn(f"There was nothing to train: '{self.directory}' holds the finished run.", stacklevel=2)
         elif not self._run.last_step:

@@ -8,7 +8,7 @@ import numpy as np
 
 from keras_fge import state
 from keras_fge.batches import announce_epoch
-from keras_fge.core.keras_internals import begin_with_epoch, is_chief
+from keras_fge.core.keras_internals import is_chief
 from keras_fge.folder import Folder
 
 
@@ -87,7 +87,6 @@ class Checkpoint(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch, logs=None):
         announce_epoch(epoch)
         self.epoch = epoch
-        begin_with_epoch(self.model, None)  # Or a later `fit` would begin there too.
         self._restore_history()
 
     def on_train_batch_begin(self, batch, logs=None):
@@ -105,7 +104,6 @@ class Checkpoint(keras.callbacks.Callback):
             self._write(epoch + 1)
 
     def on_train_end(self, logs=None):
-        begin_with_epoch(self.model, None)
         self._restore_history()
 
     def _write(self, epoch):

@@ -11,7 +11,6 @@ import curves
 import keras_fge
 import killed
 from conftest import batch_norm_network, images, logits_loss, to_numpy, values
-from keras_fge.core.keras_internals import begin_with_epoch
 from keras_fge.state import StateFile, training_state
 
 BACKEND = keras.backend.backend()
@@ -220,7 +219,26 @@ def test_states_of_other_trainings(tmp_path, change, message):
         model.fit(x, y, batch_size=25, verbose=0, callbacks=[checkpoint])
     assert all(np.array_equal(a, b) for a, b in zip(before, values(model.weights)))
     assert path.read_bytes() == state
-    begin_with_epoch(model, None)
+
+
+class Refuse(keras.callbacks.Callback):
+    def on_train_begin(self, logs=None):
+        raise ValueError("refused")
+
+
+@pytest.mark.parametrize("kind", ["checkpoint", "fge"])
+def test_a_resume_that_another_callback_refuses_leaves_nothing_behind(tmp_path, kind):
+    def callback():
+        fge = keras_fge.FGE(0.05, 0.01, cycle_steps=2, directory=tmp_path, resume=True)
+        return fge if kind == "fge" else keras_fge.Checkpoint(tmp_path)
+
+    x, y = images()
+    model = network()
+    model.fit(x, y, batch_size=25, epochs=2, verbose=0, callbacks=[callback()])
+    again = network()
+    with pytest.raises(ValueError, match="refused"):
+        again.fit(x, y, batch_size=25, epochs=4, verbose=0, callbacks=[callback(), Refuse()])
+    assert again.fit(x, y, batch_size=25, epochs=3, verbose=0).epoch == [0, 1, 2]
 
 
 @pytest.mark.parametrize("directory", [None, "run"])

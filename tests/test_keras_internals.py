@@ -40,14 +40,14 @@ def test_optimizers_with_one_learning_rate():
     assert not keras_internals.has_one_learning_rate(several) and not keras_internals.has_one_learning_rate(Bare())
 
 
-def test_fit_begins_with_the_epoch_it_is_told():
+def test_one_fit_begins_with_the_epoch_it_is_told():
     model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
     model.compile("sgd", "mse")
-    keras_internals.begin_with_epoch(model, 2)
     x = np.ones((2, 1))
-    assert model.fit(x, x, epochs=4, verbose=0).epoch == [2, 3]
-    keras_internals.begin_with_epoch(model, None)
+    begin = keras.callbacks.LambdaCallback(on_train_begin=lambda logs: keras_internals.begin_with_epoch(model, 2))
+    assert model.fit(x, x, epochs=4, verbose=0, callbacks=[begin]).epoch == [2, 3]
     assert model.fit(x, x, epochs=1, verbose=0).epoch == [0]
+    assert model.fit(x, x, initial_epoch=1, epochs=3, verbose=0).epoch == [1, 2]
 
 
 def test_a_train_function_of_its_own_leaves_the_present_one_in_place():

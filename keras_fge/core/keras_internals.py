@@ -41,13 +41,26 @@ def layers_inside(network: keras.layers.Layer) -> list[keras.layers.Layer]:
     return list(_get(network, "_flatten_layers")(include_self=False))
 
 
-def begin_with_epoch(model: keras.Model, epoch: int | None) -> None:
-    """Lets `fit` begin with `epoch`, whatever its `initial_epoch`; None: no longer (`Trainer._initial_epoch`).
+class _EpochOfOneFit(int):
+    """The epoch with which the `fit` begins that `model` is in; 0, so nothing to Keras, in every other one."""
 
-    `fit` reads it once, after every callback's `on_train_begin`.
+    model: keras.Model
+    history: Any
+
+    def __bool__(self) -> bool:
+        return self.history is self.model.history and int(self) != 0  # Each `fit` has a History of its own.
+
+
+def begin_with_epoch(model: keras.Model, epoch: int) -> None:
+    """Lets the `fit` that `model` is in begin with `epoch`, whatever its `initial_epoch` (`Trainer._initial_epoch`).
+
+    `fit` reads `self._initial_epoch or initial_epoch` once, after every callback's `on_train_begin`. If one of these
+    fails, the number stays; so it is one that only this `fit` takes.
     """
     _get(model, "_initial_epoch")
-    model._initial_epoch = epoch
+    number = _EpochOfOneFit(epoch)
+    number.model, number.history = model, model.history
+    model._initial_epoch = number
 
 
 def inner_optimizer(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:
