@@ -13,7 +13,7 @@ from keras_fge import cycle as cycles
 from keras_fge import state
 from keras_fge.batches import Batches, announce_epoch
 from keras_fge.core.keras_internals import optimizer_calls
-from keras_fge.core.networks import distance
+from keras_fge.core.networks import check_finite, distance
 from keras_fge.core.predictions import compiled_from_logits
 from keras_fge.cycle import Cycle
 from keras_fge.ensemble import Ensemble
@@ -262,6 +262,8 @@ class CyclicEnsemble(keras.callbacks.Callback, abc.ABC):
         model = self.model
         rate = float(ops.convert_to_numpy(self.learning_rate(step, run.cycle.length)))
         snapshot = Snapshot.of(model, step, rate)
+        kept = f" '{self.directory}' keeps what came before." if self.directory else ""
+        check_finite(model.weights, snapshot.weights, f"in epoch {self.epoch + 1}, step {step} of the cycles.{kept}")
         last = self.snapshots[-1] if run.last_step else run.start_snapshot
         snapshot.metrics = {
             "distance_from_start": distance(model, snapshot.weights, run.start_snapshot.weights),

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import numbers
+from typing import Any
 
 
 def check_arguments(cycle_epochs: int | None, cycle_steps: int | None, start_epoch: int) -> None:
@@ -18,6 +19,13 @@ def check_arguments(cycle_epochs: int | None, cycle_steps: int | None, start_epo
         if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < least:
             kind = "a positive integer" if least else "0 or a positive integer"
             raise ValueError(f"`{name}` must be {kind}. Received: {name}={value!r}")
+
+
+def as_rate(name: str, value: Any) -> float:
+    """A learning rate as a float; a ValueError unless it is a finite number."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not math.isfinite(value):
+        raise ValueError(f"`{name}` must be a finite number. Received: {name}={value!r}")
+    return float(value)
 
 
 def length_in_steps(cycle_epochs: int | None, cycle_steps: int | None, steps_per_epoch: int | None) -> int:

@@ -159,7 +159,7 @@ class Ensemble:
         On a random half of the data, the member that lowers the NLL of the ensemble so far the most (for a network that
         does not classify, the mean squared error) joins until none is left. Among the ensembles on this way, the whole
         one included, that with the lowest value on the *other* half is returned: a choice which does not hold there is
-        not made.
+        not made. Members whose predictions are not finite are left out, with a warning.
 
         Args:
             x, y: Validation arrays. Never test data: what chose the members cannot measure them.
@@ -186,11 +186,17 @@ class Ensemble:
         def add(total, member):
             return keras.tree.map_structure(np.add, total, predictions[member])
 
+        finite = [m for m, p in enumerate(predictions) if all(np.isfinite(a).all() for a in keras.tree.flatten(p))]
+        if not finite:
+            raise ValueError("No member has finite predictions: the training has diverged.")
+        if left_out := sorted(set(range(len(self))).difference(finite)):
+            names = ", ".join(map(str, left_out))
+            warnings.warn(f"Members {names} are left out: their predictions are not finite.", stacklevel=2)
         chosen: list[int] = []
         guards = []
         total = keras.tree.map_structure(np.zeros_like, predictions[0])
-        for count in range(1, len(self) + 1):
-            rest = set(range(len(self))).difference(chosen)
+        for count in range(1, len(finite) + 1):
+            rest = set(finite).difference(chosen)
             chosen.append(min(rest, key=lambda member: score(add(total, member), count, halves[0])))
             total = add(total, chosen[-1])
             guards.append(score(total, count, halves[1]))

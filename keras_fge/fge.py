@@ -4,7 +4,7 @@ import os
 from typing import Any
 
 from keras_fge.callback import CyclicEnsemble
-from keras_fge.cycle import middle
+from keras_fge.cycle import as_rate, middle
 from keras_fge.schedule import triangular
 
 
@@ -61,7 +61,7 @@ class FGE(CyclicEnsemble):
         resume: bool = False,
         rescale_momentum: bool = True,
     ):
-        if not 0 <= min_learning_rate < max_learning_rate:
+        if not 0 <= as_rate("min_learning_rate", min_learning_rate) < as_rate("max_learning_rate", max_learning_rate):
             raise ValueError(
                 "`min_learning_rate` must be at least 0 and below `max_learning_rate`. Received: "
                 f"max_learning_rate={max_learning_rate}, min_learning_rate={min_learning_rate}"
@@ -70,8 +70,8 @@ class FGE(CyclicEnsemble):
         super().__init__(cycle_epochs, cycle_steps, start_epoch, validation_data, directory, resume, rescale_momentum)
         if cycle_steps is not None:
             middle(cycle_steps)  # Raises an error, if it is odd.
-        self.max_learning_rate = max_learning_rate
-        self.min_learning_rate = min_learning_rate
+        self.max_learning_rate = float(max_learning_rate)
+        self.min_learning_rate = float(min_learning_rate)
 
     def learning_rate(self, step: Any, cycle_steps: int) -> Any:
         return triangular(step, self.max_learning_rate, self.min_learning_rate, cycle_steps)

@@ -4,6 +4,7 @@ import os
 from typing import Any
 
 from keras_fge.callback import CyclicEnsemble
+from keras_fge.cycle import as_rate
 from keras_fge.schedule import cosine
 
 
@@ -43,10 +44,10 @@ class SnapshotEnsemble(CyclicEnsemble):
         resume: bool = False,
         rescale_momentum: bool = True,
     ):
-        if not max_learning_rate > 0:
+        if not as_rate("max_learning_rate", max_learning_rate) > 0:
             raise ValueError(f"`max_learning_rate` must be positive. Received: max_learning_rate={max_learning_rate}")
         super().__init__(cycle_epochs, cycle_steps, start_epoch, validation_data, directory, resume, rescale_momentum)
-        self.max_learning_rate = max_learning_rate
+        self.max_learning_rate = float(max_learning_rate)
 
     def learning_rate(self, step: Any, cycle_steps: int) -> Any:
         return cosine(step, self.max_learning_rate, cycle_steps)

@@ -22,7 +22,7 @@ from keras_fge.core.keras_internals import (
     random_states,
     set_random_states,
 )
-from keras_fge.core.networks import layer_signatures, recompute_constants, to_array
+from keras_fge.core.networks import check_finite, layer_signatures, recompute_constants, to_array
 
 
 def training_state(model: keras.Model) -> list[keras.Variable]:
@@ -89,8 +89,16 @@ class StateFile:
         self._seconds_to_write = self._written_at - begin
 
     def write_training(self, counters: dict[str, Any], model: keras.Model) -> None:
-        """Writes the state of the training of `model`."""
-        self.write(counters, [to_array(variable) for variable in training_state(model)])
+        """Writes the state of the training of `model`.
+
+        Raises:
+            FloatingPointError: if it has diverged. The state before stays.
+        """
+        variables = training_state(model)
+        values = [to_array(variable) for variable in variables]
+        end = f"at the end of epoch {counters['epoch']}. '{self.directory}' keeps the state before."
+        check_finite(variables, values, end)
+        self.write(counters, values)
 
     def is_due(self) -> bool:
         """Whether the state can be written again, so that writing takes at most a tenth of the time of training."""

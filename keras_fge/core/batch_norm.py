@@ -8,7 +8,7 @@ import numpy as np
 from keras import ops
 
 from keras_fge.core.keras_internals import all_layers
-from keras_fge.core.networks import restored
+from keras_fge.core.networks import read, restored
 
 
 def batch_norm_layers(network: keras.layers.Layer) -> list[keras.layers.BatchNormalization]:
@@ -50,7 +50,7 @@ def update_batch_norm(network: keras.Model, data: Any, batch_size: int = 128) ->
         batch_size: Samples per batch, for arrays. Default: 128.
 
     Raises:
-        ValueError: if a layer uses `renorm=True`, which has no such average.
+        ValueError: if a layer uses `renorm=True`, which has no such average, or statistics would not be finite.
 
     Example:
         curve = curves.connect(net_a, net_b)
@@ -62,7 +62,13 @@ def update_batch_norm(network: keras.Model, data: Any, batch_size: int = 128) ->
         https://arxiv.org/abs/1803.05407
     """
     with restored(network, only_on_error=True):
-        BatchNormEstimator(network).update(data, batch_size)
+        estimator = BatchNormEstimator(network)
+        estimator.update(data, batch_size)
+        if not all(np.all(np.isfinite(read(variable))) for variable in estimator.statistics):
+            raise ValueError(
+                f"`data` gives statistics of BatchNormalization that are not finite: a value of it or a weight of "
+                f"'{network.name}' is NaN or infinite."
+            )
 
 
 class BatchNormEstimator:

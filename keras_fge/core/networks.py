@@ -203,6 +203,16 @@ def to_array(variable: keras.Variable) -> np.ndarray:
     return array if array.dtype.isbuiltin == 1 else array.astype("float32")
 
 
+def check_finite(variables: Sequence[keras.Variable], values: Sequence[np.ndarray], when: str) -> None:
+    """Raises a FloatingPointError that says `when`, if a value is NaN, or one that is trained is infinite.
+
+    (A constant, such as a mask, may be infinite.)
+    """
+    for variable, value in zip(variables, values):
+        if value.dtype.kind == "f" and not np.all(np.isfinite(value) if variable.trainable else ~np.isnan(value)):
+            raise FloatingPointError(f"The training has diverged: '{variable.path}' is not finite {when}")
+
+
 def distance(network: keras.Model, first: Sequence[np.ndarray], second: Sequence[np.ndarray]) -> float:
     """||w - v|| of two lists of weights of `network`, over the trainable ones."""
     trainable = {id(variable) for variable in network.trainable_variables}

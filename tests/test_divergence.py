@@ -1,0 +1,107 @@
+"""A training that diverges: no member and no state is written over what was good, and the next run goes on from there."""
+
+import keras
+import numpy as np
+import pytest
+
+import curves
+import keras_fge
+from conftest import batch_norm_network, images, logits_loss, values
+from keras_fge.state import StateFile
+
+
+def network(rate=0.02):
+    keras.utils.set_random_seed(0)
+    model = batch_norm_network()
+    model.compile(keras.optimizers.SGD(rate, momentum=0.9), logits_loss())
+    return model
+
+
+class Poison(keras.callbacks.Callback):
+    """Makes the training diverge in one epoch: an infinite bias makes all gradients NaN."""
+
+    def __init__(self, epoch):
+        super().__init__()
+        self.epoch = epoch
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if epoch == self.epoch:
+            bias = self.model.trainable_variables[-1]
+            bias.assign(np.full(bias.shape, np.inf))
+
+
+@pytest.fixture(autouse=True)
+def always(monkeypatch):
+    monkeypatch.setattr(StateFile, "is_due", lambda self: True)
+
+
+@pytest.mark.parametrize("kind", ["fge", "checkpoint"])
+def test_the_last_good_state_stays_and_is_gone_on_from(tmp_path, kind):
+    def callback(directory):
+        if kind == "checkpoint":
+            return keras_fge.Checkpoint(directory)
+        return keras_fge.FGE(0.02, 0.002, cycle_steps=4, directory=directory, resume=True)
+
+    def fit(model, directory, *others):
+        batches = keras_fge.Batches(*images(), batch_size=13)  # 4 steps an epoch.
+        model.fit(batches, epochs=5, verbose=0, callbacks=[*others, callback(directory)])
+
+    expected = network()
+    fit(expected, tmp_path / "whole")
+    with pytest.raises(FloatingPointError, match=r"diverged: '.*' is not finite .*keeps") as error:
+        fit(network(), tmp_path / "parts", Poison(3))
+    assert "epoch 4" in str(error.value) and str(tmp_path / "parts") in str(error.value)
+    assert StateFile(tmp_path / "parts").read().counters["epoch"] == 3
+    if kind == "fge":
+        members = keras_fge.Ensemble.load(tmp_path / "parts").snapshots
+        assert len(members) == 3 and all(np.isfinite(w).all() for member in members for w in member.weights)
+    model = network()
+    fit(model, tmp_path / "parts")
+    assert all(np.array_equal(a, b) for a, b in zip(values(model.weights), values(expected.weights)))
+
+
+def test_members_in_memory_are_finite():
+    model, fge = network(), keras_fge.FGE(0.02, 0.002, cycle_steps=4)
+    with pytest.raises(FloatingPointError, match="is not finite in epoch 3, step 10 of the cycles"):
+        model.fit(*images(), batch_size=13, epochs=5, verbose=0, callbacks=[Poison(2), fge])
+    assert len(fge.snapshots) == 2
+
+
+def test_selection_leaves_out_members_that_are_not_finite():
+    x, y = images()
+    model = network()
+    good = model.get_weights()
+    bad = [np.full_like(w, np.nan) for w in good]
+    ensemble = keras_fge.Ensemble(model, [bad, good, bad], from_logits=True)
+    with pytest.warns(UserWarning, match=r"Members 0, 2 are left out: their predictions are not finite"):
+        chosen = ensemble.select(x, y)
+    assert len(chosen) == 1 and np.array_equal(chosen.snapshots[0].weights[0], good[0])
+    with pytest.raises(ValueError, match="No member has finite predictions"):
+        keras_fge.Ensemble(model, [bad], from_logits=True).select(x, y)
+
+
+@pytest.mark.parametrize("rate", [np.nan, np.inf, None, "0.1", True])
+def test_rates_are_finite_numbers(rate):
+    with pytest.raises(ValueError, match=r"`max_learning_rate` must be a finite number. Received: max_learning_rate="):
+        keras_fge.FGE(rate, 0.001)
+    with pytest.raises(ValueError, match="`max_learning_rate` must be a finite number"):
+        keras_fge.SnapshotEnsemble(rate, cycle_steps=2)
+    if rate is not True:
+        with pytest.raises(ValueError, match="`min_learning_rate` must be a finite number"):
+            keras_fge.FGE(0.1, rate)
+
+
+def test_numbers_of_numpy_are_rates(tmp_path):
+    fge = keras_fge.FGE(np.float32(0.05), np.float64(0.001), cycle_steps=2, directory=tmp_path)
+    network().fit(*images(), batch_size=25, verbose=0, callbacks=[fge])
+    assert len(keras_fge.Ensemble.load(tmp_path)) == 1
+
+
+def test_statistics_are_finite():
+    model = network()
+    x, _ = images()
+    x[3, 0, 0, 0] = np.nan
+    before = values(model.weights)
+    with pytest.raises(ValueError, match="`data` gives statistics of BatchNormalization that are not finite"):
+        curves.update_batch_norm(model, (x, None))
+    assert all(np.array_equal(a, b) for a, b in zip(values(model.weights), before))
