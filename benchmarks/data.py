@@ -3,7 +3,6 @@
 import dataclasses
 import gzip
 import hashlib
-import io
 import lzma
 import os
 import pathlib
@@ -125,7 +124,7 @@ def _load_digits(data_dir, image_size):
 def _load_fashion_subset(data_dir, image_size):
     """The part of Fashion-MNIST that is committed: 6,000 training and 4,000 test images of 28 x 28 pixels."""
     try:
-        content = io.BytesIO(lzma.decompress(FASHION_SUBSET.read_bytes()))
+        content = lzma.decompress(FASHION_SUBSET.read_bytes())
     except (OSError, lzma.LZMAError) as error:
         raise ValueError(f"{FASHION_SUBSET} is missing or damaged; it is part of a checkout. {error}") from error
     arrays = read_npz(content, FASHION_SUBSET)

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 
 from curves.results import PathResult, PlaneResult, part
-from keras_fge.core.files import read_npz, to_npz, write_atomically
+from keras_fge.core.files import read_npz, remove_leftovers, to_npz, write_atomically
 from keras_fge.core.networks import restored
 
 Result = TypeVar("Result", PathResult, PlaneResult)
@@ -59,6 +59,8 @@ class Points(Generic[Result]):
         self.result: Result | None = None
         if path is None:
             return
+        file = os.path.basename(path)
+        remove_leftovers(os.path.dirname(os.path.abspath(path)), lambda name: name == file)
         if not os.path.exists(path):
             self._write()  # Fails before the work begins if the file cannot be written.
             return

@@ -79,7 +79,7 @@ class Checkpoint(keras.callbacks.Callback):
         if "settings" in stored.counters:  # Version 0.1 wrote none.
             state.check_settings(self.directory, stored.counters["settings"], self._settings)
         stored.check(model)
-        state.remove_leftovers(self.directory)
+        self._state.remove_leftovers()
         self.epoch = stored.counters["epoch"]
         self._history = stored.counters.get("history") or self._history_of_last_epoch(stored.counters)
         stored.restore(model)

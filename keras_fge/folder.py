@@ -2,18 +2,20 @@
 
 import json
 import os
+import re
 import warnings
 from collections.abc import Sequence
 from typing import Any
 
 import keras
 
-from keras_fge.core.files import replace, write_atomically
+from keras_fge.core.files import read_bytes, remove_leftovers, replace, temporary_name, write_atomically
 from keras_fge.core.keras_internals import is_chief
 from keras_fge.core.networks import clone, locked
 from keras_fge.snapshots import Snapshot, StoredSnapshot
 
 FORMAT = 1
+OURS = re.compile(r"network|manifest\.json|(member|start)-[0-9a-f]{16}\.npz")
 
 
 class Folder:
@@ -45,25 +47,27 @@ class Folder:
             raise ValueError(f"`directory`: '{self.path}' holds an ensemble already. Give another one.")
         if is_chief():
             os.makedirs(self.path, exist_ok=True)
-        temporary = self._in(f"network.{os.getpid()}.tmp.keras")
         try:
             with locked(network):  # On several processes, the two lines in it communicate.
                 copy = clone(network)  # Without the optimizer, and whatever it takes to compile the network.
                 copy.set_weights(network.get_weights())
             if is_chief():
-                copy.save(temporary)
-                with open(temporary, "rb+") as file:
-                    os.fsync(file.fileno())
-                replace(temporary, self._in("network.keras"))
+                with temporary_name(self._in("network"), ".keras") as temporary:
+                    copy.save(temporary)
+                    with open(temporary, "rb+") as file:
+                        os.fsync(file.fileno())
+                    replace(temporary, self._in("network.keras"))
         except (ValueError, TypeError, NotImplementedError) as error:
             warnings.warn(
                 f"'{network.name}' cannot be saved; `Ensemble.load('{self.path}', network=...)` will need one that you "
                 f"build. {error}",
                 stacklevel=2,
             )
-        finally:
-            if os.path.exists(temporary):
-                os.unlink(temporary)
+
+    def remove_leftovers(self) -> None:
+        """Removes what a killed process had not finished writing."""
+        if is_chief():
+            remove_leftovers(self.path, lambda name: bool(OURS.fullmatch(name)))
 
     def load_network(self) -> keras.Model:
         """Loads the network, not compiled.
@@ -94,13 +98,12 @@ class Folder:
         """
         path = self._in("manifest.json")
         try:
-            with open(path, encoding="utf-8") as file:
-                manifest = json.load(file)
+            manifest = json.loads(read_bytes(path))
             if manifest["format"] != FORMAT:
-                raise ValueError(f"'{path}' has format {manifest['format']}, but this version reads format {FORMAT}.")
+                raise ValueError(f"It has format {manifest['format']}, but this version reads format {FORMAT}.")
             manifest["members"] = [StoredSnapshot(self.path, entry) for entry in manifest["members"]]
         except FileNotFoundError:
             raise ValueError(f"`directory`: there is no ensemble in '{self.path}'; it has no manifest.json.") from None
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise ValueError(f"'{path}' is no manifest of an ensemble, or a damaged one: {error!r}") from error
         return manifest

@@ -84,6 +84,12 @@ class RunFolder:
                 f"`directory`: '{self.directory}' holds the state of a training, but no manifest.json of a run. Give "
                 "another folder."
             )
+        names = os.listdir(self.directory) if os.path.isdir(self.directory) else []
+        if members := [name for name in names if name.startswith("member-")]:
+            raise ValueError(
+                f"`directory`: '{self.directory}' holds members, such as {min(members)}, but no manifest.json of a "
+                "run. Give another folder."
+            )
         from_logits: Any
         try:
             from_logits = compiled_from_logits(model)
@@ -118,7 +124,8 @@ class RunFolder:
         run.start, run.last_step, run.earlier = counters["start"], counters["last_snapshot_step"], 0
         run.rate_before = counters.get("rate_before", run.rate_before)  # Version 0.1 had none, and Keras' step.
         run.latest = members[-1].metrics if members else {}
-        state.remove_leftovers(self.directory)
+        self._state.remove_leftovers()
+        self._ensemble.remove_leftovers()
         return members, stored
 
     def store(self, snapshot: Snapshot, prefix: str) -> Snapshot:

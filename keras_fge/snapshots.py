@@ -1,7 +1,6 @@
 """Snapshots: copies of all weights of a network at one moment of a training run, in memory or in a file."""
 
 import hashlib
-import io
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any, Self
@@ -9,7 +8,7 @@ from typing import Any, Self
 import keras
 import numpy as np
 
-from keras_fge.core.files import read_npz, to_npz, write_atomically
+from keras_fge.core.files import read_bytes, read_npz, to_npz, write_atomically
 from keras_fge.core.networks import locked, to_array
 
 
@@ -85,7 +84,10 @@ class StoredSnapshot(Snapshot):
     """
 
     def __init__(self, folder: str | os.PathLike, entry: Mapping[str, Any]):
-        self.path = os.path.join(folder, entry["file"])
+        name = entry["file"]
+        if os.path.basename(name) != name or name in ("", os.curdir, os.pardir):
+            raise ValueError(f"{name!r} is not the name of a file in the folder.")
+        self.path = os.path.join(folder, name)
         self.sha256 = entry["sha256"]
         self.shapes = [tuple(shape) for shape in entry["shapes"]]
         self.step = entry["step"]
@@ -110,13 +112,12 @@ class StoredSnapshot(Snapshot):
     @property
     def weights(self) -> list[np.ndarray]:
         try:
-            with open(self.path, "rb") as file:
-                content = file.read()
+            content = read_bytes(self.path)
         except FileNotFoundError:
             raise ValueError(f"The member '{self.path}' is missing.") from None
         if hashlib.sha256(content).hexdigest() != self.sha256:
             raise ValueError(f"The member '{self.path}' is damaged: it is not what was written (by its SHA-256).")
-        return list(read_npz(io.BytesIO(content), self.path).values())
+        return list(read_npz(content, self.path).values())
 
     def check_file(self) -> None:
         """Raises a ValueError unless the file is there and as it was written."""

@@ -13,7 +13,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_fge.core.files import checksum, read_npz, to_npz, write_atomically
+from keras_fge.core.files import checksum, read_npz, remove_leftovers, to_npz, write_atomically
 from keras_fge.core.keras_internals import (
     all_layers,
     begin_with_epoch,
@@ -100,6 +100,11 @@ class StateFile:
         check_finite(variables, values, end)
         self.write(counters, values)
 
+    def remove_leftovers(self) -> None:
+        """Removes what a killed process had not finished writing."""
+        if is_chief():
+            remove_leftovers(self.directory, lambda name: name == "state.npz")
+
     def is_due(self) -> bool:
         """Whether the state can be written again, so that writing takes at most a tenth of the time of training."""
         return time.monotonic() - self._written_at >= 9 * self._seconds_to_write
@@ -113,15 +118,12 @@ class StateFile:
         if not self.exists():
             raise ValueError(f"`directory`: '{self.directory}' holds no state of a run to resume.")
         arrays = read_npz(self.path, self.path)
-        counters = json.loads(str(arrays.pop("counters")))
+        try:
+            counters = json.loads(str(arrays.pop("counters")))
+            _ = counters["epoch"], counters["random"]
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"'{self.path}' is no state of a training, or a damaged one: {error!r}") from error
         return State(counters, list(arrays.values()), self.directory)
-
-
-def remove_leftovers(directory: str | os.PathLike) -> None:
-    """Removes what a process that was killed had not finished writing."""
-    for name in os.listdir(directory) if is_chief() else ():
-        if ".tmp" in name:
-            os.unlink(os.path.join(directory, name))
 
 
 def prepare(model: keras.Model) -> None:

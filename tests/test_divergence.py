@@ -1,4 +1,4 @@
-"""A training that diverges: no member and no state is written over what was good, and the next run goes on from there."""
+"""A training that diverges: nothing is written over what was good, and the next run goes on from there."""
 
 import keras
 import numpy as np

@@ -1,14 +1,67 @@
-"""Files that are written whole or not at all, arrays in them without pickle, and checksums."""
+"""Files that are written whole or not at all, and checked as they are read; arrays without pickle; checksums."""
 
+import contextlib
 import hashlib
 import io
 import json
+import math
 import os
+import re
+import secrets
+import stat
 import zipfile
-from collections.abc import Mapping
-from typing import IO, Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import numpy as np
+
+# Of a process that is writing: the name of the file, the process, and a random number. Version 0.1 had no number.
+TEMPORARY = re.compile(r"(?P<file>.+?)\.(?P<process>\d+)(\.[0-9a-f]{16})?\.tmp(\.keras)?")
+_being_written: set[str] = set()
+
+
+@contextlib.contextmanager
+def temporary_name(path: str | os.PathLike, ending: str = "") -> Iterator[str]:
+    """A name for a file that is to become `path`; what is left under it at the end of the block is removed."""
+    name = f"{os.fspath(path)}.{os.getpid()}.{secrets.token_hex(8)}.tmp{ending}"
+    _being_written.add(os.path.basename(name))
+    try:
+        yield name
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(name)
+        _being_written.discard(os.path.basename(name))
+
+
+def remove_leftovers(folder: str | os.PathLike, is_ours: Callable[[str], bool]) -> None:
+    """Removes what a process that was killed had not finished writing.
+
+    Args:
+        folder: Where to look.
+        is_ours: Whether a file of this name is one that we write.
+    """
+    for entry in os.scandir(os.fspath(folder)):
+        match = TEMPORARY.fullmatch(entry.name)
+        if not match or not is_ours(match["file"]) or not entry.is_file(follow_symlinks=False):
+            continue
+        if entry.name not in _being_written and not _runs(int(match["process"])):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(entry.path)
+
+
+def _runs(process):
+    """Whether another process of this number runs here; where that cannot be known, yes."""
+    if process == os.getpid():
+        return False  # It was one of the same number, as in a container that was started again.
+    if os.name != "posix":
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        return True
+    return True
 
 
 def write_atomically(path: str | os.PathLike, content: bytes) -> None:
@@ -17,16 +70,18 @@ def write_atomically(path: str | os.PathLike, content: bytes) -> None:
     Raises:
         OSError: if it cannot be written, as on a full disk. What was there before is untouched.
     """
-    temporary = f"{os.fspath(path)}.{os.getpid()}.tmp"
-    try:
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        replace(temporary, path)
-    finally:
-        if os.path.exists(temporary):
-            os.unlink(temporary)
+    with temporary_name(path) as temporary:
+        try:
+            # No file or link that is there already is written to.
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
+            with open(temporary, "wb", opener=lambda name, _: os.open(name, flags, 0o666)) as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            replace(temporary, path)
+        except OSError as error:
+            text = f"{error.strerror or error}, writing {len(content):,} bytes"
+            raise OSError(error.errno, text, os.fspath(path)) from error
 
 
 def replace(temporary: str | os.PathLike, path: str | os.PathLike) -> None:
@@ -52,10 +107,53 @@ def to_npz(arrays: Mapping[str, Any]) -> bytes:
     return buffer.getvalue()
 
 
-def read_npz(file: str | os.PathLike | IO[bytes], name: str | os.PathLike) -> dict[str, np.ndarray]:
-    """The arrays in an .npz file, a path or an open file; `name` is for the error message."""
+def read_bytes(path: str | os.PathLike, size: int | None = None) -> bytes:
+    """The content of a file.
+
+    Args:
+        path: The file. Devices and pipes are refused: they have no end.
+        size: What its size must be, if that is known.
+
+    Raises:
+        ValueError: if it is no regular file, or of another size.
+        FileNotFoundError: if there is none.
+    """
+    status = os.stat(path)
+    if not stat.S_ISREG(status.st_mode):
+        raise ValueError(f"'{os.fspath(path)}' is no regular file.")
+    if size is not None and status.st_size != size:
+        raise ValueError(f"'{os.fspath(path)}' is damaged: it has {status.st_size:,} bytes instead of {size:,}.")
+    with open(path, "rb") as file:
+        return file.read()
+
+
+def read_npz(file: str | os.PathLike | bytes, name: str | os.PathLike) -> dict[str, np.ndarray]:
+    """The arrays in an .npz file as `to_npz` makes it, without compression: it takes no more memory than its size.
+
+    Args:
+        file: Path or content of the file.
+        name: The file, for the error.
+
+    Raises:
+        ValueError: if it is no such file, or a damaged one.
+    """
+    content = file if isinstance(file, bytes) else read_bytes(file)
     try:
-        with np.load(file, allow_pickle=False) as arrays:
-            return dict(arrays)
-    except (ValueError, zipfile.BadZipFile, EOFError) as error:
-        raise ValueError(f"'{name}' is no .npz file, or a damaged one. numpy says: {error}") from error
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            return {entry.filename.removesuffix(".npy"): _read_array(archive, entry) for entry in archive.infolist()}
+    except Exception as error:  # zipfile and numpy raise errors of a dozen kinds.
+        raise ValueError(f"'{os.fspath(name)}' is no .npz file, or a damaged one. {error!r}") from error
+
+
+def _read_array(archive, entry):
+    if entry.compress_type != zipfile.ZIP_STORED:
+        raise ValueError(f"{entry.filename} is compressed, which we never write")
+    content = io.BytesIO(archive.read(entry))  # It compares the checksum.
+    version = np.lib.format.read_magic(content)
+    read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
+    shape, _, kind = read_header(content)
+    size = len(content.getbuffer()) - content.tell()
+    if kind.hasobject or math.prod(shape) * kind.itemsize != size:
+        raise ValueError(f"{entry.filename} announces {shape} of {kind}, but has {size} bytes")
+    content.seek(0)
+    return np.load(content, allow_pickle=False)

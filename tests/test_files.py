@@ -1,0 +1,180 @@
+"""Files that are damaged, not ours, or left behind by a killed process."""
+
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+
+import keras
+import numpy as np
+import pytest
+
+import curves
+import keras_fge
+from conftest import batch_norm_network, images, logits_loss
+from keras_fge.core import files
+from keras_fge.core.files import read_bytes, read_npz, to_npz, write_atomically
+
+DEAD = subprocess.Popen([sys.executable, "-c", ""])
+DEAD.wait()
+
+
+def fit(directory, resume=False, **changes):
+    keras.utils.set_random_seed(0)
+    network = batch_norm_network()
+    network.compile(keras.optimizers.SGD(0.02, momentum=0.9), logits_loss())
+    fge = keras_fge.FGE(0.02, 0.002, cycle_steps=4, directory=directory, resume=resume)
+    network.fit(*images(), batch_size=13, shuffle=False, verbose=0, callbacks=[fge], **{"epochs": 2, **changes})
+    return fge
+
+
+def npz(arrays, compression=zipfile.ZIP_STORED, header=None):
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", compression) as archive:
+        for name, array in arrays.items():
+            content = io.BytesIO()
+            np.save(content, array)
+            content = content.getvalue()
+            archive.writestr(f"{name}.npy", content.replace(*header) if header else content)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"PK\x05\x06" + 17 * b"\x00",
+        to_npz({"a": np.zeros(1000)})[:-10],
+        to_npz({"a": np.zeros(1000)}).replace(8 * b"\x00", 7 * b"\x00" + b"\x01", 3),
+        npz({"a": np.zeros(10_000)}, zipfile.ZIP_DEFLATED),
+        npz({"a": np.zeros(5)}, header=(b"(5,), }", b"(6,), }")),
+        npz({"a": np.zeros(5)}, header=(b"(5,), }          ", b"(50000000000,), }")),
+        b"\x93NUMPY\x01\x00",
+    ],
+    ids=["empty", "no archive", "cut", "altered", "compressed", "header", "huge", "npy"],
+)
+def test_damaged_arrays_are_one_kind_of_error(content, tmp_path):
+    path = tmp_path / "file.npz"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"file.npz' is no .npz file, or a damaged one"):
+        read_npz(path, path)
+
+
+def test_arrays_come_back_and_files_hold_no_objects(tmp_path):
+    arrays = {"a": np.arange(6).reshape(2, 3), "b.npy": np.float32(3), "text": np.array("ä"), "empty": np.zeros((0, 2))}
+    path = tmp_path / "file.npz"
+    write_atomically(path, to_npz(arrays))
+    loaded = read_npz(path, path)
+    assert loaded.keys() == arrays.keys()
+    assert all(np.array_equal(loaded[k], arrays[k]) and loaded[k].dtype == np.asarray(arrays[k]).dtype for k in arrays)
+    buffer = io.BytesIO()
+    np.savez(buffer, a=np.array([{}], dtype=object))
+    with pytest.raises(ValueError, match="or a damaged one"):
+        read_npz(buffer.getvalue(), path)
+
+
+def test_pipes_and_files_of_another_size_are_not_read(tmp_path):
+    (tmp_path / "file").write_bytes(b"abc")
+    assert read_bytes(tmp_path / "file", 3) == b"abc"
+    with pytest.raises(ValueError, match="it has 3 bytes instead of 4"):
+        read_bytes(tmp_path / "file", 4)
+    with pytest.raises(ValueError, match=r"is no regular file"):
+        read_bytes("/dev/zero")
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ValueError, match=r"pipe' is no regular file"):
+        read_bytes(tmp_path / "pipe")
+
+
+def test_nothing_is_written_through_a_link(tmp_path, monkeypatch):
+    monkeypatch.setattr(files.secrets, "token_hex", lambda count: "0" * 16)
+    (tmp_path / "other").write_bytes(b"mine")
+    temporary = tmp_path / f"file.{os.getpid()}.{'0' * 16}.tmp"
+    temporary.symlink_to(tmp_path / "other")
+    with pytest.raises(OSError, match=r"writing 3 bytes: '.*file'"):
+        write_atomically(tmp_path / "file", b"abc")
+    assert (tmp_path / "other").read_bytes() == b"mine"
+
+
+def test_an_error_names_the_file_and_what_was_needed(tmp_path):
+    with pytest.raises(OSError, match=r"No such file or directory, writing 3 bytes: '.*missing.file'") as error:
+        write_atomically(tmp_path / "missing" / "file", b"abc")
+    assert isinstance(error.value, FileNotFoundError)
+
+
+def test_only_leftovers_of_ours_are_removed(tmp_path):
+    fit(tmp_path)
+    process, number = DEAD.pid, "0123456789abcdef"
+    ours = [
+        f"state.npz.{process}.{number}.tmp",
+        f"manifest.json.{process}.tmp",
+        f"network.{process}.{number}.tmp.keras",
+    ]
+    ours += [f"member-{number}.npz.{os.getpid()}.{number}.tmp"]  # Of a process with the number that this one has now.
+    theirs = ["notes.tmp", "my.tmp.txt", f"data.{process}.{number}.tmp", f"state.npz.{os.getppid()}.{number}.tmp"]
+    for name in ours + theirs:
+        (tmp_path / name).write_text("x")
+    folder = tmp_path / f"manifest.json.{process}.{number}.tmp"
+    folder.mkdir()
+    fit(tmp_path, resume=True, epochs=3)
+    assert not any((tmp_path / name).exists() for name in ours)
+    assert all((tmp_path / name).exists() for name in theirs) and folder.exists()
+
+
+def test_leftovers_of_an_evaluation_are_removed(tmp_path):
+    start, end = batch_norm_network(), batch_norm_network()
+    line = curves.connect(start, end, curves.PolygonalChain(2))
+    line.compile("sgd", logits_loss())
+    left, kept = tmp_path / f"path.npz.{DEAD.pid}.0123456789abcdef.tmp", tmp_path / "path.npz.tmp"
+    for file in (left, kept):
+        file.write_text("x")
+    curves.evaluate_path(line, images(), images(), num_points=2, path=tmp_path / "path.npz", verbose=False)
+    assert not left.exists() and kept.exists()
+
+
+def test_a_run_without_a_manifest_is_not_overwritten(tmp_path):
+    fit(tmp_path)
+    (tmp_path / "manifest.json").unlink()
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    for resume in (False, True):
+        with pytest.raises(ValueError, match=r"holds the state of a training, but no manifest.json"):
+            fit(tmp_path, resume)
+    (tmp_path / "state.npz").unlink()
+    with pytest.raises(ValueError, match=r"holds members, such as member-.*, but no manifest.json"):
+        fit(tmp_path, True)
+    after = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert after == {name: content for name, content in before.items() if name != "state.npz"}
+
+
+@pytest.mark.parametrize("name", ["../other.npz", "/etc/passwd", "..", "", "folder/member.npz"])
+def test_members_are_names_in_the_folder(tmp_path, name):
+    fit(tmp_path)
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    manifest["members"][0]["file"] = name
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(ValueError, match=r"manifest.json' is no manifest .* is not the name of a file in the folder"):
+        keras_fge.Ensemble.load(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe", b"[]", b"{}", b'{"format": 1}', b"null", b"[" * 100_000])
+def test_damaged_manifests_name_the_file(tmp_path, content):
+    fit(tmp_path)
+    (tmp_path / "manifest.json").write_bytes(content)
+    with pytest.raises(ValueError, match=r"manifest.json' is no manifest of an ensemble, or a damaged one"):
+        keras_fge.Ensemble.load(tmp_path)
+
+
+@pytest.mark.parametrize("counters", [None, "no JSON", "[]", "{}", '{"epoch": 3}'])
+def test_damaged_states_name_the_file(tmp_path, counters):
+    fit(tmp_path)
+    path = tmp_path / "state.npz"
+    arrays = read_npz(path, path)
+    arrays.pop("counters")
+    path.write_bytes(to_npz(arrays if counters is None else {**arrays, "counters": counters}))
+    with pytest.raises(ValueError, match=r"state.npz' is no state of a training, or a damaged one"):
+        fit(tmp_path, True, epochs=3)
+    shutil.copy(tmp_path / "manifest.json", path)
+    with pytest.raises(ValueError, match=r"state.npz' is no .npz file, or a damaged one"):
+        fit(tmp_path, True, epochs=3)
