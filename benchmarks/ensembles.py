@@ -14,10 +14,10 @@ from keras_fge.core.batch_norm import batch_norm_layers
 from keras_fge.core.files import read_npz, to_npz, write_atomically
 from keras_fge.core.networks import to_array
 from keras_fge.core.predictions import RunningMean
+from presets import BUDGETS
 from training import SecondsPerEpoch, TrajectoryRecorder, new_network, train_cyclic, train_start, trained_network
 from units import Unit
 
-BUDGETS = (1, 2, 3)
 IND_BUDGETS = range(1, 9)  # How many independent networks is a method worth? That takes larger ensembles of them.
 
 

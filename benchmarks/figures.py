@@ -12,7 +12,8 @@ from matplotlib.figure import Figure
 import curves
 import keras_fge
 from comparisons import equivalent, values
-from tables import BUDGETS, METHODS, PLANES, QUANTITIES, SINGLE, by_name, pooled, standard_error
+from presets import BUDGETS
+from tables import METHODS, PLANES, QUANTITIES, SINGLE, by_name, flags_of, pooled, standard_error
 
 FGE_FLAGS = ("fge_cycle_epochs", "fge_max_learning_rate")
 
@@ -165,7 +166,7 @@ def draw_settings(records, folder):
     found = {}
     for record in records.of("search"):
         method, setting, _ = record["key"]
-        flags = dict(pair.split("=") for pair in setting.split(",") if pair)
+        flags = flags_of(setting)
         if method == "fge" and set(flags) <= set(FGE_FLAGS):
             cycle, rate = (float(flags.get(name, records.configuration[name])) for name in FGE_FLAGS)
             found.setdefault(cycle, {}).setdefault(rate, []).append(record["metrics"]["test"])

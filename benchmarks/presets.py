@@ -9,6 +9,7 @@ Epochs, learning rates, weight decay, transforms and curves are those of the aut
 - The cycles and learning rates of SSE: not confirmed by any text, quoted from the paper from memory.
 """
 
+BUDGETS = (1, 2, 3)  # The columns of the paper's table, in units of B.
 PAPER = {
     "batch_size": 128,
     "momentum": 0.9,

@@ -9,6 +9,7 @@ from rich.table import Table
 import presets
 import reference
 from comparisons import difference, equivalent, share
+from presets import BUDGETS
 
 QUANTITIES = (  # metric, label, scale, digits
     ("error", "test error %", 100, 2),
@@ -24,7 +25,6 @@ METHODS = {
     "fge_bn": ("FGE, BN re-estimated", "tab:olive"),
 }
 SINGLE = {"swa": ("SWA", "tab:purple")}  # One network, whatever the budget.
-BUDGETS = (1, 2, 3)
 PATHS = {
     "line": "straight line",
     "bezier": "Bezier curve",
@@ -161,13 +161,13 @@ def search_tables(records):
         found.setdefault(tuple(record["key"][:2]), []).append(record["metrics"]["test"])
     rows, varied = [], {}
     for method, setting in found:
-        varied.setdefault(method, {}).update(_flags(setting))
+        varied.setdefault(method, {}).update(flags_of(setting))
     for (method, setting), runs in sorted(
         found.items(), key=lambda item: (item[0][0], mean(item[1], "calibrated_nll"))
     ):
         quantities = [mean_and_std([run[m] for run in runs], scale, digits) for m, _, scale, digits in QUANTITIES[:3]]
         shares = [f"{100 * mean(runs, metric):.1f}" for metric in ("member_error", "disagreement")]
-        flags = _flags(setting) or {name: records.configuration[name] for name in varied[method]}
+        flags = flags_of(setting) or {name: records.configuration[name] for name in varied[method]}
         name = ", ".join(f"{name}={value}" for name, value in flags.items())
         rows.append([METHODS[method][0], name, *quantities, *shares])
     if not rows:
@@ -226,7 +226,7 @@ def pooled(records):
     return groups
 
 
-def _flags(setting):
+def flags_of(setting):
     """ "a=1,b=2" as a dictionary of texts."""
     return dict(pair.split("=") for pair in setting.split(",") if pair)
 

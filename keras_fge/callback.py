@@ -210,9 +210,8 @@ class CyclicEnsemble(keras.callbacks.Callback, abc.ABC):
             # larger than the count of batches: so it is enough to look here.
             run.epoch_start = self._steps_done(run) - batch
             self._collect_if_due(run, run.epoch_start + batch)
-        run.scheduled_step.take_next(
-            run.start + run.epoch_start + batch
-        )  # Last: nothing that fails here leaves it in place.
+        # Last: nothing that fails here leaves it in place.
+        run.scheduled_step.take_next(run.start + run.epoch_start + batch)
 
     def on_epoch_end(self, epoch, logs=None):
         run = self._run
