@@ -1,6 +1,5 @@
 """Loss and metrics of a model at its current weights, on train and test data."""
 
-import hashlib
 import json
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -9,6 +8,7 @@ import keras
 import numpy as np
 
 from keras_fge.core.batch_norm import BatchNormEstimator
+from keras_fge.core.files import checksum_of_arrays
 from keras_fge.core.metrics import integer_labels, negative_log_likelihoods
 from keras_fge.core.networks import read
 from keras_fge.core.predictions import RunningMean, compiled_from_logits, predicts_one_label, to_probabilities
@@ -154,21 +154,12 @@ def _checksum_of_model(model, statistics):
     ignored = {id(variable) for variable in statistics}
     ignored.add(id(getattr(model, "t", None)))
     variables = [v for v in model.variables if id(v) not in ignored and str(v.dtype).startswith(("float", "bfloat"))]
-    return _checksum(read(variable) for variable in variables)
+    return checksum_of_arrays(read(variable) for variable in variables)
 
 
 def _checksum_of_data(data):
     """Checksum of arrays; for other data, which can be anything, only the name of the class."""
-    return _checksum(keras.tree.flatten(data)) if isinstance(data, tuple) else type(data).__name__
-
-
-def _checksum(arrays):
-    digest = hashlib.sha256()
-    for array in arrays:
-        array = np.ascontiguousarray(array)
-        digest.update(f"{array.dtype}{array.shape}".encode())
-        digest.update(array.view(np.uint8).data if array.size else b"")
-    return digest.hexdigest()[:16]
+    return checksum_of_arrays(keras.tree.flatten(data)) if isinstance(data, tuple) else type(data).__name__
 
 
 def _compiled(model):

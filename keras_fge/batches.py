@@ -2,21 +2,28 @@
 
 import math
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import keras
 import numpy as np
 
+from keras_fge.core.files import checksum_of_arrays
+
 _announced = threading.local()
 
 
-def announce_epoch(epoch: int | None) -> None:
+def announce_epoch(epoch: int | None, check: Callable[["Batches"], None] | None = None) -> None:
     """Tells the `Batches` of the `fit` in this thread which epoch begins. None: it has begun.
 
     `fit` hands a data set no number of the epoch. But it begins the epoch of the data set after `on_epoch_begin` of the
     callbacks, which call this, and before the first `on_train_batch_begin`, where they take it back.
+
+    Args:
+        epoch: The epoch.
+        check: What the batches are to be given to before they are read; it raises an error if they are the wrong ones.
     """
-    _announced.epoch = epoch
+    _announced.epoch = epoch if epoch is None else (epoch, check)
 
 
 class Batches(keras.utils.PyDataset):
@@ -45,7 +52,7 @@ class Batches(keras.utils.PyDataset):
 
     def __init__(self, x: Any, y: Any, batch_size: int = 32, seed: int = 0):
         super().__init__()
-        self.data, self.batch_size, self.seed = (x, y), batch_size, seed
+        self.data, self.batch_size, self.seed = (x, y), int(batch_size), int(seed)
         lengths = {len(array) for array in keras.tree.flatten(self.data)}
         if len(lengths) != 1 or 0 in lengths:
             raise ValueError(f"`x` and `y` must hold arrays of one length. Received: lengths {sorted(lengths)}")
@@ -59,9 +66,17 @@ class Batches(keras.utils.PyDataset):
 
     def on_epoch_begin(self) -> None:
         """Keras calls this before it reads the batches of an epoch."""
-        epoch = vars(_announced).pop("epoch", None)
-        if epoch is not None:
+        announced = vars(_announced).pop("epoch", None)
+        if announced is not None:
+            epoch, check = announced
+            if check:
+                check(self)
             self._shuffle(epoch)
+
+    def about(self) -> dict[str, Any]:
+        """What the batches of an epoch are made of: {"data": checksum of the arrays, "batch_size", "seed"}."""
+        data = checksum_of_arrays(keras.tree.flatten(self.data))
+        return {"data": data, "batch_size": self.batch_size, "seed": self.seed}
 
     def __len__(self) -> int:
         return math.ceil(self.samples / self.batch_size)

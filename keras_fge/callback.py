@@ -1,6 +1,7 @@
 """`CyclicEnsemble`: the hooks that `FGE` and `SnapshotEnsemble` share, from the first step to the ensemble."""
 
 import abc
+import contextlib
 import os
 import warnings
 from typing import TYPE_CHECKING, Any
@@ -27,6 +28,7 @@ from keras_fge.learning_rate import (
 )
 from keras_fge.run import Run, RunFolder
 from keras_fge.snapshots import Snapshot
+from keras_fge.termination import Termination
 from keras_fge.validation import Validation
 
 if TYPE_CHECKING:
@@ -100,6 +102,7 @@ class CyclicEnsemble(keras.callbacks.Callback, abc.ABC):
         self.epoch = 0
         self._folder = None if directory is None else RunFolder(directory)
         self._run: Run | None = None
+        self._termination = Termination()
 
     @property
     def validation_data(self) -> Any:
@@ -176,16 +179,21 @@ class CyclicEnsemble(keras.callbacks.Callback, abc.ABC):
         self._check_reached(run, 0)
         if self._validation:
             self._validation.check(model)
-        stored = self._open_folder(run, model) if self._folder else None
-        if self._validation and (stored or self._validation.count != len(self.snapshots)):
-            self._validation.sum_up(model, self.snapshots)
-        if stored:  # Last: predictions use the random generators too.
-            self.epoch = stored.counters["epoch"]
-            stored.restore(model)
+        with self._folder.lock.acquired() if self._folder else contextlib.nullcontext():
+            stored = self._open_folder(run, model) if self._folder else None
+            if self._validation and (stored or self._validation.count != len(self.snapshots)):
+                self._validation.sum_up(model, self.snapshots)
+            if stored:  # Last: predictions use the random generators too.
+                self.epoch = stored.counters["epoch"]
+                stored.restore(model, run.changed)
+                if run.changed and run.start is not None:
+                    self._adopt_rates(run, stored.counters.get("rate"))
+        if self._folder:
+            self._termination.watch(model)
 
     def on_epoch_begin(self, epoch, logs=None):
-        announce_epoch(epoch)
         self.epoch, run, model = epoch, self._run, self.model
+        announce_epoch(epoch, self._check_batches if self._folder and not run.has_epochs else None)
         if not run.has_epochs:
             self._check_reached(run, epoch)
             run.has_epochs = True
@@ -224,12 +232,19 @@ class CyclicEnsemble(keras.callbacks.Callback, abc.ABC):
         if logs is not None:
             logs["learning_rate"] = rate
             logs.update(run.latest or dict.fromkeys(self._names_of_metrics(), float("nan")))
+        if self._termination.is_requested:
+            self.model.stop_training = True
         is_last = epoch + 1 == self.params["epochs"] or self.model.stop_training
         is_whole = state.is_whole_epoch(run.batch, self.params.get("steps"), self.model.steps_per_execution)
         if self._folder and is_whole and (is_last or self._folder.state_is_due()):
             self._folder.write_state(run, self.model, epoch + 1, self.snapshots)
 
     def on_train_end(self, logs=None):
+        if self._folder:
+            self._folder.lock.release()
+            self._termination.end(
+                f"Ended by SIGTERM after epoch {self.epoch + 1}: the same program goes on from '{self.directory}'."
+            )
         if self._folder and not self._run.has_epochs:
             warnings.warn(f"There was nothing to train: '{self.directory}' holds the finished run.", stacklevel=2)
         elif not self._run.last_step:
@@ -238,11 +253,24 @@ class CyclicEnsemble(keras.callbacks.Callback, abc.ABC):
     # --- The learning rate --------------------------------------------------------------------------------------------
 
     def _scheduled_step(self, run, model):
-        rescales = self.rescale_momentum and has_momentum(run.optimizer)
-        least = SMALLEST_RATE * self.max_learning_rate if rescales else 0.0
-        rate = LearningRateFunction(lambda step: self.learning_rate(step, run.cycle.length), run.start, least)
-        before = max(run.rate_before, least) if rescales else None
+        rate = self._schedule(run)
+        before = max(run.rate_before, rate.least) if self._rescales(run) else None
         return ScheduledStep(model, run.optimizer, rate, before)
+
+    def _schedule(self, run):
+        least = SMALLEST_RATE * self.max_learning_rate if self._rescales(run) else 0.0
+        return LearningRateFunction(lambda step: self.learning_rate(step, run.cycle.length), run.start, least)
+
+    def _rescales(self, run):
+        return self.rescale_momentum and has_momentum(run.optimizer)
+
+    def _adopt_rates(self, run, rate_then):
+        """After a resume with other rates: the velocity holds the rate of the last update, which was one of before."""
+        if rate_then is None or not self._rescales(run) or not self._steps_done(run):
+            return
+        factor = self._schedule(run).of_last_update(run.optimizer) / rate_then
+        for velocity in run.optimizer.momentums:
+            velocity.assign(velocity * factor)
 
     # --- Snapshots ----------------------------------------------------------------------------------------------------
 
@@ -264,16 +292,16 @@ class CyclicEnsemble(keras.callbacks.Callback, abc.ABC):
         kept = f" '{self.directory}' keeps what came before." if self.directory else ""
         check_finite(model.weights, snapshot.weights, f"in epoch {self.epoch + 1}, step {step} of the cycles.{kept}")
         last = self.snapshots[-1] if run.last_step else run.start_snapshot
-        snapshot.metrics = {
-            "distance_from_start": distance(model, snapshot.weights, run.start_snapshot.weights),
-            "distance_from_last": distance(model, snapshot.weights, last.weights),
-        }
         self.snapshots.append(snapshot)  # Before anything that may fail.
         run.last_step = step
         if self._folder:
             self.snapshots[-1] = self._folder.add_member(run, self.snapshots)
+        distances = {
+            "distance_from_start": distance(model, snapshot.weights, run.start_snapshot.weights),
+            "distance_from_last": distance(model, snapshot.weights, last.weights),
+        }
         measured = self._validation.measure(model) if self._validation else {}
-        self.snapshots[-1].metrics = run.latest = {**snapshot.metrics, **measured}
+        self.snapshots[-1].metrics = run.latest = {**distances, **measured}
         if self._folder:
             self._folder.write_manifest(run, self.snapshots)
 
@@ -281,6 +309,9 @@ class CyclicEnsemble(keras.callbacks.Callback, abc.ABC):
         """What `Run.latest` will hold, as far as it is known before: CSVLogger takes the columns of the first epoch."""
         measured = self._validation.names(self.model) if self._validation else []
         return ["distance_from_start", "distance_from_last", *measured]
+
+    def _check_batches(self, batches):
+        self._folder.check_batches(self._run, batches, self.snapshots)
 
     def _open_folder(self, run, model):
         """Begins a run in an empty folder, or takes the members of the one that is there, and returns its state."""
@@ -292,7 +323,7 @@ class CyclicEnsemble(keras.callbacks.Callback, abc.ABC):
             "start_epoch": self.start_epoch,
             "steps_per_epoch": self.params.get("steps"),
             **state.describe(model),
-            "rescale_momentum": self.rescale_momentum and has_momentum(run.optimizer),
+            "rescale_momentum": self._rescales(run),
         }
         if not (self._folder.exists() and self.resume):
             self._folder.begin(run, model, settings)

@@ -10,6 +10,8 @@ from keras_fge import state
 from keras_fge.batches import announce_epoch
 from keras_fge.core.keras_internals import is_chief
 from keras_fge.folder import Folder
+from keras_fge.lock import FolderLock
+from keras_fge.termination import Termination
 
 
 class Checkpoint(keras.callbacks.Callback):
@@ -51,7 +53,9 @@ class Checkpoint(keras.callbacks.Callback):
         self.directory = os.fspath(directory)
         self.resume = resume
         self.epoch = 0
-        self._state = state.StateFile(directory)
+        self._state, self._lock = state.StateFile(directory), FolderLock(directory)
+        self._termination = Termination()
+        self._batches: dict[str, Any] | None = None  # What is noted of the batches.
         self._settings: dict[str, Any] = {}
         self._history: dict[str, Any] = {"epoch": [], "history": {}}
         self._is_restored = False  # Whether the History of `fit` has what came before.
@@ -62,7 +66,12 @@ class Checkpoint(keras.callbacks.Callback):
         state.claim_fit(self, "`FGE(directory=...)` keeps the whole state of the training itself.")
         state.prepare(model)
         self._settings = {**state.describe(model), "steps_per_epoch": self.params.get("steps")}
-        self._history, self._is_restored = {"epoch": [], "history": {}}, False
+        self._history, self._is_restored, self._batches = {"epoch": [], "history": {}}, False, None
+        with self._lock.acquired():
+            self._begin_or_resume(model)
+        self._termination.watch(model)
+
+    def _begin_or_resume(self, model):
         if Folder(self.directory).exists():
             raise ValueError(
                 f"`directory`: '{self.directory}' holds an ensemble, or a run of FGE. Give another folder."
@@ -76,16 +85,18 @@ class Checkpoint(keras.callbacks.Callback):
                 "another folder."
             )
         stored = self._state.read()
+        changed = []
         if "settings" in stored.counters:  # Version 0.1 wrote none.
-            state.check_settings(self.directory, stored.counters["settings"], self._settings)
+            changed = state.check_settings(self.directory, stored.counters["settings"], self._settings)
+        self._batches = stored.counters.get("batches")
         stored.check(model)
         self._state.remove_leftovers()
         self.epoch = stored.counters["epoch"]
         self._history = stored.counters.get("history") or self._history_of_last_epoch(stored.counters)
-        stored.restore(model)
+        stored.restore(model, changed)
 
     def on_epoch_begin(self, epoch, logs=None):
-        announce_epoch(epoch)
+        announce_epoch(epoch, None if self._is_restored else self._check_batches)
         self.epoch = epoch
         self._restore_history()
 
@@ -95,6 +106,8 @@ class Checkpoint(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         model = self.model
+        if self._termination.is_requested:
+            model.stop_training = True
         self._history["epoch"].append(epoch)
         for name, value in (logs or {}).items():
             self._history["history"].setdefault(name, []).append(np.asarray(value).tolist())
@@ -105,12 +118,20 @@ class Checkpoint(keras.callbacks.Callback):
 
     def on_train_end(self, logs=None):
         self._restore_history()
+        self._lock.release()
+        self._termination.end(
+            f"Ended by SIGTERM after epoch {self.epoch + 1}: the same program goes on from '{self.directory}'."
+        )
+
+    def _check_batches(self, batches):
+        if is_chief():
+            self._batches = state.check_batches(self.directory, self._batches, batches)
 
     def _write(self, epoch):
         model = self.model  # On JAX, this brings the model up to date, in every process.
         if is_chief():
             os.makedirs(self.directory, exist_ok=True)
-            counters = {"epoch": epoch, "settings": self._settings, "history": self._history}
+            counters = {"epoch": epoch, "settings": self._settings, "batches": self._batches, "history": self._history}
             self._state.write_training(counters, model)
 
     def _restore_history(self):

@@ -266,16 +266,16 @@ class Ensemble:
     def save(self, directory: str | os.PathLike) -> None:
         """Writes the ensemble to a new folder: the network (.keras), a file for each member, and a manifest.
 
-        Each file is complete or not there, nothing is pickled, and the manifest has the SHA-256 of every member.
+        Each file is complete or not there, nothing is pickled, and the manifest has the SHA-256 of network and members.
 
         Raises:
             ValueError: if there is an ensemble in `directory` already.
             OSError: if it cannot be written.
         """
         folder = Folder(directory)
-        folder.create(self.network)
+        network = folder.create(self.network)
         members = [StoredSnapshot.write(snapshot, directory, "member") for snapshot in self.snapshots]
-        folder.write_manifest(members, from_logits=self.from_logits)
+        folder.write_manifest(members, network=network, from_logits=self.from_logits)
 
     @classmethod
     def load(
@@ -284,6 +284,7 @@ class Ensemble:
         network: keras.Model | None = None,
         from_logits: Any = "as saved",
         skip_damaged: bool = False,
+        verify: bool = True,
     ) -> "Ensemble":
         """The ensemble that `save` or a callback with `directory=` wrote. Weights are read when they are needed.
 
@@ -294,12 +295,13 @@ class Ensemble:
             from_logits: As for the constructor. Default: as saved.
             skip_damaged: Whether to leave out members whose file is missing or not as written, with a warning.
                 Default: no; they are an error.
+            verify: Whether manifest, network and members must be what was written, by their checksums. Default: True.
 
         Raises:
-            ValueError: if there is no ensemble, its network cannot be loaded, or a member is damaged or does not fit.
+            ValueError: if there is no ensemble, its network cannot be loaded, or a file is damaged or does not fit.
         """
         folder = Folder(directory)
-        manifest = folder.read_manifest()
+        manifest = folder.read_manifest(verify)
         snapshots = []
         for snapshot in manifest["members"]:
             try:
@@ -316,7 +318,9 @@ class Ensemble:
             from_logits = manifest["from_logits"]
         if from_logits == "unknown":
             raise ValueError(f"Say `Ensemble.load('{directory}', from_logits=...)`: the losses of the run do not tell.")
-        return cls(folder.load_network() if network is None else network, snapshots, from_logits)
+        if network is None:
+            network = folder.load_network(manifest.get("network") if verify else None)
+        return cls(network, snapshots, from_logits)
 
     def __len__(self) -> int:
         return len(self.snapshots)

@@ -1,5 +1,7 @@
 """The folder of an ensemble: its network, a file for each member, and a manifest."""
 
+import contextlib
+import hashlib
 import json
 import os
 import re
@@ -9,19 +11,19 @@ from typing import Any
 
 import keras
 
-from keras_fge.core.files import read_bytes, remove_leftovers, replace, temporary_name, write_atomically
+from keras_fge.core.files import checksum, read_bytes, remove_leftovers, replace, temporary_name, write_atomically
 from keras_fge.core.keras_internals import is_chief
 from keras_fge.core.networks import clone, locked
 from keras_fge.snapshots import Snapshot, StoredSnapshot
 
-FORMAT = 1
+FORMAT = 2  # Format 1, of version 0.1, had no checksums of the network and the manifest.
 OURS = re.compile(r"network|manifest\.json|(member|start)-[0-9a-f]{16}\.npz")
 
 
 class Folder:
     """Reads and writes the files. The manifest comes last: what it lists is there, whenever a process ends.
 
-    manifest.json     members with steps, learning rates, metrics and SHA-256 checksums
+    manifest.json     members with steps, learning rates, metrics; checksums of all, and of itself
     member-*.npz      the weights of one member; the name is made of the content
     network.keras     the network
     """
@@ -36,8 +38,11 @@ class Folder:
         """Whether the folder holds an ensemble."""
         return os.path.exists(self._in("manifest.json"))
 
-    def create(self, network: keras.Model) -> None:
+    def create(self, network: keras.Model) -> dict[str, Any] | None:
         """Makes the folder and saves the network. Where there are several processes, all of them call this.
+
+        Returns:
+            The file of the network as the manifest lists it; None if Keras cannot save it, and in other processes.
 
         Raises:
             ValueError: if it holds an ensemble.
@@ -52,30 +57,54 @@ class Folder:
                 copy = clone(network)  # Without the optimizer, and whatever it takes to compile the network.
                 copy.set_weights(network.get_weights())
             if is_chief():
-                with temporary_name(self._in("network"), ".keras") as temporary:
-                    copy.save(temporary)
-                    with open(temporary, "rb+") as file:
-                        os.fsync(file.fileno())
-                    replace(temporary, self._in("network.keras"))
+                self._save(copy)
+                return self.network_entry()
         except (ValueError, TypeError, NotImplementedError) as error:
             warnings.warn(
                 f"'{network.name}' cannot be saved; `Ensemble.load('{self.path}', network=...)` will need one that you "
                 f"build. {error}",
                 stacklevel=2,
             )
+        return None
+
+    def _save(self, network):
+        path = self._in("network.keras")
+        with temporary_name(self._in("network"), ".keras") as temporary:
+            try:
+                network.save(temporary)
+                with open(temporary, "rb+") as file:
+                    os.fsync(file.fileno())
+            except OSError as error:
+                raise OSError(error.errno, f"{error.strerror or error}, writing the network", path) from error
+            replace(temporary, path)
+
+    def network_entry(self) -> dict[str, Any] | None:
+        """The file of the network as it is now; None if there is none."""
+        with contextlib.suppress(FileNotFoundError):
+            content = read_bytes(self._in("network.keras"))
+            return {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content)}
+        return None
 
     def remove_leftovers(self) -> None:
         """Removes what a killed process had not finished writing."""
         if is_chief():
             remove_leftovers(self.path, lambda name: bool(OURS.fullmatch(name)))
 
-    def load_network(self) -> keras.Model:
+    def load_network(self, entry: dict[str, Any] | None) -> keras.Model:
         """Loads the network, not compiled.
 
+        Args:
+            entry: As `create` returned it, to compare the file with. None: it is not compared.
+
         Raises:
-            ValueError: if Keras cannot load it.
+            ValueError: if it is not the file that was written, or Keras cannot load it.
         """
         path = self._in("network.keras")
+        try:
+            if entry is not None:
+                read_bytes(path, entry["size"], entry["sha256"])
+        except (ValueError, FileNotFoundError) as error:
+            raise ValueError(f"{error} Give `network`, or load what is there with `verify=False`.") from error
         try:
             return keras.saving.load_model(path, compile=False)
         except (ValueError, TypeError, OSError) as error:
@@ -87,11 +116,15 @@ class Folder:
     def write_manifest(self, members: Sequence[Snapshot], **about: Any) -> None:
         """Replaces the list of members, and what there is to say `about` them, as JSON can hold it."""
         entries = [member.to_entry() for member in members]
-        text = json.dumps({"format": FORMAT, **about, "members": entries}, indent=1)
+        manifest = {"format": FORMAT, **about, "members": entries}
+        text = json.dumps({**manifest, "checksum": checksum(manifest)}, indent=1)
         write_atomically(self._in("manifest.json"), text.encode())
 
-    def read_manifest(self) -> dict[str, Any]:
+    def read_manifest(self, verify: bool = True) -> dict[str, Any]:
         """Reads the manifest, with a list of `StoredSnapshot` as "members".
+
+        Args:
+            verify: Whether to compare it with its checksum, and members, each time they are read, with theirs.
 
         Raises:
             ValueError: if there is none, or it is damaged or of another format.
@@ -99,9 +132,12 @@ class Folder:
         path = self._in("manifest.json")
         try:
             manifest = json.loads(read_bytes(path))
-            if manifest["format"] != FORMAT:
-                raise ValueError(f"It has format {manifest['format']}, but this version reads format {FORMAT}.")
-            manifest["members"] = [StoredSnapshot(self.path, entry) for entry in manifest["members"]]
+            if manifest["format"] not in (1, FORMAT):
+                raise ValueError(f"It has format {manifest['format']}, but this version reads 1 to {FORMAT}.")
+            if manifest["format"] == FORMAT and manifest.pop("checksum") != checksum(manifest) and verify:
+                raise ValueError("It was changed: it does not have its checksum. `verify=False` would load it.")
+            del manifest["format"]
+            manifest["members"] = [StoredSnapshot(self.path, entry, verify) for entry in manifest["members"]]
         except FileNotFoundError:
             raise ValueError(f"`directory`: there is no ensemble in '{self.path}'; it has no manifest.json.") from None
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:

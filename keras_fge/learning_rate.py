@@ -53,6 +53,12 @@ class LearningRateFunction(keras.optimizers.schedules.LearningRateSchedule):
     def __call__(self, iterations: Any) -> Any:
         return ops.maximum(self.function(iterations - self.start + 1), self.least)
 
+    def of_last_update(self, optimizer: keras.optimizers.Optimizer) -> float:
+        """The rate that the last update of `optimizer` had, or would have had, by this function."""
+        calls = optimizer_calls(optimizer)
+        last = calls - calls % (optimizer.gradient_accumulation_steps or 1)
+        return float(ops.convert_to_numpy(self(last - 1)))
+
     def ratio(self, iterations: Any, calls_per_update: int, rate_before: float) -> Any:
         """alpha_i / alpha_{i-1} of the update after `iterations` calls; `rate_before` is alpha_0, before the first."""
         has_one_before = iterations - self.start >= calls_per_update
@@ -94,7 +100,7 @@ def rate_of_last_update(optimizer: keras.optimizers.Optimizer) -> float:
     applied, calls = vars(optimizer).get(APPLIED), optimizer_calls(optimizer)
     last = calls - calls % (optimizer.gradient_accumulation_steps or 1)
     if applied and applied.schedule.start < last and calls <= applied.end:
-        return float(ops.convert_to_numpy(applied.schedule(last - 1)))
+        return applied.schedule.of_last_update(optimizer)
     return last_learning_rate(optimizer)
 
 

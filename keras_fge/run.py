@@ -2,17 +2,20 @@
 
 import dataclasses
 import os
+import secrets
 from collections.abc import Sequence
 from typing import Any
 
 import keras
 
 from keras_fge import state
+from keras_fge.batches import Batches
 from keras_fge.core.keras_internals import is_chief
 from keras_fge.core.predictions import compiled_from_logits
 from keras_fge.cycle import Cycle
 from keras_fge.folder import Folder
-from keras_fge.learning_rate import ScheduledStep
+from keras_fge.learning_rate import ScheduledStep, rate_of_last_update
+from keras_fge.lock import FolderLock
 from keras_fge.snapshots import Snapshot, StoredSnapshot
 
 
@@ -33,6 +36,7 @@ class Run:
         has_epochs: Whether an epoch has begun.
         epoch_start: Steps before this epoch.
         batch: The batch that `fit` announced last.
+        changed: The learning rates that are not those with which the run in the folder began.
         about: What the manifest says beside the members, if there is a folder.
     """
 
@@ -48,6 +52,7 @@ class Run:
     has_epochs: bool = False
     epoch_start: int = 0
     batch: int = 0
+    changed: Sequence[str] = ()
     about: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
@@ -56,10 +61,15 @@ class RunFolder:
 
     Args:
         directory: The folder.
+
+    Attributes:
+        directory: As given.
+        lock: To be held while the methods below are called.
     """
 
     def __init__(self, directory: str | os.PathLike):
         self.directory = os.fspath(directory)
+        self.lock = FolderLock(directory)
         self._ensemble = Folder(directory)
         self._state = state.StateFile(directory)
 
@@ -95,8 +105,9 @@ class RunFolder:
             from_logits = compiled_from_logits(model)
         except ValueError:
             from_logits = "unknown"
-        run.about = {"settings": settings, "from_logits": from_logits}
-        self._ensemble.create(model)
+        network = self._ensemble.create(model)
+        identity = secrets.token_hex(8)  # Files of two runs with the same settings are not to be mixed up.
+        run.about = {"run": identity, "settings": settings, "from_logits": from_logits, "network": network}
         self.write_state(run, model, 0, [])
         self.write_manifest(run, [])
 
@@ -108,13 +119,17 @@ class RunFolder:
         """
         state.prepare(model)
         manifest = self._ensemble.read_manifest()
-        state.check_settings(self.directory, manifest.get("settings", {}), settings)
-        run.about = {"settings": settings, "from_logits": manifest["from_logits"]}
+        run.changed = state.check_settings(self.directory, manifest.get("settings", {}), settings)
+        members = manifest.pop("members")
+        network = manifest.get("network") or self._ensemble.network_entry()  # Version 0.1 listed none.
+        run.about = {**manifest, "settings": settings, "network": network}
         stored = self._state.read()
         stored.check(model)
         counters = stored.counters
+        if counters.get("run") != manifest.get("run"):
+            raise ValueError(f"`directory`: in '{self.directory}', state.npz is not of the run in manifest.json.")
         # Members that came after the state will be made again, the same, and then replace those.
-        members = manifest["members"][: counters["members"]]
+        members = members[: counters["members"]]
         for index, member in enumerate(members):
             member.check(model, index)
             member.check_file()
@@ -143,6 +158,14 @@ class RunFolder:
         if is_chief():
             self._ensemble.write_manifest(snapshots, **run.about)
 
+    def check_batches(self, run: Run, batches: Batches, snapshots: Sequence[Snapshot]) -> None:
+        """Notes the batches in the manifest, or compares them with those noted there; on JAX, in the first process."""
+        if is_chief():
+            theirs = run.about.get("batches")
+            run.about["batches"] = state.check_batches(self.directory, theirs, batches)
+            if not theirs:
+                self.write_manifest(run, snapshots)
+
     def state_is_due(self) -> bool:
         """See `StateFile.is_due`."""
         return self._state.is_due()
@@ -153,9 +176,11 @@ class RunFolder:
             return
         counters = {
             "epoch": epoch,
+            "run": run.about.get("run"),
             "start": run.start,
             "last_snapshot_step": run.last_step,
             "rate_before": run.rate_before,
+            "rate": rate_of_last_update(run.optimizer),
             "members": len(snapshots),
             "start_snapshot": run.start_snapshot and run.start_snapshot.to_entry(),
         }

@@ -81,14 +81,17 @@ class StoredSnapshot(Snapshot):
     Args:
         folder: The folder with the file.
         entry: What `to_entry` returned.
+        verify: Whether to compare the file with its checksum. Default: True.
     """
 
-    def __init__(self, folder: str | os.PathLike, entry: Mapping[str, Any]):
+    def __init__(self, folder: str | os.PathLike, entry: Mapping[str, Any], verify: bool = True):
         name = entry["file"]
         if os.path.basename(name) != name or name in ("", os.curdir, os.pardir):
             raise ValueError(f"{name!r} is not the name of a file in the folder.")
         self.path = os.path.join(folder, name)
         self.sha256 = entry["sha256"]
+        self.size = entry.get("size")  # Version 0.1 wrote none.
+        self._verify = verify
         self.shapes = [tuple(shape) for shape in entry["shapes"]]
         self.step = entry["step"]
         self.learning_rate = entry["learning_rate"]
@@ -101,22 +104,28 @@ class StoredSnapshot(Snapshot):
         checksum = hashlib.sha256(content).hexdigest()
         file = f"{prefix}-{checksum[:16]}.npz"
         write_atomically(os.path.join(folder, file), content)
-        entry = {"file": file, "sha256": checksum, "shapes": snapshot.shapes, "step": snapshot.step}
+        entry = {"file": file, "sha256": checksum, "size": len(content), "shapes": snapshot.shapes}
+        entry["step"] = snapshot.step
         return cls(folder, {**entry, "learning_rate": snapshot.learning_rate, "metrics": snapshot.metrics})
 
     def to_entry(self) -> dict[str, Any]:
         """The snapshot without its weights, as a dictionary that JSON can hold."""
-        entry = {"file": os.path.basename(self.path), "sha256": self.sha256, "shapes": self.shapes, "step": self.step}
-        return {**entry, "learning_rate": self.learning_rate, "metrics": self.metrics}
+        return {
+            "file": os.path.basename(self.path),
+            "sha256": self.sha256,
+            "size": self.size,
+            "shapes": self.shapes,
+            "step": self.step,
+            "learning_rate": self.learning_rate,
+            "metrics": self.metrics,
+        }
 
     @property
     def weights(self) -> list[np.ndarray]:
         try:
-            content = read_bytes(self.path)
+            content = read_bytes(self.path, *((self.size, self.sha256) if self._verify else ()))
         except FileNotFoundError:
             raise ValueError(f"The member '{self.path}' is missing.") from None
-        if hashlib.sha256(content).hexdigest() != self.sha256:
-            raise ValueError(f"The member '{self.path}' is damaged: it is not what was written (by its SHA-256).")
         return list(read_npz(content, self.path).values())
 
     def check_file(self) -> None:

@@ -8,11 +8,14 @@ import json
 import math
 import os
 import time
+import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import keras
 import numpy as np
 
+from keras_fge.batches import Batches
 from keras_fge.core.files import checksum, read_npz, remove_leftovers, to_npz, write_atomically
 from keras_fge.core.keras_internals import (
     all_layers,
@@ -54,10 +57,19 @@ class State:
                 f"values against {len(expected)}, or other shapes."
             )
 
-    def restore(self, model: keras.Model) -> None:
-        """Brings `model`, its optimizer, the random generators and the epoch with which `fit` begins to this state."""
+    def restore(self, model: keras.Model, changed: Sequence[str] = ()) -> None:
+        """Brings `model`, its optimizer, the random generators and the epoch with which `fit` begins to this state.
+
+        Args:
+            model: The model.
+            changed: What `check_settings` returned. The optimizer keeps its own "learning_rate" if that is among them.
+        """
+        optimizer = inner_optimizer(model.optimizer)
+        rate = float(optimizer.learning_rate) if "learning_rate" in changed else None
         for variable, value in zip(training_state(model), self.values, strict=True):
             variable.assign(value)
+        if rate is not None:
+            optimizer.learning_rate = rate
         recompute_constants(model)
         begin_with_epoch(model, self.counters["epoch"])
         set_random_states(self.counters["random"])
@@ -138,25 +150,64 @@ def prepare(model: keras.Model) -> None:
         model.optimizer.build(model.trainable_variables)
 
 
-def describe(model: keras.Model) -> dict[str, str]:
+def describe(model: keras.Model) -> dict[str, Any]:
     """What tells a training from one of another network or with other settings of the optimizer."""
     optimizer = inner_optimizer(model.optimizer)
+    config = optimizer.get_config()
+    rate = config["learning_rate"]
     return {
         "architecture": checksum([{**layer, "name": None} for layer in layer_signatures(model)]),
         "optimizer": type(optimizer).__name__,
-        "optimizer_config": checksum({**optimizer.get_config(), "learning_rate": None, "name": None}),
+        "optimizer_config": checksum({**config, "learning_rate": None, "name": None}),
+        # float32, as it reads: 0.02 instead of 0.0199999996.
+        "learning_rate": float(str(np.float32(rate))) if np.isscalar(rate) else checksum(rate),
     }
 
 
-def check_settings(directory: str | os.PathLike, theirs: dict[str, Any], ours: dict[str, Any]) -> None:
-    """Raises a ValueError that names the first setting in which the run in a folder differs from this one."""
-    theirs = {"rescale_momentum": False, **theirs}  # As version 0.1 did.
+def check_settings(directory: str | os.PathLike, theirs: dict[str, Any], ours: dict[str, Any]) -> list[str]:
+    """Compares the settings of the run in a folder with those of this one.
+
+    Returns:
+        The learning rates that are new, each with a warning: a run that diverged goes on with lower ones.
+
+    Raises:
+        ValueError: that names the first other setting that differs.
+    """
+    theirs = {"rescale_momentum": False, "learning_rate": ours["learning_rate"], **theirs}  # As version 0.1 did.
+    changed = []
     for name, value in ours.items():
-        if theirs.get(name) != value:
+        if theirs.get(name) == value:
+            continue
+        if not name.endswith("learning_rate"):
             raise ValueError(
                 f"`directory`: '{os.fspath(directory)}' holds another run: its {name} is {theirs.get(name)}, here it "
                 f"is {value}."
             )
+        warnings.warn(
+            f"The run in '{os.fspath(directory)}' began with {name}={theirs.get(name)}, and goes on with {value}.",
+            stacklevel=2,
+        )
+        changed.append(name)
+    return changed
+
+
+def check_batches(directory: str | os.PathLike, theirs: dict[str, Any] | None, batches: Batches) -> dict[str, Any]:
+    """Raises a ValueError unless a run in a folder had these batches, and returns what to note of them.
+
+    Args:
+        directory: The folder.
+        theirs: What was noted when the run began. None: nothing, so that any are right.
+        batches: Those of this `fit`.
+    """
+    ours = batches.about()
+    theirs = theirs or ours
+    for name, value in ours.items():
+        if theirs.get(name) != value:
+            raise ValueError(
+                f"`directory`: '{os.fspath(directory)}' holds a run on other batches: their {name} is "
+                f"{theirs.get(name)}, here it is {value}."
+            )
+    return ours
 
 
 def is_whole_epoch(last_batch: int, steps_per_epoch: int | None, steps_per_execution: int) -> bool:

@@ -1,5 +1,7 @@
 """A training that diverges: nothing is written over what was good, and the next run goes on from there."""
 
+import warnings
+
 import keras
 import numpy as np
 import pytest
@@ -58,6 +60,23 @@ def test_the_last_good_state_stays_and_is_gone_on_from(tmp_path, kind):
     model = network()
     fit(model, tmp_path / "parts")
     assert all(np.array_equal(a, b) for a, b in zip(values(model.weights), values(expected.weights)))
+
+
+@pytest.mark.parametrize("kind", ["fge", "checkpoint"])
+def test_a_new_learning_rate_is_taken_with_a_warning(tmp_path, kind):
+    def fit(model, epochs):
+        fge = keras_fge.FGE(0.02, 0.002, cycle_steps=4, start_epoch=8, directory=tmp_path, resume=True)
+        callback = fge if kind == "fge" else keras_fge.Checkpoint(tmp_path)
+        model.fit(*images(), batch_size=13, shuffle=False, epochs=epochs, verbose=0, callbacks=[callback])
+
+    fit(network(0.02), 10 if kind == "fge" else 2)
+    model = network(0.005)
+    with pytest.warns(UserWarning, match=r"began with learning_rate=0.02, and goes on with 0.005\."):
+        fit(model, 11)
+    assert float(model.optimizer.learning_rate) == pytest.approx(0.005)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        fit(network(0.005), 12)
 
 
 def test_members_in_memory_are_finite():

@@ -241,6 +241,25 @@ def test_resume_in_the_middle_of_a_cycle(tmp_path, monkeypatch):
         network.fit(x, y, batch_size=10, shuffle=False, epochs=6, verbose=0, callbacks=[fge])
 
 
+def test_a_resume_with_lower_rates(tmp_path, monkeypatch):
+    monkeypatch.setattr(StateFile, "is_due", lambda self: True)
+
+    def run(epochs, high):
+        network = regression()
+        fge = keras_fge.FGE(high, 0.001, cycle_steps=10, directory=tmp_path, resume=True)
+        fit(network, epochs, fge)
+        return network, fge
+
+    run(2, 0.02)  # 12 steps.
+    with pytest.warns(UserWarning, match=r"began with max_learning_rate=0.02, and goes on with 0.005\."):
+        network, fge = run(4, 0.005)
+    rates = [triangle(step, 0.02 if step <= 12 else 0.005, 0.001, 10) for step in range(1, 25)]
+    *_, (w, _) = torch_sgd(rates)
+    assert_close(network.get_weights()[0], w)
+    assert [snapshot.step for snapshot in fge.snapshots] == [5, 15]
+    run(5, 0.005)  # These are its rates now.
+
+
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
 def test_optimizers_without_a_velocity_need_nothing(optimizer):
     networks = [regression(optimizer=keras.optimizers.get(optimizer)) for _ in range(2)]

@@ -21,8 +21,18 @@ ROOT = pathlib.Path(__file__).parent.parent
 HOUSE = {  # Each file may import only from what stands before it in its part, and from the parts below.
     "keras_fge/core": ["files", "keras_internals", "networks", "batch_norm", "metrics", "predictions"],
     "keras_fge": [
-        *["schedule", "cycle", "learning_rate", "batches", "snapshots", "folder", "state", "run", "validation"],
-        *["ensemble", "plots", "callback", "fge", "snapshot_ensemble", "checkpoint"],
+        *["schedule", "cycle", "learning_rate", "batches", "snapshots", "folder", "state", "lock"],
+        *[
+            "termination",
+            "run",
+            "validation",
+            "ensemble",
+            "plots",
+            "callback",
+            "fge",
+            "snapshot_ensemble",
+            "checkpoint",
+        ],
     ],
     "curves": [
         *["parametrization", "curve", "layers", "model", "connect", "measure", "results", "plots", "points"],

@@ -194,7 +194,7 @@ def test_a_run_of_one_cycle_resumes(tmp_path):
     ("change", "message"),
     [
         ("no resume", "holds a run already. Continue it with `resume=True`"),
-        ("settings", "holds another run: its max_learning_rate is 0.02, here it is 0.05"),
+        ("settings", "holds another run: its cycle_steps is 4, here it is 6"),
         ("data", "holds another run: its steps_per_epoch is 2, here it is 1"),
         ("network", "holds another run: its architecture is"),
         ("optimizer", "holds another run: its optimizer is SGD, here it is Adam"),
@@ -207,7 +207,7 @@ def test_folders_of_other_runs(tmp_path, change, message):
     folder = tmp_path / "run"
     fit(network, x, y, keras_fge.FGE(0.02, 0.001, cycle_steps=4, directory=folder), epochs=2)
     files = {path.name: path.read_bytes() for path in folder.iterdir()}
-    rate = 0.05 if change == "settings" else 0.02
+    cycle_steps = 6 if change == "settings" else 4
     if change == "network":
         network = keras.Sequential([keras.Input((6, 6, 2)), layers.Flatten(), layers.Dense(3)])
         network.compile(keras.optimizers.SGD(0.02), logits_loss())
@@ -220,7 +220,7 @@ def test_folders_of_other_runs(tmp_path, change, message):
         files = {path.name: path.read_bytes() for path in folder.iterdir()}
     if change == "data":
         x, y = x[:20], y[:20]
-    fge = keras_fge.FGE(rate, 0.001, cycle_steps=4, directory=folder, resume=change != "no resume")
+    fge = keras_fge.FGE(0.02, 0.001, cycle_steps=cycle_steps, directory=folder, resume=change != "no resume")
     before = values(network.weights)
     with pytest.raises(ValueError, match=message):
         fit(network, x, y, fge)

@@ -10,7 +10,7 @@ import re
 import secrets
 import stat
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -100,6 +100,16 @@ def checksum(description: Any) -> str:
     return hashlib.sha256(json.dumps(description, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
+def checksum_of_arrays(arrays: Iterable[Any]) -> str:
+    """SHA-256 of the types, shapes and values of arrays, shortened."""
+    digest = hashlib.sha256()
+    for array in arrays:
+        array = np.ascontiguousarray(array)
+        digest.update(f"{array.dtype}{array.shape}".encode())
+        digest.update(array.view(np.uint8).data if array.size else b"")
+    return digest.hexdigest()[:16]
+
+
 def to_npz(arrays: Mapping[str, Any]) -> bytes:
     """The bytes of an .npz file, which depend on nothing but the arrays."""
     buffer = io.BytesIO()
@@ -107,15 +117,16 @@ def to_npz(arrays: Mapping[str, Any]) -> bytes:
     return buffer.getvalue()
 
 
-def read_bytes(path: str | os.PathLike, size: int | None = None) -> bytes:
+def read_bytes(path: str | os.PathLike, size: int | None = None, sha256: str | None = None) -> bytes:
     """The content of a file.
 
     Args:
         path: The file. Devices and pipes are refused: they have no end.
         size: What its size must be, if that is known.
+        sha256: What its checksum must be, if that is known.
 
     Raises:
-        ValueError: if it is no regular file, or of another size.
+        ValueError: if it is no regular file, or not what was written.
         FileNotFoundError: if there is none.
     """
     status = os.stat(path)
@@ -124,7 +135,10 @@ def read_bytes(path: str | os.PathLike, size: int | None = None) -> bytes:
     if size is not None and status.st_size != size:
         raise ValueError(f"'{os.fspath(path)}' is damaged: it has {status.st_size:,} bytes instead of {size:,}.")
     with open(path, "rb") as file:
-        return file.read()
+        content = file.read()
+    if sha256 is not None and hashlib.sha256(content).hexdigest() != sha256:
+        raise ValueError(f"'{os.fspath(path)}' is damaged: it is not what was written (by its SHA-256).")
+    return content
 
 
 def read_npz(file: str | os.PathLike | bytes, name: str | os.PathLike) -> dict[str, np.ndarray]:

@@ -1,0 +1,143 @@
+"""Two trainings in one folder: one at a time, on the data that it began with."""
+
+import gc
+import json
+import os
+import subprocess
+import sys
+import threading
+
+import keras
+import numpy as np
+import pytest
+
+import keras_fge
+from conftest import batch_norm_network, images, logits_loss, values
+from keras_fge.lock import FolderLock
+from keras_fge.state import StateFile
+
+
+def network():
+    keras.utils.set_random_seed(0)
+    model = batch_norm_network()
+    model.compile(keras.optimizers.SGD(0.02, momentum=0.9), logits_loss())
+    return model
+
+
+def callback(kind, directory):
+    if kind == "checkpoint":
+        return keras_fge.Checkpoint(directory)
+    return keras_fge.FGE(0.02, 0.002, cycle_steps=4, directory=directory, resume=True)
+
+
+@pytest.fixture(autouse=True)
+def always(monkeypatch):
+    monkeypatch.setattr(StateFile, "is_due", lambda self: True)
+
+
+HOLD = """
+import sys
+from keras_fge.lock import FolderLock
+lock = FolderLock(sys.argv[1])
+lock.acquire()
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("kind", ["fge", "checkpoint"])
+def test_another_process_is_named_until_it_ends(tmp_path, kind):
+    command = [sys.executable, "-c", HOLD, str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == "held\n"
+        model = network()
+        before = values(model.weights)
+        with pytest.raises(ValueError, match=rf"`directory`: process {other.pid} on .* trains in '{tmp_path}'"):
+            model.fit(*images(), verbose=0, callbacks=[callback(kind, tmp_path)])
+        assert all(np.array_equal(a, b) for a, b in zip(before, values(model.weights)))
+        other.kill()  # No chance to tidy up.
+        other.wait()
+    fge = callback(kind, tmp_path)
+    model.fit(*images(), batch_size=10, verbose=0, callbacks=[fge])
+    assert "fit.lock" not in os.listdir(tmp_path)
+
+
+def test_another_thread_waits_for_the_end_of_a_fit(tmp_path):
+    is_in, may_go_on = threading.Event(), threading.Event()
+
+    class Pause(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            is_in.set()
+            may_go_on.wait(60)
+
+    def fit(*others):
+        return network().fit(*images(), verbose=0, callbacks=[*others, keras_fge.Checkpoint(tmp_path)])
+
+    thread = threading.Thread(target=fit, args=[Pause()], name="first")
+    thread.start()
+    is_in.wait(60)
+    try:
+        with pytest.raises(ValueError, match="thread 'first' of this process trains in"):
+            fit()
+    finally:
+        may_go_on.set()
+        thread.join()
+    assert fit().epoch == [0]  # As the folder says: nothing is left to do.
+
+
+def test_a_fit_that_failed_keeps_nobody_out_for_long(tmp_path):
+    class Fail(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            raise KeyboardInterrupt
+
+    model, checkpoint = network(), keras_fge.Checkpoint(tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(*images(), verbose=0, callbacks=[checkpoint, Fail()])
+    assert "fit.lock" in os.listdir(tmp_path)
+    other = keras_fge.Checkpoint(tmp_path)
+    model.fit(*images(), verbose=0, callbacks=[other])  # The same thread can go on.
+    assert "fit.lock" not in os.listdir(tmp_path)
+    lock = FolderLock(tmp_path)
+    lock.acquire()
+    del lock  # As of a callback that nobody holds any more.
+    gc.collect()
+    assert "fit.lock" not in os.listdir(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["fge", "checkpoint"])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"seed": 1}, "holds a run on other batches: their seed is 0, here it is 1"),
+        ({"batch_size": 14}, "their batch_size is 13, here it is 14"),
+        ({"x": 1}, "their data is [0-9a-f]{16}, here it is"),
+        ({"y": 1}, "their data is [0-9a-f]{16}, here it is"),
+        ({}, None),
+    ],
+)
+def test_a_resume_takes_the_same_batches(tmp_path, kind, change, message):
+    def fit(epochs, x=0, y=0, **arguments):
+        images_, labels = images()
+        images_[7, 2, 2, 1] += x
+        labels[-1] = (labels[-1] + y) % 3
+        batches = keras_fge.Batches(images_, labels, **{"batch_size": 13, "seed": 0, **arguments})
+        return model.fit(batches, epochs=epochs, verbose=0, callbacks=[callback(kind, tmp_path)])
+
+    model = network()
+    fit(2)
+    before = values(model.weights)
+    if kind == "fge":
+        about = json.loads((tmp_path / "manifest.json").read_text())["batches"]
+        assert about["seed"] == 0 and about["batch_size"] == 13
+    if message is None:
+        assert fit(3, **change).epoch[-1] == 2
+        return
+    with pytest.raises(ValueError, match=message):
+        fit(3, **change)
+    assert all(np.array_equal(a, b) for a, b in zip(before, values(model.weights)))
+
+
+def test_numbers_of_numpy_are_batch_sizes(tmp_path):
+    batches = keras_fge.Batches(*images(), batch_size=np.int64(8), seed=np.uint8(3))
+    network().fit(batches, verbose=0, callbacks=[callback("fge", tmp_path)])
+    assert len(keras_fge.Ensemble.load(tmp_path)) == 2

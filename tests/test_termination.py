@@ -1,0 +1,88 @@
+"""SIGTERM: the epoch is finished and its state written, `fit` ends, and the same program goes on from there."""
+
+import os
+import signal
+
+import keras
+import pytest
+
+import keras_fge
+import killed
+from conftest import batch_norm_network, images, logits_loss
+from keras_fge.termination import Termination
+
+PROGRAM = """
+class Terminate(keras.callbacks.Callback):
+    def on_train_batch_begin(self, batch, logs=None):
+        if self.model.history.epoch == [0] and batch == 1 and int(sys.argv[2]):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+network.compile(keras.optimizers.SGD(0.02, momentum=0.9), logits_loss())
+batches = keras_fge.Batches(x, y, batch_size=13)
+saver = {"fge": lambda: keras_fge.FGE(0.02, 0.001, cycle_steps=4, directory=folder, resume=True),
+         "checkpoint": lambda: keras_fge.Checkpoint(folder)}[KIND]()
+try:
+    network.fit(batches, epochs=4, verbose=0, callbacks=[Terminate(), saver])
+finally:
+    print("closed", len(network.history.epoch))
+"""
+
+
+@pytest.mark.parametrize("kind", ["fge", "checkpoint"])
+def test_the_epoch_is_finished_and_the_program_goes_on_from_there(tmp_path, kind):
+    program = f"KIND = {kind!r}\n{PROGRAM}"
+    expected = killed.run(program, tmp_path / "whole")
+    assert expected.returncode == 0, expected.stderr
+    result = killed.run(program, tmp_path / "parts", kill=-1)
+    assert result.returncode == 128 + signal.SIGTERM, result.stderr
+    assert result.stdout == "closed 2\n"  # It was the second epoch.
+    assert f"Ended by SIGTERM after epoch 2: the same program goes on from '{tmp_path / 'parts'}'." in result.stderr
+    result = killed.run(program, tmp_path / "parts", seed=1)
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / "parts/end.npz").read_bytes() == (tmp_path / "whole/end.npz").read_bytes()
+
+
+def test_outside_of_a_fit_the_signal_ends_the_process_as_ever(tmp_path):
+    program = """
+class Fail(keras.callbacks.Callback):
+    def on_epoch_begin(self, epoch, logs=None):
+        raise KeyboardInterrupt
+
+network.compile("sgd", logits_loss())
+try:
+    network.fit(x, y, verbose=0, callbacks=[keras_fge.Checkpoint(folder), Fail()])
+except KeyboardInterrupt:
+    print("failed", flush=True)
+os.kill(os.getpid(), signal.SIGTERM)
+print("alive")
+"""
+    result = killed.run(program, tmp_path)
+    assert result.returncode == -signal.SIGTERM and result.stdout == "failed\n"
+
+
+def test_a_handler_of_the_program_stays(tmp_path):
+    received = []
+    before = signal.signal(signal.SIGTERM, lambda *_: received.append(1))
+    try:
+        model = batch_norm_network()
+        model.compile("sgd", logits_loss())
+
+        class Terminate(keras.callbacks.Callback):
+            def on_epoch_begin(self, epoch, logs=None):
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        history = model.fit(
+            *images(), epochs=2, verbose=0, callbacks=[Terminate(), keras_fge.Checkpoint(tmp_path / "run")]
+        )
+        assert received == [1, 1] and history.epoch == [0, 1]
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_afterwards_the_signal_means_what_it_did():
+    before = signal.getsignal(signal.SIGTERM)
+    model, termination = batch_norm_network(), Termination()
+    termination.watch(model)
+    assert signal.getsignal(signal.SIGTERM) != before or before is not signal.SIG_DFL
+    termination.end("not requested")
+    assert signal.getsignal(signal.SIGTERM) == before
