@@ -25,7 +25,7 @@ class Records:
 
     configuration.json    all that results depend on: flags, backend and data, the same for all records of a folder
     commands.jsonl        a line for each command that was given: all flags, versions, hardware
-    records.jsonl         a line for each unit: metrics, time, and the checksums of its configuration and its command
+    records.jsonl         a line for each unit: metrics, time, checksums of its configuration, its command and itself
 
     Lines are only ever added. Several processes may work in one folder. If two did the same unit, the first counts.
     (Version 0.1 wrote configuration and command into each record; such records are read as well.)
@@ -74,6 +74,9 @@ class Records:
             record = _parse(
                 line, f"{where} is no record, or a damaged one. {cure}", ("unit", "metrics", "configuration", "command")
             )
+            # Version 0.1, and the records of results/small_search, have none.
+            if record.pop("checksum", None) not in (None, checksum(record)):
+                raise ValueError(f"{where} was changed: it does not have its checksum. {cure}")
             if isinstance(record["configuration"], dict):  # As version 0.1 wrote it.
                 self._check(record["configuration"], f"{where} ({record['unit']})")
             elif record["configuration"] != checksum(self.configuration):
@@ -131,7 +134,7 @@ class Records:
             "configuration": checksum(self.configuration),
             "command": checksum(program),
         }
-        _append(self.path, json.dumps(record, allow_nan=False))
+        _append(self.path, json.dumps({**record, "checksum": checksum(record)}, allow_nan=False))
         self.units.setdefault(unit, {**record, **program, "configuration": self.configuration, "metrics": metrics})
 
 
@@ -140,7 +143,7 @@ def _lines(path):
     if not os.path.exists(path):
         return []
     with open(path, "rb") as file:
-        return _whole_lines(file.read()).splitlines()
+        return _whole_lines(file.read()).split(b"\n")[:-1]
 
 
 def _append(path, line):
@@ -148,15 +151,21 @@ def _append(path, line):
     with open(path, "ab+") as file, _exclusively(file):
         file.seek(0)
         content = file.read()
-        file.truncate(len(_whole_lines(content)))
-        file.write(line.encode() + b"\n")
+        whole = _whole_lines(content)
+        file.truncate(min(len(whole), len(content)))
+        file.write(whole[len(content) :] + line.encode() + b"\n")
         file.flush()
         os.fsync(file.fileno())
 
 
 def _whole_lines(content):
     """The content without an incomplete last line, which a killed process may have left."""
-    return content[: content.rfind(b"\n") + 1]
+    end = content.rfind(b"\n") + 1
+    try:
+        json.JSONDecoder().raw_decode(content[end:].decode())
+    except ValueError:
+        return content[:end]
+    return content + b"\n"  # A whole record, of which no more than the end of the line is missing or damaged.
 
 
 def _parse(text, message, keys=()):

@@ -9,6 +9,7 @@ import numpy as np
 from keras import ops
 
 from curves.parametrization import Bezier, Parametrization
+from keras_fge.core.arguments import as_number
 from keras_fge.core.batch_norm import batch_norm_statistics
 from keras_fge.core.keras_internals import all_layers
 from keras_fge.core.networks import check_same_architecture, clone, read
@@ -72,15 +73,13 @@ class Curve(keras.layers.Layer):
             raise ValueError(f"`layer` must be a Keras layer or model. Received: layer={layer!r}")
         if not isinstance(curve, Parametrization):
             raise ValueError(f"`curve` must be a curves.Bezier or curves.PolygonalChain. Received: curve={curve!r}")
-        if not weight_decay >= 0:
-            raise ValueError(f"`weight_decay` must not be negative. Received: weight_decay={weight_decay}")
         # Hidden from Keras' tracker: a tracked layer would add its own weights, without gradients, and count its
         # regularizers a second time.
         object.__setattr__(self, "layer", layer)
         self.curve = curve
         self.fix_start = bool(fix_start)
         self.fix_end = bool(fix_end)
-        self.weight_decay = float(weight_decay)
+        self.weight_decay = as_number("weight_decay", weight_decay, least=0)
         self.supports_masking = True
         self.bends: list[list[keras.Variable]] = []
         if layer.built:

@@ -7,6 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_fge.core.arguments import as_integer, check_data
 from keras_fge.core.batch_norm import BatchNormEstimator
 from keras_fge.core.files import checksum_of_arrays
 from keras_fge.core.metrics import integer_labels, negative_log_likelihoods
@@ -43,17 +44,17 @@ class Meter:
         if not model.compiled:
             raise ValueError("`model` must be compiled with a loss: call `compile(optimizer, loss, metrics=[...])`.")
         for name, data in (("train", train), ("test", test)):
-            if hasattr(data, "__next__"):
-                raise ValueError(f"`{name}` is read many times: give arrays or a data set, not a generator.")
-        self.model, self.batch_size, self.penalty = model, batch_size, penalty
+            check_data(name, data)
+        self.model, self.penalty = model, penalty
+        self.batch_size = as_integer("batch_size", batch_size)
         train, test = _without_none(train), _without_none(test)
         self.data = {"train": _subset(train, train_samples, "train_samples"), "test": test}
         self.batch_norm = BatchNormEstimator(model)
         self._batch_norm_data = _subset(train, bn_samples, "bn_samples")
         self.settings = {
-            "batch_size": batch_size,
-            "train_samples": train_samples,
-            "bn_samples": bn_samples,
+            "batch_size": self.batch_size,
+            "train_samples": train_samples and int(train_samples),
+            "bn_samples": bn_samples and int(bn_samples),
             **_compiled(model),
             "model": _checksum_of_model(model, self.batch_norm.statistics),
             "train": _checksum_of_data(train),
@@ -140,10 +141,11 @@ def _error_and_nll(probabilities, labels, weights=1.0):
 def _subset(data, samples, name):
     if samples is None:
         return data
+    samples = as_integer(name, samples)
     if not isinstance(data, tuple):
         raise ValueError(f"`{name}` needs `train` as arrays (x, y); make another data set shorter itself.")
     size = len(keras.tree.flatten(data[0])[0])
-    if not 1 <= samples <= size:
+    if samples > size:
         raise ValueError(f"`{name}` must lie between 1 and the {size} samples of `train`. Received: {name}={samples}")
     chosen = np.sort(np.random.default_rng(0).choice(size, samples, replace=False))
     return keras.tree.map_structure(lambda array: array[chosen], data)

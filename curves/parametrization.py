@@ -12,6 +12,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_fge.core.arguments import as_integer
+
 
 def check_position(t: Any) -> Any:
     """Returns `t`; raises a ValueError if a Python or numpy number lies outside [0, 1].
@@ -41,12 +43,7 @@ class Parametrization(abc.ABC):
     num_bends: int
 
     def __init__(self, num_bends: int = 3):
-        if isinstance(num_bends, bool) or not isinstance(num_bends, numbers.Integral) or num_bends < 2:
-            raise ValueError(
-                "`num_bends` must be an integer of at least 2: it counts both endpoints. "
-                f"Received: num_bends={num_bends!r}"
-            )
-        self.num_bends = int(num_bends)
+        self.num_bends = as_integer("num_bends", num_bends, least=2, note=": it counts both endpoints")
 
     @abc.abstractmethod
     def coefficients(self, t: Any) -> Any:
@@ -91,7 +88,7 @@ class Bezier(Parametrization):
     phi(t) = (1-t)^2 w_0 + 2 t (1-t) theta + t^2 w_2.
 
     Args:
-        num_bends: Number of bends, both endpoints included (see `Parametrization`).
+        num_bends: Number of bends, both endpoints included, at most 132 (see `Parametrization`).
 
     Example:
         curves.Bezier(3).coefficients(0.5)  # [0.25, 0.5, 0.25]
@@ -100,6 +97,15 @@ class Bezier(Parametrization):
         Garipov et al., Loss Surfaces, Mode Connectivity, and Fast Ensembling of DNNs, NeurIPS 2018, section 3.2,
         https://arxiv.org/abs/1802.10026
     """
+
+    def __init__(self, num_bends: int = 3):
+        super().__init__(num_bends)
+        degree = self.num_bends - 1
+        if math.comb(degree, degree // 2) > np.finfo("float32").max:
+            raise ValueError(
+                "`num_bends` of a Bezier curve must be at most 132: the binomial coefficients are float32. "
+                f"Received: num_bends={num_bends}"
+            )
 
     def coefficients(self, t: Any) -> Any:
         return ops.stack(_bernstein(check_position(t), self.num_bends - 1))

@@ -9,6 +9,7 @@ from curves.measure import Meter, PathEnsemble
 from curves.model import CurveModel
 from curves.points import Points, measure_points
 from curves.results import PathResult
+from keras_fge.core.arguments import as_integer
 from keras_fge.core.networks import locked, read
 
 
@@ -62,8 +63,7 @@ def evaluate_path(
     """
     if not isinstance(model, CurveModel):
         raise ValueError(f"`model` must be a curves.CurveModel. Received: model={model!r}")
-    if num_points < 2:
-        raise ValueError(f"`num_points` must be at least 2. Received: num_points={num_points}")
+    num_points = as_integer("num_points", num_points, least=2)
     with locked(model):
         return _measured(model, train, test, num_points, batch_size, train_samples, bn_samples, path, verbose)
 
@@ -72,7 +72,7 @@ def _measured(model, train, test, num_points, batch_size, train_samples, bn_samp
     meter = Meter(
         model, train, test, batch_size, train_samples, bn_samples, lambda: model.penalty(float(read(model.t)))
     )
-    settings = {"num_points": int(num_points), **meter.settings, **model.description()}
+    settings = {"num_points": num_points, **meter.settings, **model.description()}
     points = Points(path, PathResult, settings, num_points)
     if points.result:
         return points.result

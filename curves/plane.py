@@ -13,6 +13,7 @@ from curves.measure import Meter
 from curves.model import CurveModel, gram_of_differences
 from curves.points import Points, measure_points
 from curves.results import PlaneResult
+from keras_fge.core.arguments import as_integer, as_number
 from keras_fge.core.networks import check_same_architecture, locked, read, regularization
 
 
@@ -72,11 +73,11 @@ def evaluate_plane(
 def _measured(networks, train, test, bends, num_points, margin, batch_size, train_samples, bn_samples, path, verbose):
     curve = networks if isinstance(networks, CurveModel) else None
     model, slots, gram = _plane_of_bends(networks, bends) if curve else _plane_of_networks(networks, bends)
-    numbers = (num_points, num_points) if np.ndim(num_points) == 0 else tuple(num_points)
-    if len(numbers) != 2 or min(numbers) < 2:
-        raise ValueError(f"`num_points` must be at least 2, or a pair of such. Received: num_points={num_points}")
-    if not margin >= 0:
-        raise ValueError(f"`margin` must not be negative. Received: margin={margin}")
+    pair = (num_points, num_points) if np.ndim(num_points) == 0 else tuple(num_points)
+    if len(pair) != 2:
+        raise ValueError(f"`num_points` must be a number, or a pair for x and y. Received: num_points={num_points}")
+    numbers = [as_integer("num_points", number, least=2) for number in pair]
+    margin = as_number("margin", margin, least=0)
     vertices = _coordinates(np.eye(3)[:, 1:], gram)
     low, high = vertices.min(axis=0), vertices.max(axis=0)
     x, y = (np.linspace(a - margin * (b - a), b + margin * (b - a), n) for a, b, n in zip(low, high, numbers))
@@ -85,7 +86,7 @@ def _measured(networks, train, test, bends, num_points, margin, batch_size, trai
         return model.penalty(0.5) if curve else regularization(model)
 
     meter = Meter(model, train, test, batch_size, train_samples, bn_samples, penalty)
-    settings = {"num_points": list(map(int, numbers)), "margin": margin, **meter.settings}
+    settings = {"num_points": numbers, "margin": margin, **meter.settings}
     settings["penalty"] = f"{penalty():.5g}"
     if curve:
         settings.update(curve.description(), bends=_three_bends(curve, bends))

@@ -8,6 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_fge.core.arguments import as_integer
 from keras_fge.core.files import checksum_of_arrays
 
 _announced = threading.local()
@@ -43,7 +44,7 @@ class Batches(keras.utils.PyDataset):
         seed: Seed of the order. Default: 0.
 
     Raises:
-        ValueError: if lengths differ or are 0, or `batch_size` is below 1.
+        ValueError: if lengths differ or are 0, or `batch_size` or `seed` is no integer, or too small.
 
     Example:
         checkpoint = keras_fge.Checkpoint("training")
@@ -52,12 +53,11 @@ class Batches(keras.utils.PyDataset):
 
     def __init__(self, x: Any, y: Any, batch_size: int = 32, seed: int = 0):
         super().__init__()
-        self.data, self.batch_size, self.seed = (x, y), int(batch_size), int(seed)
+        self.data = (x, y)
+        self.batch_size, self.seed = as_integer("batch_size", batch_size), as_integer("seed", seed, least=0)
         lengths = {len(array) for array in keras.tree.flatten(self.data)}
         if len(lengths) != 1 or 0 in lengths:
             raise ValueError(f"`x` and `y` must hold arrays of one length. Received: lengths {sorted(lengths)}")
-        if batch_size < 1:
-            raise ValueError(f"`batch_size` must be positive. Received: batch_size={batch_size}")
         self.samples = lengths.pop()
         self._shuffle(0)
 

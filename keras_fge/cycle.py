@@ -2,8 +2,8 @@
 
 import dataclasses
 import math
-import numbers
-from typing import Any
+
+from keras_fge.core.arguments import as_integer
 
 
 def check_arguments(cycle_epochs: int | None, cycle_steps: int | None, start_epoch: int) -> None:
@@ -14,18 +14,9 @@ def check_arguments(cycle_epochs: int | None, cycle_steps: int | None, start_epo
             f"Received: cycle_epochs={cycle_epochs}, cycle_steps={cycle_steps}"
         )
     lengths = {"cycle_epochs": cycle_epochs} if cycle_steps is None else {"cycle_steps": cycle_steps}
-    for name, value in {**lengths, "start_epoch": start_epoch}.items():
-        least = 0 if name == "start_epoch" else 1
-        if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < least:
-            kind = "a positive integer" if least else "0 or a positive integer"
-            raise ValueError(f"`{name}` must be {kind}. Received: {name}={value!r}")
-
-
-def as_rate(name: str, value: Any) -> float:
-    """A learning rate as a float; a ValueError unless it is a finite number."""
-    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not math.isfinite(value):
-        raise ValueError(f"`{name}` must be a finite number. Received: {name}={value!r}")
-    return float(value)
+    for name, value in lengths.items():
+        as_integer(name, value)
+    as_integer("start_epoch", start_epoch, least=0)
 
 
 def length_in_steps(cycle_epochs: int | None, cycle_steps: int | None, steps_per_epoch: int | None) -> int:

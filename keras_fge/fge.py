@@ -4,7 +4,8 @@ import os
 from typing import Any
 
 from keras_fge.callback import CyclicEnsemble
-from keras_fge.cycle import as_rate, middle
+from keras_fge.core.arguments import as_number
+from keras_fge.cycle import middle
 from keras_fge.schedule import triangular
 
 
@@ -61,7 +62,11 @@ class FGE(CyclicEnsemble):
         resume: bool = False,
         rescale_momentum: bool = True,
     ):
-        if not 0 <= as_rate("min_learning_rate", min_learning_rate) < as_rate("max_learning_rate", max_learning_rate):
+        if (
+            not 0
+            <= as_number("min_learning_rate", min_learning_rate)
+            < as_number("max_learning_rate", max_learning_rate)
+        ):
             raise ValueError(
                 "`min_learning_rate` must be at least 0 and below `max_learning_rate`. Received: "
                 f"max_learning_rate={max_learning_rate}, min_learning_rate={min_learning_rate}"

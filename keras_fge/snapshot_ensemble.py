@@ -4,7 +4,7 @@ import os
 from typing import Any
 
 from keras_fge.callback import CyclicEnsemble
-from keras_fge.cycle import as_rate
+from keras_fge.core.arguments import as_number
 from keras_fge.schedule import cosine
 
 
@@ -44,7 +44,7 @@ class SnapshotEnsemble(CyclicEnsemble):
         resume: bool = False,
         rescale_momentum: bool = True,
     ):
-        if not as_rate("max_learning_rate", max_learning_rate) > 0:
+        if not as_number("max_learning_rate", max_learning_rate) > 0:
             raise ValueError(f"`max_learning_rate` must be positive. Received: max_learning_rate={max_learning_rate}")
         super().__init__(cycle_epochs, cycle_steps, start_epoch, validation_data, directory, resume, rescale_momentum)
         self.max_learning_rate = float(max_learning_rate)

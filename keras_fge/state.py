@@ -160,7 +160,9 @@ def describe(model: keras.Model) -> dict[str, Any]:
         "optimizer": type(optimizer).__name__,
         "optimizer_config": checksum({**config, "learning_rate": None, "name": None}),
         # float32, as it reads: 0.02 instead of 0.0199999996.
-        "learning_rate": float(str(np.float32(rate))) if np.isscalar(rate) else checksum(rate),
+        "learning_rate": float(str(np.float32(rate)))
+        if isinstance(rate, (int, float, np.floating))
+        else checksum(rate),
     }
 
 

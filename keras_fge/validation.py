@@ -5,6 +5,7 @@ from typing import Any
 
 import keras
 
+from keras_fge.core.arguments import check_data
 from keras_fge.core.networks import borrowed, restored, set_weights
 from keras_fge.core.predictions import (
     RunningMean,
@@ -34,8 +35,7 @@ class Validation:
     def __init__(self, data: Any):
         if isinstance(data, tuple) and len(data) != 2:
             raise ValueError(f"`validation_data` must be (x, y) or a data set. Received: {len(data)} parts")
-        if hasattr(data, "__next__"):
-            raise ValueError("`validation_data` is read many times: give arrays or a data set, not a generator.")
+        check_data("validation_data", data)
         self.data = data
         self._x, self._y = data if isinstance(data, tuple) else (data, None)
         self._running = RunningMean()

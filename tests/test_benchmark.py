@@ -544,7 +544,9 @@ def test_records_of_another_configuration_and_damaged_ones(tmp_path):
         ):
             Records(tmp_path, ours)
         assert path.read_bytes() == before + damage
-    record = {**json.loads(before), "command": "python", "flags": {}}  # As version 0.1 wrote it:
+    bare = json.loads(before)
+    del bare["checksum"]  # As version 0.1 wrote it:
+    record = {**bare, "command": "python", "flags": {}}
     path.write_text(json.dumps({**record, "configuration": ours}) + "\n")
     assert Records(tmp_path, ours).metrics("ind 0") == {"value": 1.0}
     path.write_text(json.dumps({**record, "configuration": {**ours, "epochs": 4}}) + "\n")
@@ -552,10 +554,10 @@ def test_records_of_another_configuration_and_damaged_ones(tmp_path):
         ValueError, match=r"line 1, \(ind 0\) is of another configuration: --epochs=4 there, 2 here. Give"
     ):
         Records(tmp_path, ours)
-    path.write_bytes(before.replace(b'"configuration": "', b'"configuration": "0'))
+    path.write_text(json.dumps({**bare, "configuration": "0"}) + "\n")
     with pytest.raises(ValueError, match=r"line 1, \(ind 0\) is of another configuration. Give"):
         Records(tmp_path, ours)
-    path.write_bytes(before.replace(b'"command": "', b'"command": "0'))
+    path.write_text(json.dumps({**bare, "command": "0"}) + "\n")
     with pytest.raises(ValueError, match=r"line 1, is of a command that is not in .*commands.jsonl. Remove that line"):
         Records(tmp_path, ours)
     path.write_bytes(before)
@@ -576,6 +578,32 @@ def test_half_a_line_of_a_killed_process_is_no_record(tmp_path):
     append(records, key=(1,))
     lines = (tmp_path / "records.jsonl").read_bytes().splitlines(keepends=True)
     assert len(lines) == 2 and lines[0] == before and json.loads(lines[1])["unit"] == "ind 1"
+
+
+def test_no_changed_byte_goes_unnoticed(tmp_path):
+    records = Records(tmp_path, {"epochs": 2})
+    append(records)
+    append(records, key=(1,), value=0.25)
+    path = tmp_path / "records.jsonl"
+    content = path.read_bytes()
+    assert content.count(b'"checksum"') == 2
+    generator = np.random.default_rng(0)
+    for position in range(len(content)):
+        damaged = bytearray(content)
+        damaged[position] ^= 1 << generator.integers(8)
+        path.write_bytes(damaged)
+        try:
+            read = Records(tmp_path)
+        except ValueError as error:
+            assert "records.jsonl, line " in str(error)
+        else:  # As in the name of the checksum.
+            assert {name: read.metrics(name) for name in read.units} == {
+                "ind 0": {"value": 1.0},
+                "ind 1": {"value": 0.25},
+            }
+    path.write_bytes(content[:-1])  # Only the end of the last line is missing.
+    append(records, key=(2,))
+    assert list(Records(tmp_path).units) == ["ind 0", "ind 1", "ind 2"]
 
 
 def test_numbers_that_json_does_not_know_come_back(tmp_path):

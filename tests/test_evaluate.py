@@ -316,7 +316,7 @@ def test_bad_arguments(trained):
     model = curves.connect(start, end)
     with pytest.raises(ValueError, match="must be compiled"):
         curves.evaluate_path(model, (x, y), (x, y))
-    with pytest.raises(ValueError, match="`num_points` must be at least 2"):
+    with pytest.raises(ValueError, match="`num_points` must be an integer of at least 2"):
         curves.evaluate_path(compiled(model), (x, y), (x, y), num_points=1)
 
 

@@ -246,7 +246,7 @@ def test_the_wrapped_layer_stays_as_it_is():
     [
         ({"layer": 3}, "`layer` must be a Keras layer"),
         ({"layer": layers.Dense(2), "curve": "bezier"}, "`curve` must be"),
-        ({"layer": layers.Dense(2), "weight_decay": -1.0}, "`weight_decay` must not be negative"),
+        ({"layer": layers.Dense(2), "weight_decay": -1.0}, "`weight_decay` must be at least 0"),
     ],
 )
 def test_bad_arguments(arguments, message):

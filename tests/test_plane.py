@@ -174,9 +174,9 @@ def test_bad_arguments(trained):
         with pytest.raises(ValueError, match="`bends` must be three of the bends 0 to 3"):
             curves.evaluate_plane(chain, *data, bends=bends)
     model.set_bend(1, batch_norm_network())
-    with pytest.raises(ValueError, match="`num_points` must be at least 2"):
+    with pytest.raises(ValueError, match="`num_points` must be an integer of at least 2"):
         curves.evaluate_plane(model, *data, num_points=1)
-    with pytest.raises(ValueError, match="`margin` must not be negative"):
+    with pytest.raises(ValueError, match="`margin` must be at least 0"):
         curves.evaluate_plane(model, *data, margin=-1)
 
 

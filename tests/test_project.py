@@ -19,7 +19,7 @@ from records import Records
 
 ROOT = pathlib.Path(__file__).parent.parent
 HOUSE = {  # Each file may import only from what stands before it in its part, and from the parts below.
-    "keras_fge/core": ["files", "keras_internals", "networks", "batch_norm", "metrics", "predictions"],
+    "keras_fge/core": ["arguments", "files", "keras_internals", "networks", "batch_norm", "metrics", "predictions"],
     "keras_fge": [
         *["schedule", "cycle", "learning_rate", "batches", "snapshots", "folder", "state", "lock"],
         *[

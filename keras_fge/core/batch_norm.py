@@ -7,6 +7,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_fge.core.arguments import check_data
 from keras_fge.core.keras_internals import all_layers
 from keras_fge.core.networks import read, restored
 
@@ -88,6 +89,7 @@ class BatchNormEstimator:
 
     def update(self, data: Any, batch_size: int = 128) -> None:
         """Does what `update_batch_norm` does, for `network` as it is now."""
+        check_data("data", data, is_read_once=True)
         if not self.layers:
             return
         x = data[0] if isinstance(data, tuple) else data

@@ -3,6 +3,8 @@
 import numpy as np
 from numpy.typing import ArrayLike
 
+from keras_fge.core.arguments import as_integer
+
 ECE_BINS = 15
 FOLDS = 5
 
@@ -35,13 +37,23 @@ def integer_labels(labels: ArrayLike, samples: int, classes: int) -> np.ndarray:
         ValueError: if there is not one label for each sample, or one is no class.
     """
     labels = np.asarray(labels)
+    if labels.dtype.kind not in "biuf":
+        raise ValueError(f"`y` must hold numbers, the classes 0 to {classes - 1}. Received: type {labels.dtype}")
     if labels.shape == (samples, classes) and classes > 1:
+        if not (np.all(labels >= 0) and np.all(np.abs(labels.sum(axis=1) - 1) <= 1e-3)):  # Also where there is a NaN.
+            sums = labels.sum(axis=1)
+            raise ValueError(
+                f"`y` of shape {labels.shape} must be one-hot: no row is negative, and each sums to 1. Received: sums "
+                f"from {sums.min():g} to {sums.max():g}"
+            )
         return np.argmax(labels, axis=1)
     if labels.shape not in ((samples,), (samples, 1)):
         raise ValueError(
             f"`y` must have shape ({samples},), ({samples}, 1) or ({samples}, {classes}), one label for each "
             f"prediction. Received: shape {labels.shape}"
         )
+    if not np.all(labels == np.floor(labels)):  # Also where there is a NaN.
+        raise ValueError(f"`y` must hold classes, integers. Received: {labels[labels != np.floor(labels)].flat[0]}")
     labels = labels.reshape(samples).astype("int64")
     if samples and not (labels.min() >= 0 and labels.max() < classes):
         raise ValueError(f"`y` must hold classes 0 to {classes - 1}. Received: {labels.min()} to {labels.max()}")
@@ -78,7 +90,7 @@ def calibrated_metrics(
         https://arxiv.org/abs/2002.06470
     """
     checked, classes = _checked(probabilities, labels)
-    if not 2 <= folds <= len(classes):
+    if as_integer("folds", folds, least=2) > len(classes):
         raise ValueError(f"`folds` must be from 2 to the number of samples, {len(classes)}. Received: folds={folds}")
     logits = np.log(np.maximum(checked, 1e-7))
     scaled, temperatures = np.empty_like(logits), []
@@ -141,6 +153,8 @@ def _checked(probabilities, labels):
         raise ValueError(f"`probabilities` must have shape (samples, classes). Received: {probabilities.shape}")
     if probabilities.shape[1] == 1:
         probabilities = np.concatenate([1 - probabilities, probabilities], axis=1)
+    if not len(probabilities):
+        raise ValueError("There are no predictions: the data have no samples.")
     sums = np.sum(probabilities, axis=1)
     if not (np.min(probabilities) >= 0 and np.max(np.abs(sums - 1)) <= 1e-3):  # Also where there is a NaN.
         raise ValueError(

@@ -1,6 +1,7 @@
 """Predictions of several networks: probabilities from outputs, their running mean, and the labels they belong to."""
 
 import itertools
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -67,6 +68,12 @@ def to_probabilities(outputs: Any, from_logits: FromLogits) -> Any:
         array = np.asarray(array, dtype="float32")
         if not logits:
             return array
+        if array.shape[-1] > 1 and np.all(array >= 0) and np.all(np.abs(array.sum(axis=-1) - 1) <= 1e-3):
+            warnings.warn(
+                "`from_logits` is True, but the outputs of the network are probabilities already: each row is "
+                "non-negative and sums to 1. A softmax of them is something else; give from_logits=False.",
+                stacklevel=2,
+            )
         return ops.convert_to_numpy((ops.sigmoid if array.shape[-1] == 1 else ops.softmax)(array))
 
     return by_output(convert, outputs, from_logits)
