@@ -8,40 +8,46 @@ import sys
 ROOT = pathlib.Path(__file__).parent.parent
 
 # Before the program. Its arguments are a folder, KILL and a seed. The process kills itself at its KILL-th event: a step
-# of a training with `Steps`, or a moment before or after a file gets its name.
+# of a training, a moment before or after a file gets its name, or is synced.
 PREAMBLE = """
-import json, os, signal, sys
+import json, os, runpy, signal, sys
 import keras, numpy as np
 sys.path.insert(0, "tests")
-import keras_fge
+import curves, keras_fge
 from conftest import batch_norm_network, images, logits_loss
 
-events, replace = 0, os.replace
-def event(*args):
+folder, kill, seed = sys.argv[1], *map(int, sys.argv[2:])
+events = 0
+def event():
     global events
     events += 1
-    if events == int(sys.argv[2]):
+    if events == kill:
         os.kill(os.getpid(), signal.SIGKILL)
-def watched_replace(*args):
-    event()
-    replace(*args)
-    event()
-os.replace = watched_replace
 
-class Steps(keras.callbacks.Callback):
-    def on_train_batch_begin(self, batch, logs=None):
+def watched(owner, name):
+    function = getattr(owner, name)
+    def call(*args, **kwargs):
         event()
+        result = function(*args, **kwargs)
+        event()
+        return result
+    setattr(owner, name, call)
+for owner, name in ((os, "replace"), (os, "fsync"), (keras.callbacks.CallbackList, "on_train_batch_begin")):
+    watched(owner, name)
 
-folder = sys.argv[1]
-keras.utils.set_random_seed(int(sys.argv[3]))
+keras.utils.set_random_seed(seed)
 x, y = images()
 network = batch_norm_network()
 """
 
-# After it. All that the training has left goes to a file, and the number of events to the output.
-END = """
+# After a program that trains `network`: all that is left goes to a file.
+SAVE = """
 variables = network.variables + network.optimizer.variables
 np.savez(folder + "/end.npz", *[keras.ops.convert_to_numpy(v.value) for v in variables])
+"""
+
+# After all: the number of events goes to the output.
+END = """
 print(events)
 """
 

@@ -7,10 +7,8 @@ import os
 import pathlib
 import re
 import shutil
-import signal
 import subprocess
 import sys
-import time
 import types
 
 import keras
@@ -832,26 +830,6 @@ def test_what_is_recorded_is_not_done_again(smoke):
     result = benchmark("--output_dir", str(folder), "--experiment=ind")
     assert result.returncode != 0 and "is of another configuration: " in result.stderr
     assert "--epochs=4 there, 40 here" in result.stderr and "Traceback" not in result.stderr
-
-
-@slow_elsewhere
-def test_a_killed_benchmark_goes_on_and_ends_with_the_same_results(smoke, tmp_path):
-    expected, _ = smoke
-    # One network has its checkpoints, but no record.
-    shutil.copytree(expected / "checkpoints" / "ind_0", tmp_path / "checkpoints" / "ind_0")
-    flags = ["--preset=smoke", "--experiment=ind", f"--output_dir={tmp_path}"]
-    command = [sys.executable, "benchmarks/cifar.py", *flags]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.time() + 120
-    while not (tmp_path / "checkpoints" / "ind_1" / "epoch_2").exists() and time.time() < deadline:
-        time.sleep(0.05)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert len(Records(tmp_path).units) == 1
-    result = benchmark(*flags)
-    assert result.returncode == 0, result.stderr
-    ours, theirs = metrics_of(tmp_path), metrics_of(expected)
-    assert len(ours) == 8 and all(ours[unit] == theirs[unit] for unit in ours)
 
 
 def test_reference_numbers_belong_to_known_networks():

@@ -1,59 +1,15 @@
 """`Checkpoint` and `Batches`: any training goes on bit for bit, with its History, whatever stopped it."""
 
-import random
-import signal
-
 import keras
 import numpy as np
 import pytest
 
 import curves
 import keras_fge
-import killed
 from conftest import batch_norm_network, images, logits_loss, to_numpy, values
 from keras_fge.state import StateFile, training_state
 
 BACKEND = keras.backend.backend()
-
-# Trains with a Checkpoint.
-PROGRAM = """
-network.compile(keras.optimizers.Adam(0.01), logits_loss(), metrics=["accuracy"])
-batches = keras_fge.Batches(x, y, batch_size=10, seed=5)
-checkpoint = keras_fge.Checkpoint(folder, resume=True)
-history = network.fit(batches, epochs=5, verbose=0, callbacks=[Steps(), checkpoint])
-open(folder + "/history.json", "w").write(json.dumps([history.epoch, history.history]))
-"""
-
-
-def run(folder, kill=0, seed=0):
-    return killed.run(PROGRAM, folder, kill, seed)
-
-
-def contents(folder):
-    with np.load(folder / "end.npz") as end:
-        return (folder / "history.json").read_text(), [array.tobytes() for array in end.values()]
-
-
-def test_a_training_killed_again_and_again_ends_with_the_same_bits_and_history(tmp_path):
-    result = run(tmp_path / "whole")
-    assert result.returncode == 0, result.stderr
-    expected, total = contents(tmp_path / "whole"), int(result.stdout)
-    assert total > 30 and "[[0, 1, 2, 3, 4]," in expected[0]
-    generator, kills = random.Random(BACKEND), 0
-    for attempt in range(4):  # Another seed each time: all that is random comes from the folder, once it is there.
-        seed = attempt if (tmp_path / "killed/state.npz").exists() else 0
-        result = run(tmp_path / "killed", generator.randint(1, total // 2), seed)
-        if result.returncode == 0:
-            break
-        assert result.returncode == -signal.SIGKILL, result.stderr
-        kills += 1
-    else:
-        result = run(tmp_path / "killed", seed=99)
-        assert result.returncode == 0, result.stderr
-    assert kills >= 1 and not list((tmp_path / "killed").glob("*.tmp*"))
-    assert contents(tmp_path / "killed") == expected
-    result = run(tmp_path / "killed", seed=7)  # Nothing is left to train.
-    assert result.returncode == 0 and contents(tmp_path / "killed") == expected
 
 
 @pytest.fixture(autouse=True)

@@ -2,11 +2,8 @@
 
 import errno
 import gc
-import json
 import os
 import pathlib
-import random
-import signal
 import time
 import weakref
 
@@ -16,53 +13,10 @@ import pytest
 from keras import layers
 
 import keras_fge
-import killed
 from conftest import batch_norm_network, images, logits_loss, values
 from keras_fge.state import StateFile
 
 BACKEND = keras.backend.backend()
-
-# Trains with a folder.
-PROGRAM = """
-network.compile(keras.optimizers.SGD(0.02, momentum=0.9), logits_loss())
-fge = keras_fge.FGE(0.02, 0.001, cycle_steps=6, start_epoch=1, validation_data=(x, y), directory=folder, resume=True)
-network.fit(fge.batches(x, y, batch_size=10, seed=5), epochs=5, verbose=0, callbacks=[Steps(), fge])
-"""
-
-
-def run(folder, kill=0, seed=0):
-    return killed.run(PROGRAM, folder, kill, seed)
-
-
-def contents(folder):
-    manifest = json.loads((folder / "manifest.json").read_text())
-    with np.load(folder / "end.npz") as end:
-        return manifest["members"], [array.tobytes() for array in end.values()]
-
-
-def test_a_run_killed_again_and_again_ends_with_the_same_bits(tmp_path):
-    result = run(tmp_path / "whole")
-    assert result.returncode == 0, result.stderr
-    expected, total = contents(tmp_path / "whole"), int(result.stdout)
-    assert len(expected[0]) == 3 and total > 40
-    generator = random.Random(BACKEND)
-    kills = 0
-    for attempt in range(5):
-        # Another seed each time: all that is random comes from the folder, once it is there.
-        moment = generator.randint(1, total // 2)
-        result = run(tmp_path / "killed", moment, seed=attempt if (tmp_path / "killed/manifest.json").exists() else 0)
-        if result.returncode == 0:
-            break
-        assert result.returncode == -signal.SIGKILL, result.stderr
-        kills += 1
-        if (tmp_path / "killed/manifest.json").exists():  # What there is can be read at any moment.
-            members = json.loads((tmp_path / "killed/manifest.json").read_text())["members"]
-            assert not members or len(keras_fge.Ensemble.load(tmp_path / "killed")) == len(members)
-    else:
-        result = run(tmp_path / "killed", seed=99)
-        assert result.returncode == 0, result.stderr
-    assert kills >= 1 and not list((tmp_path / "killed").glob("*.tmp*"))
-    assert contents(tmp_path / "killed") == expected
 
 
 def network_and_data():

@@ -11,7 +11,8 @@ import killed
 from conftest import batch_norm_network, images, logits_loss
 from keras_fge.termination import Termination
 
-PROGRAM = """
+PROGRAM = (
+    """
 class Terminate(keras.callbacks.Callback):
     def on_train_batch_begin(self, batch, logs=None):
         if self.model.history.epoch == [0] and batch == 1 and int(sys.argv[2]):
@@ -26,6 +27,8 @@ try:
 finally:
     print("closed", len(network.history.epoch))
 """
+    + killed.SAVE
+)
 
 
 @pytest.mark.parametrize("kind", ["fge", "checkpoint"])
