@@ -1,9 +1,13 @@
 """Programs that run in a process of their own, which kills itself at a chosen moment."""
 
+import json
 import os
 import pathlib
 import subprocess
 import sys
+import time
+
+from records import environment
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -50,6 +54,13 @@ np.savez(folder + "/end.npz", *[keras.ops.convert_to_numpy(v.value) for v in var
 END = """
 print(events)
 """
+
+
+def note(**result):
+    """Adds a line with the result to the file that KFGE_RECORD names, if it is in the environment."""
+    if path := os.environ.get("KFGE_RECORD"):
+        with open(path, "a") as file:
+            file.write(json.dumps({**result, **environment(), "finished": time.strftime("%Y-%m-%d")}) + "\n")
 
 
 def run(program, folder, kill=0, seed=0):

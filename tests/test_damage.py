@@ -1,0 +1,116 @@
+"""Whatever happens to a file in the folder of a run: the same result, or an error that names the file or the folder.
+
+KFGE_EXAMPLES=20000 in the environment tries so many kinds of damage; KFGE_RECORD=FILE adds a line to a file.
+"""
+
+import collections
+import json
+import os
+import shutil
+import warnings
+
+import keras
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import keras_fge
+import killed
+from conftest import logits_loss, values
+
+EXAMPLES = int(os.environ.get("KFGE_EXAMPLES", 0))
+X = np.random.default_rng(0).normal(size=(12, 3)).astype("float32")
+Y = np.arange(12) % 2
+
+
+def network(seed):
+    keras.utils.set_random_seed(seed)
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2), keras.layers.BatchNormalization()])
+    model.compile(keras.optimizers.SGD(0.02, momentum=0.9), logits_loss())
+    return model
+
+
+def fit(model, folder):
+    fge = keras_fge.FGE(0.02, 0.001, cycle_steps=4, directory=folder, resume=True)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="There was nothing to train")
+        model.fit(keras_fge.Batches(X, Y, batch_size=4, seed=1), epochs=3, verbose=0, callbacks=[fge])
+    return fge
+
+
+def result(folder, model):
+    """What one gets from the folder: by loading it, and by resuming the run that is in it, which is finished."""
+    ensemble = keras_fge.Ensemble.load(folder)
+    loaded = [ensemble.from_logits, ensemble.network.get_config(), ensemble.network.get_weights()]
+    fge = fit(model, folder)
+    resumed = values(model.variables + model.optimizer.variables), model.history.epoch
+    members = [
+        [(snapshot.step, snapshot.learning_rate, snapshot.metrics, snapshot.weights) for snapshot in snapshots]
+        for snapshots in (ensemble.snapshots, fge.snapshots)
+    ]
+    return json.dumps([loaded, resumed, members], default=lambda array: np.asarray(array).tolist())
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """(a run, another one with other weights, a place to work in, an untrained network, the result of the first)."""
+    root = tmp_path_factory.mktemp("damage")
+    for seed in (0, 1):
+        fit(network(seed), root / f"run-{seed}")
+    model = network(2)
+    shutil.copytree(root / "run-0", root / "work")
+    expected = result(root / "work", model)
+    assert expected != result(root / "run-1", model)
+    return root / "run-0", root / "run-1", root / "work", model, expected
+
+
+def role(path):
+    return path.name.split("-")[0]
+
+
+seen: collections.Counter = collections.Counter()
+
+
+@settings(
+    max_examples=EXAMPLES or 500,
+    derandomize=not EXAMPLES,
+    deadline=None,
+    database=None,
+    suppress_health_check=list(HealthCheck),
+)
+@given(data=st.data())
+def check_damage(folders, data):
+    """Damages one file of a run."""
+    run, other, work, model, expected = folders
+    shutil.rmtree(work)
+    shutil.copytree(run, work)
+    path = data.draw(st.sampled_from(sorted(work.iterdir())), label="file")
+    content = bytearray(path.read_bytes())
+    kind = data.draw(st.sampled_from(["changed", "changed", "changed", "cut", "removed", "swapped"]), label="kind")
+    if kind == "changed":
+        position = data.draw(st.integers(0, len(content) - 1), label="position")
+        content[position] ^= data.draw(st.integers(1, 255), label="bits")
+        path.write_bytes(content)
+    elif kind == "cut":
+        path.write_bytes(content[: data.draw(st.integers(0, len(content) - 1), label="length")])
+    elif kind == "removed":
+        path.unlink()
+    else:
+        theirs = [file for file in sorted(other.iterdir()) if role(file) == role(path)]
+        shutil.copy(data.draw(st.sampled_from(theirs), label="theirs"), path)
+    try:
+        received = result(work, model)
+    except (ValueError, OSError) as error:
+        assert str(work) in str(error), error
+        seen["an error that names it"] += 1
+    else:
+        assert received == expected
+        seen["the same result"] += 1
+
+
+def test_damage_is_noticed_or_harmless(folders):
+    seen.clear()
+    check_damage(folders)
+    assert seen["an error that names it"] and seen.total() >= 500
+    killed.note(damaged="one file of a run", **seen, another_result=0)
