@@ -4,7 +4,6 @@
 """
 
 import json
-import math
 import os
 import time
 
@@ -62,7 +61,7 @@ def train(model, settings, data, epochs, learning_rate, seed, folder, callbacks=
         keras_fge.Batches(*data.train, settings.batch_size, seed),
         initial_epoch=first_epoch,
         epochs=until or epochs,
-        callbacks=[schedule, FiniteLoss(folder), *callbacks, keras_fge.Checkpoint(folder)],
+        callbacks=[schedule, *callbacks, keras_fge.Checkpoint(folder)],
         verbose=0,
     )
 
@@ -134,21 +133,6 @@ class SecondsPerEpoch(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         self._seconds.append(time.perf_counter() - self._begin)
-
-
-class FiniteLoss(keras.callbacks.Callback):
-    """Ends a training whose loss is not finite, before its state is written; the message names `folder`."""
-
-    def __init__(self, folder):
-        super().__init__()
-        self.folder = folder
-
-    def on_epoch_end(self, epoch, logs=None):
-        if not math.isfinite(logs["loss"]):
-            raise FloatingPointError(
-                f"The loss is {logs['loss']} in epoch {epoch + 1} of {self.folder}: train with a lower learning rate, "
-                "in another --output_dir."
-            )
 
 
 class TrajectoryRecorder(keras.callbacks.Callback):
