@@ -141,5 +141,6 @@ class Folder:
         except FileNotFoundError:
             raise ValueError(f"`directory`: there is no ensemble in '{self.path}'; it has no manifest.json.") from None
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise ValueError(f"'{path}' is no manifest of an ensemble, or a damaged one: {error!r}") from error
+            reason = error if isinstance(error, ValueError) else repr(error)
+            raise ValueError(f"'{path}' is no manifest of an ensemble, or a damaged one. {reason}") from error
         return manifest

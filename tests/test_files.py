@@ -180,3 +180,28 @@ def test_damaged_states_name_the_file(tmp_path, counters):
     shutil.copy(tmp_path / "manifest.json", path)
     with pytest.raises(ValueError, match=r"state.npz' is no .npz file, or a damaged one"):
         fit(tmp_path, True, epochs=3)
+
+
+@pytest.mark.parametrize("change", ["network", "manifest"])
+def test_what_was_changed_is_loaded_on_purpose_only(tmp_path, change):
+    fge = fit(tmp_path)
+    members = [snapshot.weights for snapshot in fge.snapshots]
+    if change == "network":  # With another activation, say.
+        other = keras.Sequential([keras.Input((6, 6, 2)), keras.layers.Flatten(), keras.layers.Dense(3)])
+        other.save(tmp_path / "network.keras")
+        message = r"network.keras' is damaged: .* Give `network`, or load what is there with `verify=False`"
+    else:
+        manifest = json.loads((tmp_path / "manifest.json").read_text())
+        manifest["members"] = [*manifest["members"], manifest["members"][0]]  # One of them twice.
+        (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+        message = (
+            r"manifest.json' is no manifest .* It was changed: it does not have its checksum. `verify=False` would"
+        )
+    with pytest.raises(ValueError, match=message):
+        keras_fge.Ensemble.load(tmp_path)
+    if change == "network":
+        assert len(keras_fge.Ensemble.load(tmp_path, network=batch_norm_network())) == len(members)
+        with pytest.raises(ValueError, match=r"`snapshots\[0\]` does not fit network"):
+            keras_fge.Ensemble.load(tmp_path, verify=False)
+    else:
+        assert len(keras_fge.Ensemble.load(tmp_path, verify=False)) == len(members) + 1

@@ -258,3 +258,17 @@ def test_damaged_manifests_and_states(tmp_path):
         keras_fge.Ensemble.load(folder)
     with pytest.raises(ValueError, match=r"there is no ensemble in"):
         keras_fge.Ensemble.load(tmp_path / "other")
+
+
+def test_no_member_is_lost_when_the_start_is(tmp_path):
+    class Remove(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            if epoch == 2:
+                next((tmp_path / "run").glob("start-*")).unlink()
+
+    network, x, y = network_and_data()
+    fge = keras_fge.FGE(0.02, 0.001, cycle_steps=4, directory=tmp_path / "run")
+    with pytest.raises(ValueError, match=r"The member '.*/start-.*npz' is missing"):
+        network.fit(x, y, batch_size=25, shuffle=False, epochs=4, verbose=0, callbacks=[fge, Remove()])
+    loaded = keras_fge.Ensemble.load(tmp_path / "run")  # The second was written before its distances were measured.
+    assert [snapshot.step for snapshot in loaded.snapshots] == [2, 6] == [s.step for s in fge.snapshots]
