@@ -4,6 +4,7 @@ Garipov, Izmailov, Podoprikhin, Vetrov, Wilson, Loss Surfaces, Mode Connectivity
 NeurIPS 2018, https://arxiv.org/abs/1802.10026
 """
 
+import keras_fge  # Chooses the backend, before anything here loads Keras.
 from curves.connect import connect
 from curves.curve import Curve
 from curves.layers import CurveBatchNormalization, CurveConv2D, CurveDense
@@ -15,6 +16,8 @@ from curves.plots import plot_paths, plot_planes
 from curves.results import PathResult, PlaneResult
 from curves.validation import PathValidation
 from keras_fge.core.batch_norm import update_batch_norm
+
+__version__ = keras_fge.__version__
 
 __all__ = [
     "Bezier",

@@ -4,6 +4,7 @@ Garipov, Izmailov, Podoprikhin, Vetrov, Wilson, Loss Surfaces, Mode Connectivity
 NeurIPS 2018, https://arxiv.org/abs/1802.10026
 """
 
+import keras_fge.core  # noqa: F401 - it chooses the backend, before anything here loads Keras.
 from keras_fge.batches import Batches
 from keras_fge.checkpoint import Checkpoint
 from keras_fge.core.metrics import calibrated_metrics, classification_metrics, regression_metrics
@@ -12,6 +13,8 @@ from keras_fge.fge import FGE
 from keras_fge.schedule import cosine, piecewise_linear, triangular
 from keras_fge.snapshot_ensemble import SnapshotEnsemble
 from keras_fge.snapshots import Snapshot
+
+__version__ = "0.1.0"
 
 __all__ = [
     "FGE",

@@ -19,20 +19,12 @@ from records import Records
 
 ROOT = pathlib.Path(__file__).parent.parent
 HOUSE = {  # Each file may import only from what stands before it in its part, and from the parts below.
-    "keras_fge/core": ["arguments", "files", "keras_internals", "networks", "batch_norm", "metrics", "predictions"],
+    "keras_fge/core": [
+        *["backend", "arguments", "files", "keras_internals", "networks", "batch_norm", "metrics", "predictions"],
+    ],
     "keras_fge": [
-        *["schedule", "cycle", "learning_rate", "batches", "snapshots", "folder", "state", "lock"],
-        *[
-            "termination",
-            "run",
-            "validation",
-            "ensemble",
-            "plots",
-            "callback",
-            "fge",
-            "snapshot_ensemble",
-            "checkpoint",
-        ],
+        *["schedule", "cycle", "learning_rate", "batches", "snapshots", "folder", "state", "lock", "termination"],
+        *["run", "validation", "ensemble", "plots", "callback", "fge", "snapshot_ensemble", "checkpoint"],
     ],
     "curves": [
         *["parametrization", "curve", "layers", "model", "connect", "measure", "results", "plots", "points"],
@@ -41,7 +33,7 @@ HOUSE = {  # Each file may import only from what stands before it in its part, a
     "benchmarks": [
         *["presets", "reference", "transforms", "networks", "data", "records", "progress", "units", "training"],
         *["ensembles", "connectivity", "search", "comparisons", "tables", "figures", "report", "cifar"],
-        *["draw_fashion", "speed", "gradient_variance", "readme_example"],
+        *["draw_fashion", "speed", "gradient_variance", "readme_example", "choosing"],
     ],
 }
 BELOW = {
