@@ -105,7 +105,7 @@ def measure_path(study, name):
     file, points = study.path(f"path_{name}.npz"), study.settings.num_points
     with study.progress.task(f"path {name}"):
         result = curves.evaluate_path(
-            model, study.data.train, study.data.test, points, **subsets(study), path=file, verbose=False
+            model, study.data.train, study.data.test, points, **subsets(study), path=file, verbose=False, line=False
         )
     ends = {"train_loss": result.train["loss"][[0, -1]], "test_error": result.test["error"][[0, -1]]}
     return {**result.summary(), **{f"{quantity}_ends": values.tolist() for quantity, values in ends.items()}}

@@ -108,6 +108,10 @@ class PathEnsemble:
         self.start = carry.get("start")
         self.so_far = RunningMean(carry.get("total"), int(carry.get("count", 0)))
 
+    def restart(self) -> None:
+        """Forgets the positions before: the next one is the first of another path."""
+        self.start, self.so_far = None, RunningMean()
+
     def add(self) -> tuple[dict[str, float], dict[str, Any]]:
         """Adds the current position, and returns (row, carry).
 

@@ -23,13 +23,14 @@ def evaluate_path(
     bn_samples: int | None = None,
     path: str | os.PathLike | None = None,
     verbose: bool = True,
+    line: bool = True,
 ) -> PathResult:
     """Evaluates a curve at `num_points` evenly spaced positions.
 
     At each t it re-estimates the BatchNormalization statistics on `train` (see `update_batch_norm`), then computes the
     compiled loss and metrics over all of `train` and `test`, as `model.evaluate` defines them, without augmentation.
-    At a fixed endpoint it measures the endpoint network with its own statistics. Nothing is compiled twice.
-    Afterwards, also after an error, the model has its previous position and statistics again.
+    At a fixed endpoint it measures the endpoint network with its own statistics. Nothing is compiled twice. Then it does
+    the same on the straight line between the endpoints, which shows whether the curve goes around anything. Afterwards, also after an error, the model has its previous position and statistics again.
 
     Args:
         model: A compiled `CurveModel`. `curves.connect(a, b, curve=curves.Bezier(2))` is the straight line.
@@ -43,6 +44,8 @@ def evaluate_path(
         path: A .npz file, in which every finished point is stored at once. If it exists, the measurement continues
             where it stopped. At the end the file holds the result. Default: none.
         verbose: Whether to show a progress bar.
+        line: Whether to measure the straight line too, as `result.line`, in the same time again. Default: yes, unless
+            the curve is that line.
 
     Returns:
         A `PathResult`.
@@ -65,36 +68,43 @@ def evaluate_path(
         raise ValueError(f"`model` must be a curves.CurveModel. Received: model={model!r}")
     num_points = as_integer("num_points", num_points, least=2)
     with locked(model):
-        return _measured(model, train, test, num_points, batch_size, train_samples, bn_samples, path, verbose)
+        has_line = line and model.description()["num_bends"] > 2
+        return _measured(model, train, test, num_points, batch_size, train_samples, bn_samples, path, verbose, has_line)
 
 
-def _measured(model, train, test, num_points, batch_size, train_samples, bn_samples, path, verbose):
+def _measured(model, train, test, num_points, batch_size, train_samples, bn_samples, path, verbose, has_line):
     meter = Meter(
         model, train, test, batch_size, train_samples, bn_samples, lambda: model.penalty(float(read(model.t)))
     )
-    settings = {"num_points": num_points, **meter.settings, **model.description()}
-    points = Points(path, PathResult, settings, num_points)
+    settings = {"num_points": num_points, "line": has_line, **meter.settings, **model.description()}
+    positions = np.linspace(0, 1, num_points)
+    straight = model.arc_length(num_points=2)
+    distances = np.concatenate([[0.0], np.cumsum(model.segment_lengths(positions))])
+    places = [(is_line, t) for is_line in ((False, True) if has_line else (False,)) for t in positions]
+    points = Points(path, PathResult, settings, len(places))
     if points.result:
         return points.result
     ensemble = PathEnsemble(model, test, batch_size, points.carry)
-    positions = np.linspace(0, 1, num_points)
 
-    def measure(t):
+    def measure(place):
+        is_line, t = place
+        if is_line:
+            model.init_linear()
+            if t == 0:
+                ensemble.restart()
         model.t = t
         row = meter.measure()
         ensemble_row, carry = ensemble.add()
         return {**row, **ensemble_row}, carry
 
-    measure_points(model, points, positions, measure, verbose)
-    result = PathResult(
-        t=positions,
-        distance=np.concatenate([[0.0], np.cumsum(model.segment_lengths(positions))]),
-        straight_distance=model.arc_length(num_points=2),
-        train=points.columns("train"),
-        test=points.columns("test"),
-        ensemble=points.columns("ensemble"),
-        settings=settings,
-    )
+    measure_points(model, points, places, measure, verbose)
+
+    def part_of_the_result(rows, distance, line):
+        parts = {split: points.columns(split, rows) for split in ("train", "test", "ensemble")}
+        return PathResult(positions, distance, straight, **parts, settings=settings, line=line)
+
+    line = part_of_the_result(slice(num_points, None), straight * positions, None) if has_line else None
+    result = part_of_the_result(slice(num_points), distances, line)
     if path is not None:
         result.save(path)
     return result

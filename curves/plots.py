@@ -50,7 +50,10 @@ def plot_paths(results: Mapping[str, "PathResult"], path: str | os.PathLike | No
             axes.plot(result.t, values, label=name, linewidth=2, **style)
             axes.plot(result.t[[0, -1]], values[[0, -1]], "o", color="black", clip_on=False)
         axes.set(xlabel="t", ylabel=label, title=title, xlim=(0, 1))
-        if split != "ensemble":  # Ensembles differ too little for an axis from 0.
+        low, high = (f([f(getattr(r, split)[quantity]) for r in results.values()]) for f in (np.min, np.max))
+        if quantity == "loss" and 0 < 10 * low < high:  # Or all that is low would be one line at the bottom.
+            axes.set_yscale("log")
+        elif split != "ensemble":  # Ensembles differ too little for an axis from 0.
             axes.set_ylim(bottom=min(0, axes.get_ylim()[0]))
         axes.grid(alpha=0.3)
     figure.legend(*all_axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(results))

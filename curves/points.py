@@ -90,10 +90,10 @@ class Points(Generic[Result]):
         self.carry = carry or {}
         self._write()
 
-    def columns(self, prefix: str) -> dict[str, np.ndarray]:
+    def columns(self, prefix: str, rows: slice = slice(None)) -> dict[str, np.ndarray]:
         """The columns whose names begin with `prefix`, as a dictionary of arrays by the rest of their names."""
         names = [name for name in self.rows[0] if name.startswith(f"{prefix}_")]
-        return {name.removeprefix(f"{prefix}_"): np.array([row[name] for row in self.rows]) for name in names}
+        return {name.removeprefix(f"{prefix}_"): np.array([row[name] for row in self.rows[rows]]) for name in names}
 
     def _write(self):
         rows = {f"row_{name}": np.array([row[name] for row in self.rows]) for name in (self.rows or [{}])[0]}

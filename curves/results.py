@@ -31,11 +31,13 @@ class PathResult:
             positions up to t. Empty unless the test data are arrays and the loss is a categorical cross-entropy.
         settings: Settings of the measurement: "num_points", "batch_size", "train_samples", "bn_samples" (None: all),
             and checksums of the model and the data.
+        line: The same of the straight line between the endpoints, at these t; None if it was not measured.
 
     Example:
         curve = curves.connect(net_a, net_b)
         curve.compile("sgd", "sparse_categorical_crossentropy", metrics=["accuracy"])
         result = curves.evaluate_path(curve, (x, y), (x_test, y_test), num_points=3)
+        print(result)  # The barrier on the straight line, and on the curve.
         result.save("path.npz")
         curves.PathResult.load("path.npz").summary()["train_loss_barrier"]
     """
@@ -47,6 +49,7 @@ class PathResult:
     test: dict
     ensemble: dict = dataclasses.field(default_factory=dict)
     settings: dict = dataclasses.field(default_factory=dict)
+    line: "PathResult | None" = None
 
     @property
     def arc_length(self) -> float:
@@ -67,7 +70,10 @@ class PathResult:
         return float(np.trapezoid(getattr(self, split)[quantity], axis) / (axis[-1] - axis[0]))
 
     def summary(self) -> dict[str, float]:
-        """The lengths, and minimum, maximum, barrier and both means of each quantity: a flat dictionary of floats."""
+        """The lengths, and minimum, maximum, barrier and both means of each quantity: a flat dictionary of floats.
+
+        Those of `line`, if there is one, have names that begin with "line_".
+        """
         summary = {}
         for split in ("train", "test", "ensemble"):
             for quantity, values in getattr(self, split).items():
@@ -82,7 +88,22 @@ class PathResult:
             "straight_distance": self.straight_distance,
             "length_ratio": self.arc_length / self.straight_distance if self.straight_distance else 1.0,
             "num_points": len(self.t),
+            **({f"line_{name}": value for name, value in self.line.summary().items()} if self.line else {}),
         }
+
+    def __str__(self) -> str:
+        rows = [] if self.line is None else [self.line._in_words("straight line")]
+        return "\n".join([*rows, self._in_words(self.settings.get("curve", ["path"])[0].partition(",")[0])])
+
+    def _in_words(self, name):
+        quantities = [("train", "loss", 1, "train loss"), ("test", "error", 100, "test error %")]
+        texts = [
+            f"{label} {scale * np.min(values):.3g} to {scale * np.max(values):.3g}, barrier "
+            f"{scale * self.barrier(split, quantity):.3g} at t = {self.t[np.argmax(values)]:.2f}"
+            for split, quantity, scale, label in quantities
+            if (values := getattr(self, split).get(quantity)) is not None
+        ]
+        return f"{name}: {'; '.join(texts)}; length {self.summary()['length_ratio']:.3f}"
 
     def save(self, path: str | os.PathLike) -> None:
         """Writes the result to `path`, a .npz file, atomically: the file is never incomplete."""
@@ -98,13 +119,14 @@ class PathResult:
 
         Args:
             path: File to write; matplotlib takes the format from its ending. Default: none.
-            line: `PathResult` of the straight segment, drawn dashed for comparison. Default: none.
+            line: `PathResult` of the straight line, drawn dashed for comparison. Default: `self.line`.
 
         Returns:
             A `matplotlib.figure.Figure`.
         """
         from curves.plots import plot_paths
 
+        line = line or self.line
         return plot_paths({"curve": self, **({"straight line": line} if line else {})}, path)
 
 
@@ -180,20 +202,29 @@ class PlaneResult:
 
 
 def _save(result, path):
+    write_atomically(path, to_npz(_to_arrays(result)))
+
+
+def _to_arrays(result):
     arrays = {"kind": type(result).__name__}
     for field in dataclasses.fields(result):
         value = getattr(result, field.name)
-        if field.name == "settings":
+        if field.name == "line":
+            arrays.update({f"line_{name}": array for name, array in (_to_arrays(value) if value else {}).items()})
+        elif field.name == "settings":
             arrays[field.name] = json.dumps(value)
         elif field.type is dict:
             arrays.update({f"{field.name}_{name}": array for name, array in value.items()})
         else:
             arrays[field.name] = value
-    write_atomically(path, to_npz(arrays))
+    return arrays
 
 
 def _load(cls, path):
-    arrays = read_npz(path, path)
+    return _from_arrays(cls, read_npz(path, path), path)
+
+
+def _from_arrays(cls, arrays, path):
     kind = str(arrays.get("kind"))
     if kind == "unfinished":
         done = len(next(iter(part(arrays, "row").values()), ()))
@@ -205,7 +236,10 @@ def _load(cls, path):
         raise ValueError(f"`path` must be a file of a {cls.__name__}. Received: '{path}', which holds: {kind}")
     values = {}
     for field in dataclasses.fields(cls):
-        if field.name == "settings":
+        if field.name == "line":
+            line = part(arrays, "line")
+            values[field.name] = _from_arrays(cls, line, path) if line else None
+        elif field.name == "settings":
             values[field.name] = json.loads(str(arrays[field.name]))
         elif field.type is dict:
             values[field.name] = part(arrays, field.name)

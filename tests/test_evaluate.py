@@ -309,6 +309,33 @@ def test_plot(tmp_path):
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["curve", "straight line"]
 
 
+def test_the_straight_line_is_measured_too(trained, tmp_path):
+    start, end, x, y = trained
+    model, straight = (compiled(curves.connect(start, end, curves.Bezier(bends), seed=0)) for bends in (3, 2))
+    model.set_bend(1, batch_norm_network())
+    before = values(model.variables)
+    data, arguments = ((x, y), (x[:20], y[:20])), {"num_points": 3, "verbose": False}
+    result = curves.evaluate_path(model, *data, **arguments, path=tmp_path / "path.npz")
+    alone = curves.evaluate_path(model, *data, **arguments, line=False)
+    expected = curves.evaluate_path(straight, *data, **arguments)
+    assert alone.line is None and expected.line is None  # A curve of two bends is that line.
+    for ours, theirs in ((result, alone), (result.line, expected)):
+        for split in ("train", "test", "ensemble"):
+            assert set(getattr(ours, split)) == set(getattr(theirs, split))
+            for name, array in getattr(theirs, split).items():
+                assert getattr(ours, split)[name] == pytest.approx(array, rel=1e-5, abs=1e-6), (split, name)
+        assert ours.distance == pytest.approx(theirs.distance, rel=1e-5)
+    assert all(np.array_equal(a, b) for a, b in zip(before, values(model.variables)))
+    loaded = curves.PathResult.load(tmp_path / "path.npz")
+    assert loaded.summary() == result.summary() and str(loaded) == str(result)
+    assert loaded.summary()["line_train_loss_barrier"] == loaded.line.barrier()
+    first, second = str(result).splitlines()
+    assert first.startswith("straight line: train loss ") and second.startswith("Bezier(num_bends=3): train loss ")
+    assert "barrier" in first and "test error %" in second
+    figure = result.plot()
+    assert [line.get_label() for line in figure.axes[0].get_lines()[::2]] == ["curve", "straight line"]
+
+
 def test_bad_arguments(trained):
     start, end, x, y = trained
     with pytest.raises(ValueError, match=r"must be a curves.CurveModel"):

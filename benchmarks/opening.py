@@ -1,0 +1,88 @@
+"""What the README opens with, made of the committed records: one figure and one table.
+
+python benchmarks/opening.py        # writes docs/opening.png, and prints the rows of the table
+"""
+
+import json
+import pathlib
+
+import numpy as np
+from matplotlib.figure import Figure
+
+import comparisons
+from curves import PathResult
+from records import Records
+
+ROOT = pathlib.Path(__file__).parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+METRICS = (("error", 100, 1), ("nll", 1, 3), ("ece", 100, 1))  # metric, scale, digits
+COLORS = {"one network": "tab:gray", "FGE": "tab:orange"}
+
+
+def pairs_of(folder, metric):
+    """Test values of one network and of FGE from the same seeds, shape (runs, 2)."""
+    records = Records(RESULTS / folder)
+    one, fge = (comparisons.values(records, method, 1, metric) for method in ("ind", "fge"))
+    return np.array([[one[seed], fge[seed]] for seed in fge])
+
+
+def pairs_of_example(metric):
+    """The same for the example of the README, whose ordinary network has the same cost."""
+    runs = json.loads((RESULTS / "readme_example.json").read_text())["runs"]
+    return np.array([[run["ordinary network"][metric], run["ensemble"][metric]] for run in runs])
+
+
+TASKS = (
+    ("Fashion-MNIST, 4,000 images, small CNN", lambda metric: pairs_of("fashion_subset", metric)),
+    ("CIFAR-10 (JPEG), 5,000 images of 16 x 16, small CNN", lambda metric: pairs_of("cifar10_jpeg", metric)),
+    ("digits, 900 images, the example below", pairs_of_example),
+)
+
+
+def rows():
+    """The rows of the table: for each task, one network → FGE, and the mean difference with its interval."""
+    for name, pairs in TASKS:
+        cells, count = [], 0
+        for metric, scale, digits in METRICS:
+            sample = pairs(metric)
+            one, fge = scale * sample.mean(axis=0)
+            change = comparisons.estimate(sample[:, 1] - sample[:, 0], np.mean)
+            text = change.text(scale, digits + (scale > 1)).rpartition(" (")[0]
+            cells.append(f"{one:.{digits}f} → {fge:.{digits}f}: {text}")
+            count = change.count
+        yield f"| {name}, {count} seeds | {' | '.join(cells)} |"
+
+
+def draw():
+    figure = Figure(figsize=(11, 3.6), layout="constrained")
+    wall, gain = figure.subplots(1, 2, width_ratios=(1, 1.2))
+    for file, label, color in (("line", "straight line", "tab:red"), ("bezier", "Bezier curve", "tab:blue")):
+        result = PathResult.load(RESULTS / "fashion_subset" / f"path_{file}.npz")
+        wall.plot(result.t, result.train["loss"], color=color, label=label)
+    wall.set(
+        xlabel="position t between two trained networks", ylabel="train loss (nat)", title="A wall, and a way around it"
+    )
+    wall.legend()
+    for index, (_, pairs) in enumerate(TASKS):
+        sample = pairs("nll")
+        for shift, (label, color), values in zip((-0.18, 0.18), COLORS.items(), sample.T):
+            error = values.std(ddof=1) / np.sqrt(len(values))
+            bar = gain.bar(
+                index + shift, values.mean(), 0.34, yerr=error, color=color, label=label if not index else None
+            )
+            gain.bar_label(bar, fmt="%.3f", padding=3, fontsize=9)
+    names = [name.replace(", ", "\n", 1).replace(", ", ",\n") for name, _ in TASKS]
+    gain.set(
+        xticks=range(len(TASKS)),
+        ylabel="test NLL (nat)",
+        title="One training run: its last network, or an ensemble (FGE)",
+    )
+    gain.set_xticklabels(names, fontsize=8)
+    gain.margins(y=0.15)
+    gain.legend()
+    return figure
+
+
+if __name__ == "__main__":
+    draw().savefig(ROOT / "docs" / "opening.png", dpi=110)
+    print("\n".join(rows()))
