@@ -29,8 +29,9 @@ def evaluate_path(
 
     At each t it re-estimates the BatchNormalization statistics on `train` (see `update_batch_norm`), then computes the
     compiled loss and metrics over all of `train` and `test`, as `model.evaluate` defines them, without augmentation.
-    At a fixed endpoint it measures the endpoint network with its own statistics. Nothing is compiled twice. Then it does
-    the same on the straight line between the endpoints, which shows whether the curve goes around anything. Afterwards, also after an error, the model has its previous position and statistics again.
+    At a fixed endpoint it measures the endpoint network with its own statistics. Then it does the same on the straight
+    line between the endpoints, which shows whether the curve goes around anything. Nothing is compiled twice.
+    Afterwards, also after an error, the model has its previous position and weights again.
 
     Args:
         model: A compiled `CurveModel`. `curves.connect(a, b, curve=curves.Bezier(2))` is the straight line.

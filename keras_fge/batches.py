@@ -42,6 +42,7 @@ class Batches(keras.utils.PyDataset):
         x, y: Arrays, or structures of arrays, of one length N.
         batch_size: Samples per batch; the last batch may be shorter. Default: 32.
         seed: Seed of the order. Default: 0.
+        sample_weight: Weights of the samples in the loss, an array of N. Default: none.
 
     Raises:
         ValueError: if lengths differ or are 0, or `batch_size` or `seed` is no integer, or too small.
@@ -51,9 +52,11 @@ class Batches(keras.utils.PyDataset):
         model.fit(keras_fge.Batches(x, y, batch_size=128), epochs=2, verbose=0, callbacks=[checkpoint])
     """
 
-    def __init__(self, x: Any, y: Any, batch_size: int = 32, seed: int = 0):
+    def __init__(self, x: Any, y: Any, batch_size: int = 32, seed: int = 0, sample_weight: Any = None):
         super().__init__()
-        self.data = (x, y)
+        self.data = _with_tuples((x, y) if sample_weight is None else (x, y, sample_weight))
+        if not all(np.ndim(array) for array in keras.tree.flatten(self.data)):
+            raise ValueError("`x`, `y` and `sample_weight` must hold arrays, not lists of numbers: use numpy.array.")
         self.batch_size, self.seed = as_integer("batch_size", batch_size), as_integer("seed", seed, least=0)
         lengths = {len(array) for array in keras.tree.flatten(self.data)}
         if len(lengths) != 1 or 0 in lengths:
@@ -84,3 +87,10 @@ class Batches(keras.utils.PyDataset):
     def __getitem__(self, index: int) -> Any:
         rows = self._order[index * self.batch_size : (index + 1) * self.batch_size]
         return keras.tree.map_structure(lambda array: array[rows], self.data)
+
+
+def _with_tuples(structure):
+    """The structure with tuples in place of lists, which TensorFlow takes for arrays."""
+    if isinstance(structure, dict):
+        return {name: _with_tuples(part) for name, part in structure.items()}
+    return tuple(map(_with_tuples, structure)) if isinstance(structure, (list, tuple)) else structure

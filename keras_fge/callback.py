@@ -136,14 +136,14 @@ class CyclicEnsemble(keras.callbacks.Callback, abc.ABC):
             from_logits = compiled_from_logits(self.model)
         return Ensemble(self.model, self.snapshots, from_logits)
 
-    def batches(self, x: Any, y: Any, batch_size: int = 32, seed: int = 0) -> Batches:
+    def batches(self, x: Any, y: Any, batch_size: int = 32, seed: int = 0, sample_weight: Any = None) -> Batches:
         """The arrays as a data set for a `fit` with this callback; see `Batches`.
 
         Example:
             fge = keras_fge.FGE(0.05, 0.0005, directory="run", resume=True)
             model.fit(fge.batches(x, y, batch_size=128), epochs=20, verbose=0, callbacks=[fge])
         """
-        return Batches(x, y, batch_size, seed)
+        return Batches(x, y, batch_size, seed, sample_weight)
 
     def plot(self, path: str | os.PathLike | None = None) -> "Figure":
         """The paper's figure of the last run: learning rate, error, and distances, against the iteration.

@@ -2,8 +2,8 @@
 
 import os
 import warnings
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, overload
 
 import keras
 import numpy as np
@@ -28,8 +28,9 @@ class Ensemble:
     """Networks of one architecture that predict together: p(y | x) = 1/K sum_k p_k(y | x).
 
     Probabilities are averaged, never logits. One member at a time is put into `network`, whose own weights come back
-    afterwards, also after an error; sums are float32. `ensemble[:k]` is the ensemble of the first k members. (The class
-    is long because it is all that one does with an ensemble; the arithmetic is in `keras_fge.core`.)
+    afterwards, also after an error; sums are float32. `ensemble[:k]` is the ensemble of the first k members, and
+    `ensemble[0]` the first member, a network of its own. (The class is long because it is all that one does with an
+    ensemble; the arithmetic is in `keras_fge.core`.)
 
     Args:
         network: A built `keras.Model`.
@@ -59,6 +60,11 @@ class Ensemble:
         snapshots: Sequence[Snapshot | Sequence[np.ndarray]],
         from_logits: FromLogits = False,
     ):
+        if models := [s for s in snapshots if isinstance(s, keras.Model)]:
+            raise ValueError(
+                f"`snapshots` must hold weights, as {models[0].name}.get_weights() returns them, or `Snapshot.of("
+                f"{models[0].name})`. Received a keras.Model."
+            )
         members = [s if isinstance(s, Snapshot) else Snapshot(s) for s in snapshots]
         if not members:
             raise ValueError("`snapshots` is empty: an ensemble needs at least one member.")
@@ -325,10 +331,24 @@ class Ensemble:
     def __len__(self) -> int:
         return len(self.snapshots)
 
-    def __getitem__(self, index: slice) -> "Ensemble":
-        if not isinstance(index, slice):
-            raise TypeError(f"An ensemble is indexed by slices, as in ensemble[:3]. Received: {index!r}")
-        return Ensemble(self.network, self.snapshots[index], self.from_logits)
+    @overload
+    def __getitem__(self, index: int) -> keras.Model: ...
+    @overload
+    def __getitem__(self, index: slice) -> "Ensemble": ...
+    def __getitem__(self, index: int | slice) -> "keras.Model | Ensemble":
+        """`ensemble[0]` is a member, a network of its own; `ensemble[:3]` is the ensemble of the first three."""
+        if isinstance(index, slice):
+            return Ensemble(self.network, self.snapshots[index], self.from_logits)
+        network = clone(self.network)
+        set_weights(network, self.snapshots[index].weights)
+        return network
+
+    def __iter__(self) -> Iterator[keras.Model]:
+        return (self[index] for index in range(len(self)))
+
+    def __call__(self, x: Any) -> Any:
+        """The same as `predict(x)`."""
+        return self.predict(x)
 
     def __repr__(self) -> str:
         return f"Ensemble({len(self)} members of '{self.network.name}', from_logits={self.from_logits})"

@@ -4,11 +4,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
+import numpy as np
 
 from keras_fge.core.arguments import check_data
 from keras_fge.core.networks import borrowed, restored, set_weights
 from keras_fge.core.predictions import (
     RunningMean,
+    batches_of,
     check_order,
     compiled_from_logits,
     metrics_of_outputs,
@@ -54,6 +56,10 @@ class Validation:
         self._labels = None
         outputs, labels = self._predict(model)
         metrics_of_outputs(model, outputs, labels, compiled_from_logits(model))
+        if self._y is None:  # A data set, which may come in another order the next time.
+            again = [keras.tree.map_structure(np.asarray, batch[1]) for batch in batches_of(self._x)]
+            again = keras.tree.map_structure(lambda *parts: np.concatenate(parts), *again)
+            check_order(labels, again, "`validation_data`")
 
     def measure(self, model: keras.Model) -> dict[str, float]:
         """Adds `model` as it is, and returns its metrics, "member_...", and those of all so far, "ensemble_..."."""

@@ -138,3 +138,68 @@ def test_what_cannot_be_read_is_named(tmp_path):
     (tmp_path / "manifest.json").mkdir()
     with pytest.raises(ValueError, match=rf"'{tmp_path}/manifest.json' is no .*regular file"):
         keras_fge.Ensemble.load(tmp_path)
+
+
+class Endless(keras.utils.PyDataset):
+    num_batches = None
+
+    def __getitem__(self, index):
+        return images(4)
+
+
+def test_data_without_an_end():
+    network = compiled(batch_norm_network())
+    ensemble = keras_fge.Ensemble(network, [network.get_weights()], from_logits=True)
+    data = [Endless()]
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        data.append(tf.data.Dataset.from_tensor_slices(images()).batch(10).repeat())
+    for endless in data:
+        with pytest.raises(ValueError, match="`data` has no end: give a part of it"):
+            curves.update_batch_norm(network, endless)
+        with pytest.raises(ValueError, match="`data` has no end"):
+            ensemble.average_weights(endless)
+        with pytest.raises(ValueError, match="`validation_data` has no end"):
+            keras_fge.FGE(0.1, 0.01, validation_data=endless)
+
+
+class Shuffled(keras.utils.PyDataset):
+    def __len__(self):
+        return 5
+
+    def __getitem__(self, index):
+        x, y = images()
+        rows = np.random.default_rng().permutation(50)[:10]
+        return x[rows], y[rows]
+
+
+def test_validation_data_that_are_shuffled_are_refused_before_training():
+    network = compiled(batch_norm_network())
+    before = network.get_weights()
+    fge = keras_fge.FGE(0.1, 0.01, cycle_steps=2, validation_data=Shuffled())
+    with pytest.raises(ValueError, match="`validation_data` changes its order from pass to pass: turn the shuffling"):
+        network.fit(*images(), verbose=0, callbacks=[fge])
+    assert all(np.array_equal(a, b) for a, b in zip(before, network.get_weights()))
+
+
+def test_batches_of_lists_and_with_weights():
+    x, y = images()
+    inputs = keras.Input((6, 6, 2))
+    outputs = [keras.layers.Dense(3, name=name)(keras.layers.Flatten()(inputs)) for name in ("a", "b")]
+    network = keras.Model(inputs, outputs)
+    network.compile("sgd", [logits_loss(), logits_loss()])
+    assert network.fit(keras_fge.Batches(x, [y, y], batch_size=10), verbose=0).epoch == [0]
+    single = compiled(batch_norm_network())
+    weights = np.linspace(0, 1, 50)
+    batches = keras_fge.Batches(x, y, batch_size=10, sample_weight=weights)
+    assert len(batches[0]) == 3 and np.array_equal(np.sort(np.concatenate([batch[2] for batch in batches])), weights)
+    assert single.fit(batches, verbose=0).epoch == [0]
+    with pytest.raises(ValueError, match="must hold arrays, not lists of numbers"):
+        keras_fge.Batches(x, list(y))
+
+
+def test_networks_are_no_weights():
+    network = batch_norm_network()
+    with pytest.raises(ValueError, match=r"`snapshots` must hold weights, as .*get_weights\(\) returns them"):
+        keras_fge.Ensemble(network, [network, network])

@@ -243,8 +243,8 @@ def test_bad_input():
         ensemble.evaluate(X, Y + 1)
     with pytest.raises(ValueError, match="`y` is missing"):
         ensemble.evaluate(X)
-    with pytest.raises(TypeError, match="indexed by slices"):
-        ensemble[0]
+    with pytest.raises(IndexError):
+        ensemble[len(ensemble)]
 
 
 # --- Calibration ------------------------------------------------------------------------------------------------------
@@ -536,3 +536,13 @@ def test_measurements_in_threads_wait_for_each_other(trained):
         results = [future.result() for future in [pool.submit(work) for work in 2 * works]]
     assert all(np.allclose(result, expected[index % len(works)], atol=1e-6) for index, result in enumerate(results))
     assert all(np.array_equal(a, b) for a, b in zip(values(start.weights), weights))
+
+
+def test_members_are_networks(trained):
+    start, end, x, _ = trained
+    ensemble = keras_fge.Ensemble(start, [start.get_weights(), end.get_weights()], from_logits=True)
+    first, second = ensemble
+    assert first is not start and np.array_equal(first.predict(x, verbose=0), start.predict(x, verbose=0))
+    assert np.array_equal(ensemble[-1].predict(x, verbose=0), second.predict(x, verbose=0))
+    assert np.array_equal(second.predict(x, verbose=0), end.predict(x, verbose=0))
+    assert np.array_equal(ensemble(keras.ops.convert_to_tensor(x)), ensemble.predict(x))

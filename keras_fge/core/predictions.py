@@ -2,7 +2,7 @@
 
 import itertools
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import keras
@@ -93,6 +93,11 @@ def _kinds(from_logits, count):
     return kinds
 
 
+def batches_of(data: Any) -> Iterable[Any]:
+    """The batches of a data set, in one pass."""
+    return (data[index] for index in range(len(data))) if isinstance(data, keras.utils.PyDataset) else data
+
+
 def predict_with_labels(network: keras.Model, x: Any, y: Any, batch_size: int | None) -> tuple[Any, Any]:
     """Predicts, and returns (outputs, labels); of a data set without `y`, from one pass, so that they belong together.
 
@@ -101,9 +106,8 @@ def predict_with_labels(network: keras.Model, x: Any, y: Any, batch_size: int | 
     """
     if y is not None:
         return network.predict(x, batch_size=batch_size, verbose=0), y
-    batches = (x[index] for index in range(len(x))) if isinstance(x, keras.utils.PyDataset) else x
     pairs = []
-    for batch in batches:
+    for batch in batches_of(x):
         if not (isinstance(batch, (tuple, list)) and len(batch) >= 2):
             raise ValueError("`y` is missing: give evaluate(x, y), or a data set of (x, y) batches.")
         labels = keras.tree.map_structure(np.asarray, batch[1])
