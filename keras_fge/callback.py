@@ -85,6 +85,7 @@ class CyclicEnsemble(keras.callbacks.Callback, abc.ABC):
         directory: str | os.PathLike | None,
         resume: bool,
         rescale_momentum: bool,
+        from_logits: Any,
     ):
         super().__init__()
         cycles.check_arguments(cycle_epochs, cycle_steps, start_epoch)
@@ -93,6 +94,7 @@ class CyclicEnsemble(keras.callbacks.Callback, abc.ABC):
         self.cycle_epochs = cycle_epochs and int(cycle_epochs)
         self.cycle_steps = cycle_steps and int(cycle_steps)
         self.start_epoch = int(start_epoch)
+        self.from_logits = from_logits
         self._validation: Validation | None = None
         self.validation_data = validation_data
         self.directory = directory
@@ -111,7 +113,7 @@ class CyclicEnsemble(keras.callbacks.Callback, abc.ABC):
 
     @validation_data.setter
     def validation_data(self, data: Any) -> None:
-        self._validation = None if data is None else Validation(data)
+        self._validation = None if data is None else Validation(data, self.from_logits)
 
     @abc.abstractmethod
     def learning_rate(self, step: Any, cycle_steps: int) -> Any:
@@ -121,17 +123,20 @@ class CyclicEnsemble(keras.callbacks.Callback, abc.ABC):
     def position_of_minimum(self, cycle_steps: int) -> int:
         """The update of the cycle, 1 to `cycle_steps`, after which the snapshot is taken."""
 
-    def ensemble(self, from_logits: Any = "as compiled") -> Ensemble:
+    def ensemble(self, from_logits: Any = "as given") -> Ensemble:
         """The `Ensemble` of the snapshots so far.
 
         Args:
-            from_logits: What the network outputs; see `Ensemble`. Default: as the compiled losses say.
+            from_logits: What the network outputs; see `Ensemble`. Default: as given to this callback, or as the
+                compiled losses say.
 
         Raises:
             ValueError: if there is no snapshot yet, or the compiled losses do not say whether they take logits.
         """
         if not self.snapshots:
             raise ValueError("No snapshot has been collected yet: pass this callback to `fit`.")
+        if from_logits == "as given":
+            from_logits = self.from_logits
         if from_logits == "as compiled":
             from_logits = compiled_from_logits(self.model)
         return Ensemble(self.model, self.snapshots, from_logits)
@@ -307,7 +312,7 @@ class CyclicEnsemble(keras.callbacks.Callback, abc.ABC):
 
     def _names_of_metrics(self):
         """What `Run.latest` will hold, as far as it is known before: CSVLogger takes the columns of the first epoch."""
-        measured = self._validation.names(self.model) if self._validation else []
+        measured = self._validation.names() if self._validation else []
         return ["distance_from_start", "distance_from_last", *measured]
 
     def _check_batches(self, batches):
@@ -326,7 +331,7 @@ class CyclicEnsemble(keras.callbacks.Callback, abc.ABC):
             "rescale_momentum": self._rescales(run),
         }
         if not (self._folder.exists() and self.resume):
-            self._folder.begin(run, model, settings)
+            self._folder.begin(run, model, settings, self.from_logits)
             return None
         self.snapshots, stored = self._folder.resume(run, model, settings)
         return stored

@@ -32,6 +32,8 @@ class FGE(CyclicEnsemble):
             step, which lags behind a changing rate by about 1 / (1 - m) updates. Default: True. After other training,
             the velocity is taken to be of the learning rate that the optimizer has when `fit` begins: where you have
             lowered that since the last update, the first steps would be too large; then give False.
+        from_logits: What the network outputs: True, False, None or a list, as for `Ensemble`. Default: as the compiled
+            losses say; with `validation_data`, where they do not tell, as the outputs show.
 
     Raises:
         ValueError: on bad arguments here; by `fit`, before the first update, if the cycle has an odd number of
@@ -61,6 +63,7 @@ class FGE(CyclicEnsemble):
         directory: str | os.PathLike | None = None,
         resume: bool = False,
         rescale_momentum: bool = True,
+        from_logits: Any = "as compiled",
     ):
         if (
             not 0
@@ -72,7 +75,8 @@ class FGE(CyclicEnsemble):
                 f"max_learning_rate={max_learning_rate}, min_learning_rate={min_learning_rate}"
             )
         cycle_epochs = 2 if cycle_epochs is None and cycle_steps is None else cycle_epochs
-        super().__init__(cycle_epochs, cycle_steps, start_epoch, validation_data, directory, resume, rescale_momentum)
+        others = validation_data, directory, resume, rescale_momentum, from_logits
+        super().__init__(cycle_epochs, cycle_steps, start_epoch, *others)
         if cycle_steps is not None:
             middle(cycle_steps)  # Raises an error, if it is odd.
         self.max_learning_rate = float(max_learning_rate)

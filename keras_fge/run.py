@@ -77,8 +77,12 @@ class RunFolder:
         """Whether there is a run, or an ensemble."""
         return self._ensemble.exists()
 
-    def begin(self, run: Run, model: keras.Model, settings: dict[str, Any]) -> None:
+    def begin(self, run: Run, model: keras.Model, settings: dict[str, Any], from_logits: Any) -> None:
         """Makes the folder of a new run.
+
+        Args:
+            run, model, settings: The run, what it trains, and what a resume must have in common with it.
+            from_logits: What the network outputs; "as compiled": as its losses say.
 
         Raises:
             ValueError: if there is one already, or the state of another training.
@@ -100,11 +104,11 @@ class RunFolder:
                 f"`directory`: '{self.directory}' holds members, such as {min(members)}, but no manifest.json of a "
                 "run. Give another folder."
             )
-        from_logits: Any
-        try:
-            from_logits = compiled_from_logits(model)
-        except ValueError:
-            from_logits = "unknown"
+        if from_logits == "as compiled":
+            try:
+                from_logits = compiled_from_logits(model)
+            except ValueError:
+                from_logits = "unknown"
         network = self._ensemble.create(model)
         identity = secrets.token_hex(8)  # Files of two runs with the same settings are not to be mixed up.
         run.about = {"run": identity, "settings": settings, "from_logits": from_logits, "network": network}

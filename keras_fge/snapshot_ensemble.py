@@ -17,7 +17,7 @@ class SnapshotEnsemble(CyclicEnsemble):
         max_learning_rate: alpha_0, at the start of each cycle.
         cycle_epochs: Length of a cycle in epochs.
         cycle_steps: Length of a cycle in iterations, instead of `cycle_epochs`.
-        start_epoch, validation_data, directory, resume, rescale_momentum: As for `FGE`.
+        start_epoch, validation_data, directory, resume, rescale_momentum, from_logits: As for `FGE`.
 
     Raises:
         ValueError, OSError: As for `FGE`, but a cycle may have an odd number of iterations.
@@ -43,10 +43,12 @@ class SnapshotEnsemble(CyclicEnsemble):
         directory: str | os.PathLike | None = None,
         resume: bool = False,
         rescale_momentum: bool = True,
+        from_logits: Any = "as compiled",
     ):
         if not as_number("max_learning_rate", max_learning_rate) > 0:
             raise ValueError(f"`max_learning_rate` must be positive. Received: max_learning_rate={max_learning_rate}")
-        super().__init__(cycle_epochs, cycle_steps, start_epoch, validation_data, directory, resume, rescale_momentum)
+        others = validation_data, directory, resume, rescale_momentum, from_logits
+        super().__init__(cycle_epochs, cycle_steps, start_epoch, *others)
         self.max_learning_rate = float(max_learning_rate)
 
     def learning_rate(self, step: Any, cycle_steps: int) -> Any:

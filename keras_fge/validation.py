@@ -25,6 +25,7 @@ class Validation:
 
     Args:
         data: Arrays `(x, y)`, or a data set of such batches in an order that does not change.
+        from_logits: What the network outputs; see `Ensemble`. Default: as the compiled losses say, or the outputs.
 
     Attributes:
         data: As given.
@@ -34,7 +35,7 @@ class Validation:
         ValueError: if `data` cannot be read several times, or has other parts.
     """
 
-    def __init__(self, data: Any):
+    def __init__(self, data: Any, from_logits: Any = "as compiled"):
         if isinstance(data, tuple) and len(data) != 2:
             raise ValueError(f"`validation_data` must be (x, y) or a data set. Received: {len(data)} parts")
         check_data("validation_data", data)
@@ -42,6 +43,7 @@ class Validation:
         self._x, self._y = data if isinstance(data, tuple) else (data, None)
         self._running = RunningMean()
         self._labels: Any = None
+        self._given = self._from_logits = from_logits
 
     @property
     def count(self) -> int:
@@ -53,9 +55,9 @@ class Validation:
         Raises:
             ValueError: if outputs or labels do not fit, or the compiled losses do not say what the outputs are.
         """
-        self._labels = None
+        self._labels, self._from_logits = None, self._given
         outputs, labels = self._predict(model)
-        metrics_of_outputs(model, outputs, labels, compiled_from_logits(model))
+        metrics_of_outputs(model, outputs, labels, self._from_logits)
         if self._y is None:  # A data set, which may come in another order the next time.
             again = [keras.tree.map_structure(np.asarray, batch[1]) for batch in batches_of(self._x)]
             again = keras.tree.map_structure(lambda *parts: np.concatenate(parts), *again)
@@ -64,7 +66,7 @@ class Validation:
     def measure(self, model: keras.Model) -> dict[str, float]:
         """Adds `model` as it is, and returns its metrics, "member_...", and those of all so far, "ensemble_..."."""
         outputs, labels = self._predict(model)
-        from_logits = compiled_from_logits(model)
+        from_logits = self._from_logits
         self._running.add(outputs)
         member = metrics_of_outputs(model, outputs, labels, from_logits)
         ensemble = metrics_of_outputs(model, self._running.mean(), labels, from_logits)
@@ -81,12 +83,11 @@ class Validation:
                 set_weights(model, snapshot.weights)
                 self._running.add(self._predict(model)[0])
 
-    def names(self, model: keras.Model) -> list[str]:
-        """The names in what `measure` will return, as far as they are known before."""
-        from_logits = compiled_from_logits(model)
-        if isinstance(from_logits, list):
+    def names(self) -> list[str]:
+        """The names in what `measure` will return, as far as they are known after `check`."""
+        if isinstance(self._from_logits, list):
             return []
-        metrics = ["mse"] if from_logits is None else ["error", "nll"]
+        metrics = ["mse"] if self._from_logits is None else ["error", "nll"]
         return [f"member_{metrics[0]}", *(f"ensemble_{metric}" for metric in metrics)]
 
     def _predict(self, model):
@@ -95,4 +96,6 @@ class Validation:
             outputs, labels = predict_with_labels(model, self._x, self._y, None)
         check_order(self._labels, labels, "`validation_data`")
         self._labels = labels
-        return to_probabilities(outputs, compiled_from_logits(model)), labels
+        if self._from_logits == "as compiled":
+            self._from_logits = compiled_from_logits(model, outputs)
+        return to_probabilities(outputs, self._from_logits), labels

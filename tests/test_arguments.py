@@ -164,25 +164,6 @@ def test_data_without_an_end():
             keras_fge.FGE(0.1, 0.01, validation_data=endless)
 
 
-class Shuffled(keras.utils.PyDataset):
-    def __len__(self):
-        return 5
-
-    def __getitem__(self, index):
-        x, y = images()
-        rows = np.random.default_rng().permutation(50)[:10]
-        return x[rows], y[rows]
-
-
-def test_validation_data_that_are_shuffled_are_refused_before_training():
-    network = compiled(batch_norm_network())
-    before = network.get_weights()
-    fge = keras_fge.FGE(0.1, 0.01, cycle_steps=2, validation_data=Shuffled())
-    with pytest.raises(ValueError, match="`validation_data` changes its order from pass to pass: turn the shuffling"):
-        network.fit(*images(), verbose=0, callbacks=[fge])
-    assert all(np.array_equal(a, b) for a, b in zip(before, network.get_weights()))
-
-
 def test_batches_of_lists_and_with_weights():
     x, y = images()
     inputs = keras.Input((6, 6, 2))

@@ -184,6 +184,11 @@ def test_from_logits_comes_from_the_compiled_loss():
     assert repr(fge.ensemble()) == f"Ensemble(2 members of '{model.name}', from_logits=True)"
 
 
+class OwnLoss(keras.losses.Loss):
+    def call(self, y_true, y_pred):
+        return keras.losses.sparse_categorical_crossentropy(y_true, y_pred)
+
+
 @pytest.mark.parametrize(
     ("loss", "expected"),
     [
@@ -192,8 +197,10 @@ def test_from_logits_comes_from_the_compiled_loss():
         ([keras.losses.SparseCategoricalCrossentropy(from_logits=True)], True),
         (keras.losses.MeanSquaredError(), None),
         ("mse", None),
+        (keras.losses.sparse_categorical_crossentropy, False),
+        (keras.losses.mean_absolute_error, None),
     ],
-    ids=["string", "probabilities", "list with logits", "regression", "string of a regression"],
+    ids=["string", "probabilities", "list with logits", "regression", "string of a regression", "function", "values"],
 )
 def test_from_logits_of_every_form_of_loss(loss, expected):
     fge = keras_fge.FGE(0.1, 0.01, cycle_steps=2)
@@ -208,7 +215,8 @@ def test_from_logits_of_every_form_of_loss(loss, expected):
 @pytest.mark.parametrize(
     ("loss", "message"),
     [
-        (lambda y, p: p, r"Say `ensemble\(from_logits=True\)`"),
+        (lambda y, p: p, r"Say `from_logits=True`, .* to `ensemble\(\)`.*does not tell what the network outputs"),
+        (OwnLoss(), r"Say `from_logits=True`"),
         (keras.losses.BinaryCrossentropy(from_logits=True), "several independent binary outputs"),
     ],
 )
@@ -220,6 +228,24 @@ def test_losses_that_do_not_tell(loss, message):
     fge.snapshots = [keras_fge.Snapshot.of(model)]
     with pytest.raises(ValueError, match=message):
         fge.ensemble()
+
+
+@pytest.mark.parametrize("loss", [lambda y, p: keras.losses.sparse_categorical_crossentropy(y, p), OwnLoss()])
+def test_where_the_loss_does_not_tell_outputs_or_the_user_do(loss, tmp_path):
+    model = network("softmax")
+    model.compile("sgd", loss)
+    fge = keras_fge.FGE(0.1, 0.01, cycle_steps=2, validation_data=(X, Y))
+    model.fit(X, Y, batch_size=10, verbose=0, callbacks=[fge])  # The outputs are probabilities.
+    assert fge.snapshots[0].metrics["ensemble_nll"] > 0
+    logits = network(None)
+    logits.compile("sgd", loss)
+    with pytest.raises(ValueError, match="Say `from_logits=True`"):
+        logits.fit(X, Y, batch_size=10, verbose=0, callbacks=[fge])
+    given = keras_fge.FGE(0.1, 0.01, cycle_steps=2, validation_data=(X, Y), directory=tmp_path, from_logits=True)
+    logits.fit(X, Y, batch_size=10, verbose=0, callbacks=[given])
+    assert given.ensemble().from_logits is True is keras_fge.Ensemble.load(tmp_path).from_logits
+    measured = keras_fge.Ensemble(logits, given.snapshots, from_logits=True).evaluate(X, Y)
+    assert given.snapshots[-1].metrics["ensemble_nll"] == pytest.approx(measured["nll"], rel=1e-5)
 
 
 def test_bad_input():

@@ -68,7 +68,7 @@ def to_probabilities(outputs: Any, from_logits: FromLogits) -> Any:
         array = np.asarray(array, dtype="float32")
         if not logits:
             return array
-        if array.shape[-1] > 1 and np.all(array >= 0) and np.all(np.abs(array.sum(axis=-1) - 1) <= 1e-3):
+        if _are_probabilities(array):
             warnings.warn(
                 "`from_logits` is True, but the outputs of the network are probabilities already: each row is "
                 "non-negative and sums to 1. A softmax of them is something else; give from_logits=False.",
@@ -77,6 +77,12 @@ def to_probabilities(outputs: Any, from_logits: FromLogits) -> Any:
         return ops.convert_to_numpy((ops.sigmoid if array.shape[-1] == 1 else ops.softmax)(array))
 
     return by_output(convert, outputs, from_logits)
+
+
+def _are_probabilities(array):
+    """Whether these are probabilities of several classes: no negative ones, and each row sums to 1."""
+    is_row = array.ndim > 1 and array.shape[-1] > 1
+    return bool(is_row and np.all(array >= 0) and np.all(np.abs(array.sum(axis=-1) - 1) <= 1e-3))
 
 
 def by_output(function: Callable, outputs: Any, from_logits: FromLogits) -> Any:
@@ -151,13 +157,17 @@ def metrics_of_outputs(
 # --- Logits or probabilities? -----------------------------------------------------------------------------------------
 
 
-def compiled_from_logits(model: keras.Model) -> FromLogits:
+def compiled_from_logits(model: keras.Model, predictions: Any = None) -> FromLogits:
     """What `model` outputs, as its compiled losses say: True (logits), False (probabilities) or None (neither).
 
     One value, or a list with one for each output if there are several losses.
 
+    Args:
+        model: A compiled model.
+        predictions: Its predictions on some data. Where a loss does not tell, probabilities are known by their sums.
+
     Raises:
-        ValueError: if a loss does not tell.
+        ValueError: if a loss does not tell, nor the predictions.
     """
     losses = model.loss
     if isinstance(losses, dict) and not isinstance(getattr(model, "output", None), dict):
@@ -166,7 +176,9 @@ def compiled_from_logits(model: keras.Model) -> FromLogits:
     # One loss may stand for all outputs; the outputs of a class of one's own are not known before it is called.
     outputs = keras.tree.flatten(getattr(model, "outputs", None) or [None])
     widths = [None if output is None else output.shape[-1] for output in outputs]
-    answers = [_takes_logits(loss, width) for loss, width in zip(losses, itertools.cycle(widths))]
+    arrays = [None] * len(losses) if predictions is None else keras.tree.flatten(predictions)
+    triples = zip(losses, itertools.cycle(widths), itertools.cycle(arrays))
+    answers = [_takes_logits(loss, width, array) for loss, width, array in triples]
     return answers[0] if len(answers) == 1 else answers
 
 
@@ -185,12 +197,20 @@ def _output_names(model):
     return getattr(model, "output_names", None) or []
 
 
-def _takes_logits(loss, width):
+def _takes_logits(loss, width, predictions):
     if isinstance(loss, str):
         loss = keras.losses.get(loss)
-        return False if _is_of_probabilities(loss.__name__) else None
-    if loss is not None and not isinstance(loss, keras.losses.Loss):
-        raise ValueError(f"Say `ensemble(from_logits=True)`, `False` or `None`: the loss {loss!r} does not tell.")
+    name = getattr(loss, "__name__", "")
+    if name and getattr(keras.losses, name, None) is loss:  # A function of Keras' own; by itself it takes no logits.
+        return False if _is_of_probabilities(name) else None
+    is_known = type(loss).__module__.split(".")[0] == "keras" or hasattr(loss, "from_logits")
+    if loss is not None and not (isinstance(loss, keras.losses.Loss) and is_known):
+        if predictions is not None and _are_probabilities(np.asarray(predictions)):
+            return False
+        raise ValueError(
+            f"Say `from_logits=True`, `False` or `None` (for values), to the callback, to `ensemble()` or to "
+            f"`Ensemble`: the loss {loss!r} does not tell what the network outputs."
+        )
     from_logits = getattr(loss, "from_logits", False if _is_of_probabilities(type(loss).__name__) else None)
     if from_logits and type(loss).__name__.startswith("Binary") and width not in (None, 1):
         raise ValueError(
