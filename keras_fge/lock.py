@@ -25,7 +25,7 @@ class _Holder:
 
 
 _holders: dict[str, _Holder] = {}  # Of this process. A lock on a file keeps other processes out, not other threads.
-_lock_of_holders = threading.Lock()
+_lock_of_holders = threading.RLock()  # Garbage may be collected, and so let go, in whatever the thread is doing here.
 
 
 class FolderLock:
@@ -68,7 +68,7 @@ class FolderLock:
             if holder and holder.thread is not threading.current_thread() and holder.thread.is_alive():
                 raise self._busy(f"thread '{holder.thread.name}' of this process")
             if holder:
-                _let_go(path, holder)
+                _release(path, holder)
             self._holder = _holders[path] = _Holder(self._lock(path), threading.current_thread())
         weakref.finalize(self, _release, path, self._holder)
 
@@ -110,13 +110,10 @@ class FolderLock:
 
 def _release(path, holder):
     with _lock_of_holders:
-        if _holders.get(path) is holder:
-            _let_go(path, holder)
-
-
-def _let_go(path, holder):
-    del _holders[path]
-    with contextlib.suppress(FileNotFoundError):
-        if os.path.samestat(os.fstat(holder.file), os.stat(path)):
-            os.unlink(path)
-    os.close(holder.file)
+        if _holders.get(path) is not holder:
+            return
+        del _holders[path]
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(holder.file), os.stat(path)):
+                os.unlink(path)
+        os.close(holder.file)
