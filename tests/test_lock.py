@@ -13,7 +13,7 @@ import pytest
 
 import keras_fge
 from conftest import batch_norm_network, images, logits_loss, values
-from keras_fge.lock import FolderLock
+from keras_fge.lock import FolderLock, _lock_of_holders
 from keras_fge.state import StateFile
 
 
@@ -102,6 +102,23 @@ def test_a_fit_that_failed_keeps_nobody_out_for_long(tmp_path):
     del lock  # As of a callback that nobody holds any more.
     gc.collect()
     assert "fit.lock" not in os.listdir(tmp_path)
+
+
+def test_garbage_that_is_collected_at_a_bad_moment(tmp_path):
+    lock = FolderLock(tmp_path)
+    lock.acquire()
+    locks = [lock]
+    del lock
+
+    def collect():
+        with _lock_of_holders:  # As inside `acquire` of another folder.
+            locks.clear()
+            gc.collect()
+
+    thread = threading.Thread(target=collect, daemon=True)
+    thread.start()
+    thread.join(timeout=30)
+    assert not thread.is_alive() and "fit.lock" not in os.listdir(tmp_path)
 
 
 @pytest.mark.parametrize("kind", ["fge", "checkpoint"])
