@@ -124,7 +124,7 @@ def draw(record):
         ("nll", "NLL of the ensemble", 1),
         ("calibrated_nll", "the same, calibrated", 1),
         ("member_error", "error of a member (%)", 100),
-        ("disagreement", "disagreement of two members (%)", 100),
+        ("disagreement", "two members disagree (%)", 100),
     )
     for row, (name, (_, _, rates)) in zip(panels, OPTIMIZERS.items()):
         for axes, (metric, label, scale) in zip(row, quantities):

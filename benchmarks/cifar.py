@@ -97,7 +97,7 @@ flags.DEFINE_integer("runs", 8, "Independent runs of each method; kB ensembles p
 flags.DEFINE_integer("fge_start_epoch", 28, "Epochs of ordinary training before FGE begins.", lower_bound=1)
 flags.DEFINE_float("fge_max_learning_rate", 0.05, "alpha_1 of FGE.", lower_bound=0)
 flags.DEFINE_float("fge_min_learning_rate", 5e-4, "alpha_2 of FGE.", lower_bound=0)
-flags.DEFINE_float("fge_cycle_epochs", 2, "Epochs of one FGE cycle, rounded to an even number of iterations.")
+flags.DEFINE_float("fge_cycle_epochs", 1, "Epochs of one FGE cycle, rounded to an even number of iterations.")
 flags.DEFINE_float("sse_max_learning_rate", 0.05, "Learning rate at the start of each SSE cycle.", lower_bound=0)
 flags.DEFINE_integer("sse_cycles", 3, "Cycles, and so snapshots, of one SSE run.", lower_bound=1)
 

@@ -15,7 +15,14 @@ from comparisons import equivalent, values
 from presets import BUDGETS
 from tables import METHODS, PLANES, QUANTITIES, SINGLE, by_name, flags_of, pooled, standard_error
 
-FGE_FLAGS = ("fge_cycle_epochs", "fge_max_learning_rate")
+SHORT = {  # A setting of a search, for a figure.
+    "fge_start_epoch": "from {}",
+    "fge_cycle_epochs": "c={}",
+    "fge_max_learning_rate": "rate {}",
+    "sse_cycles": "{} cycles",
+    "sse_max_learning_rate": "rate {}",
+    "weight_decay": "decay {}",
+}
 
 
 def results(records, folder, experiment, result_class):
@@ -162,25 +169,29 @@ def draw_time(records, folder):
 
 
 def draw_settings(records, folder):
-    """Draws quality and diversity of FGE's members against largest rate and cycle length, as far as both were tried."""
-    found = {}
-    for record in records.of("search"):
-        method, setting, _ = record["key"]
-        flags = flags_of(setting)
-        if method == "fge" and set(flags) <= set(FGE_FLAGS):
-            cycle, rate = (float(flags.get(name, records.configuration[name])) for name in FGE_FLAGS)
-            found.setdefault(cycle, {}).setdefault(rate, []).append(record["metrics"]["test"])
-    if len(found) < 2:
+    """Draws error and disagreement of the members for each setting of FGE and SSE that was tried."""
+    tried = [record for record in records.of("search") if record["key"][0] in ("fge", "sse")]
+    if not tried:
         return None
-    figure = Figure(figsize=(12, 3.6), layout="constrained")
-    quantities = (("member_error", "error of a member (%)"), ("disagreement", "disagreement of two members (%)"))
-    for axes, (metric, label) in zip(figure.subplots(1, 3), (*quantities, ("error", "error of the ensemble (%)"))):
-        for cycle, rates in sorted(found.items()):
-            means = [100 * np.mean([run[metric] for run in rates[rate]]) for rate in sorted(rates)]
-            axes.plot(sorted(rates), means, "o-", label=f"cycles of {cycle:g} epochs")
-        axes.set(xscale="log", xlabel="largest learning rate", ylabel=label)
-        axes.grid(alpha=0.3)
-    axes.legend()
+    tried.sort(key=lambda record: record["metrics"]["test"]["calibrated_nll"])
+    figure = Figure(figsize=(10, 5), layout="constrained")
+    axes = figure.subplots()
+    for number, record in enumerate(tried, 1):
+        (method, setting, _), metrics = record["key"], record["metrics"]["test"]
+        x, y = 100 * metrics["disagreement"], 100 * metrics["member_error"]
+        text = ", ".join(SHORT.get(flag, flag).format(value) for flag, value in flags_of(setting).items())
+        label = f"{number}  {METHODS[method][0]} {text or 'at first'}: {metrics['calibrated_nll']:.3f}"
+        axes.plot(x, y, "o", color=METHODS[method][1], label=label)
+        axes.annotate(str(number), (x, y), xytext=(4, 4), textcoords="offset points", fontsize=8)
+    axes.set(xlabel="predictions in which two members differ (%)", ylabel="error of a member (%)")
+    axes.set(xscale="log", yscale="log")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter("{x:.0f}")
+        axis.set_minor_formatter("{x:.0f}")
+    axes.grid(alpha=0.3, which="both")
+    figure.legend(
+        loc="outside right upper", fontsize=8, title="by the calibrated NLL of the ensemble", handlelength=0.5
+    )
     return figure
 
 
@@ -193,5 +204,5 @@ FIGURES = (
     ("budgets.png", "Ensembles at equal budgets, mean and standard error", draw_budgets),
     ("worth.png", "How many independent networks each method is worth", draw_worth),
     ("time.png", "Test error against the time of training", draw_time),
-    ("settings.png", "FGE: settings tried, on validation images", draw_settings),
+    ("settings.png", "Settings tried: quality and diversity of members, on validation images", draw_settings),
 )

@@ -52,6 +52,10 @@ class Grid:
             table.add_row(*row)
         return table
 
+    def to_markdown(self):
+        lines = [self.columns, ["---"] * len(self.columns), *self.rows]
+        return "\n".join([f"**{self.title}**", "", *(f"| {' | '.join(cells)} |" for cells in lines), "", self.note])
+
     def to_html(self):
         head = "".join(f"<th>{html.escape(column)}</th>" for column in self.columns)
         body = "".join(f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in row)}</tr>" for row in self.rows)

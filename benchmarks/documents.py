@@ -5,6 +5,7 @@ python benchmarks/opening.py        # writes docs/opening.png, and prints the ro
 
 import json
 import pathlib
+import re
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -12,6 +13,7 @@ from matplotlib.figure import Figure
 import comparisons
 from curves import PathResult
 from records import Records
+from tables import comparison_tables, curve_tables, ensemble_tables, time_tables
 
 ROOT = pathlib.Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -39,8 +41,9 @@ TASKS = (
 )
 
 
-def rows():
-    """The rows of the table: for each task, one network → FGE, and the mean difference with its interval."""
+def gain():
+    """The table of the README: for each task, one network → FGE, and the mean difference with its interval."""
+    lines = ["| one network → FGE: mean difference [95 % interval] | error % | NLL | ECE % |", "|---|---|---|---|"]
     for name, pairs in TASKS:
         cells, count = [], 0
         for metric, scale, digits in METRICS:
@@ -50,7 +53,44 @@ def rows():
             text = change.text(scale, digits + (scale > 1)).rpartition(" (")[0]
             cells.append(f"{one:.{digits}f} → {fge:.{digits}f}: {text}")
             count = change.count
-        yield f"| {name}, {count} seeds | {' | '.join(cells)} |"
+        lines.append(f"| {name}, {count} seeds | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def example():
+    """The table of the README's example."""
+    summary = json.loads((RESULTS / "readme_example.json").read_text())["summary"]
+    lines = ["| | test error % | test NLL |", "|---|---|---|"]
+    for name in ("ordinary network", "member", "ensemble", "averaged weights"):
+        error, nll = summary[name]["error"], summary[name]["nll"]
+        lines.append(
+            f"| {name} | {100 * error['mean']:.2f} ± {100 * error['se']:.2f} | {nll['mean']:.3f} ± {nll['se']:.3f} |"
+        )
+    return "\n".join(lines)
+
+
+def results(folder):
+    """All tables of the report on one folder."""
+    records = Records(RESULTS / folder)
+    makers = (curve_tables, ensemble_tables, comparison_tables, time_tables)
+    return "\n\n".join(table.to_markdown() for make in makers for table in make(records))
+
+
+PARTS = {  # file, name of the part, what makes it
+    "README.md": {"gain": gain, "example": example},
+    "docs/results.md": {name: lambda name=name: results(name) for name in ("fashion_subset", "cifar10_jpeg")},
+}
+
+
+def filled(file):
+    """The text of a file with its parts made anew."""
+    text = (ROOT / file).read_text()
+    for name, make in PARTS[file].items():
+        pattern = re.compile(rf"(<!-- {name} -->\n).*?(\n<!-- end of {name} -->)", re.DOTALL)
+        assert len(pattern.findall(text)) == 1, f"{file} has no place for {name}"
+        made = make().replace("\\", "\\\\")
+        text = pattern.sub(rf"\g<1>{made}\g<2>", text)
+    return text
 
 
 def draw():
@@ -85,4 +125,5 @@ def draw():
 
 if __name__ == "__main__":
     draw().savefig(ROOT / "docs" / "opening.png", dpi=110)
-    print("\n".join(rows()))
+    for file in PARTS:
+        (ROOT / file).write_text(filled(file))
