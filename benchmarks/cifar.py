@@ -14,6 +14,7 @@ planes (.npz), figures (.png), and report.html, which contains all of it. Howeve
 command continues where it stopped. KERAS_BACKEND=tensorflow, jax or torch selects the backend. See docs/benchmark.md.
 """
 
+import contextlib
 import dataclasses
 import importlib
 import math
@@ -93,7 +94,7 @@ flags.DEFINE_integer("train_samples", 0, "Training images that paths and planes 
 flags.DEFINE_integer("bn_samples", 0, "Those that re-estimate BatchNormalization statistics. 0: all.", lower_bound=0)
 flags.DEFINE_integer("eval_batch_size", 500, "Images per batch in measurements.", lower_bound=1)
 
-flags.DEFINE_integer("runs", 8, "Independent runs of each method; kB ensembles pool k of them.", lower_bound=3)
+flags.DEFINE_integer("runs", 6, "Independent runs of each method; kB ensembles pool k of them.", lower_bound=3)
 flags.DEFINE_integer("fge_start_epoch", 28, "Epochs of ordinary training before FGE begins.", lower_bound=1)
 flags.DEFINE_float("fge_max_learning_rate", 0.05, "alpha_1 of FGE.", lower_bound=0)
 flags.DEFINE_float("fge_min_learning_rate", 5e-4, "alpha_2 of FGE.", lower_bound=0)
@@ -110,9 +111,41 @@ flags.DEFINE_integer(
     lower_bound=1,
 )
 
+flags.DEFINE_bool("debug", False, "Show the traceback of an error.")
+
+GROUPS = {  # For --help.
+    "What to run": ["preset", "experiment", "output_dir", "seed", "runs", "debug"],
+    "Data": ["dataset", "data_dir", "image_size", "train_size", "validation_size", "use_test", "transform"],
+    "Network and its training": [
+        "network",
+        "width",
+        "epochs",
+        "batch_size",
+        "learning_rate",
+        "momentum",
+        "weight_decay",
+    ],
+    "Curves": ["num_bends", "curve_epochs", "curve_learning_rate", "arc_length"],
+    "Measurements of paths and planes": [
+        "num_points",
+        "plane_points",
+        "train_samples",
+        "bn_samples",
+        "eval_batch_size",
+    ],
+    "FGE": ["fge_start_epoch", "fge_max_learning_rate", "fge_min_learning_rate", "fge_cycle_epochs"],
+    "SSE": ["sse_max_learning_rate", "sse_cycles"],
+    "How it computes": ["dtype_policy", "jit_compile", "steps_per_execution"],
+}
+CURES = {
+    FloatingPointError: " Lower the learning rate, and give another --output_dir.",
+    ModuleNotFoundError: " Install what is missing: pip install -e '.[tensorflow,benchmarks]', or [jax,benchmarks], "
+    "[torch,benchmarks], and set KERAS_BACKEND to that backend.",
+}
+
 # Results do not depend on these flags, or only on the data that they point to; or the flags only select units. All
 # other flags must be the same for all records of a folder.
-FREE = {"preset", "experiment", "output_dir", "data_dir", "runs", "steps_per_execution"}
+FREE = {"preset", "experiment", "output_dir", "data_dir", "runs", "steps_per_execution", "debug"}
 
 
 def check(condition, message):
@@ -136,6 +169,9 @@ def parse_experiments():
 
 def check_flags():
     """Checks everything that can be known before the data are read."""
+    for flag in FLAGS.get_key_flags_for_module(__name__):
+        is_number = isinstance(flag.value, float)
+        check(not is_number or math.isfinite(flag.value), f"--{flag.name}={flag.value} must be a finite number.")
     check(
         FLAGS.fge_min_learning_rate < FLAGS.fge_max_learning_rate,
         f"--fge_min_learning_rate={FLAGS.fge_min_learning_rate} must be below "
@@ -155,6 +191,7 @@ def check_flags():
         FLAGS.dataset != "folder" or FLAGS.data_dir,
         "--dataset=folder needs --data_dir=<folder with train/<class>/*.jpg and test/<class>/*.jpg>.",
     )
+    check(not FLAGS.data_dir or os.path.isdir(FLAGS.data_dir), f"--data_dir={FLAGS.data_dir} does not exist.")
     for name, is_used, where in (
         ("data_dir", FLAGS.dataset not in COMMITTED, "data that are not here"),
         ("image_size", FLAGS.dataset != "digits", "other data than digits"),
@@ -250,13 +287,28 @@ def main(arguments):
         sys.exit(f"error: {error}")
 
 
+@contextlib.contextmanager
+def without_noise():
+    """Keeps what TensorFlow writes as it is loaded, whatever it is told, off the screen. (Errors are exceptions.)"""
+    sys.stderr.flush()
+    screen, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(screen, 2)
+        os.close(screen)
+        os.close(nowhere)
+
+
 def prepare():
     """Makes the `Study` for the flags, and ends the program at any error that can be found before training."""
     check_flags()
     check_writable(FLAGS.output_dir)
 
     # Keras takes seconds to load: --help and a mistyped flag need not wait for it.
-    import keras
+    with without_noise():
+        import keras
 
     import data
     from progress import ProgressBars, console
@@ -273,6 +325,8 @@ def prepare():
     study = Study(settings_from_flags(), dataset, None, ProgressBars())
     check_data(study)
     records = Records(FLAGS.output_dir, configuration)
+    if FLAGS.num_bends != 3 and FLAGS.plane_points:
+        console.print(f"--num_bends={FLAGS.num_bends}: no planes of the curves, as a plane goes through three bends.")
     counts = [f"{len(dataset.train[0])} training", *(f"{len(x)} {split}" for split, (x, _) in dataset.splits.items())]
     console.print(f"{dataset.name}: {', '.join(counts)} images; backend {keras.backend.backend()}")
     if records.units:
@@ -284,11 +338,40 @@ def run_experiments(names, study):
     """Does the units of each experiment that are not recorded yet."""
     import units
 
+    experiments = [getattr(importlib.import_module(EXPERIMENTS[name]), name) for name in names]
     with study.progress:
+        units.run(study, [unit for experiment in experiments for unit in experiment(study)])
+
+
+def print_help():
+    """The flags in their groups, a line for each; --helpfull has all that absl knows."""
+    print(f"{__doc__.splitlines()[0]} See docs/benchmark.md.")
+    for group, names in GROUPS.items():
+        print(f"\n{group}")
         for name in names:
-            experiment = getattr(importlib.import_module(EXPERIMENTS[name]), name)
-            units.run(study, experiment(study))
+            flag = FLAGS[name]
+            default = "" if flag.default in (None, False, ["all"]) else f" [{flag.default}]"
+            print(f"  --{name}: {flag.help}{default}")
+
+
+def run():
+    """Runs the program; whatever a user can cure ends with one line, and the exit status that it should have."""
+    if "--help" in sys.argv[1:]:
+        print_help()
+        return
+    try:
+        app.run(main)
+    except KeyboardInterrupt:
+        if "--debug" in sys.argv:
+            raise
+        print("\nstopped: the same command goes on from here", file=sys.stderr)
+        sys.exit(130)
+    except (FloatingPointError, OSError, ModuleNotFoundError) as error:
+        if "--debug" in sys.argv:
+            raise
+        cure = "" if isinstance(error, OSError) else CURES[type(error)]
+        sys.exit(f"error: {error}{cure}")
 
 
 if __name__ == "__main__":
-    app.run(main)
+    run()

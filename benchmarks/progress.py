@@ -2,7 +2,6 @@
 
 import contextlib
 import sys
-import time
 
 import keras
 from rich.console import Console
@@ -46,13 +45,15 @@ class ProgressBars:
         """Shows a task; yields a `Ticker` for a training from `first_epoch` to `epochs`."""
         total = None if epochs is None else epochs - first_epoch
         task = self._bars.add_task(description, total=total)
-        begin = time.perf_counter()
         yield Ticker(lambda count: self._bars.update(task, completed=count), first_epoch)
         total = total or 1
         self._bars.update(task, total=total, completed=total)
-        seconds = time.perf_counter() - begin
-        if not console.is_terminal and seconds >= 0.5:  # A log file shows no bars, so it gets a line.
-            console.print(f"{description}: {seconds:.0f} s")
+
+    def finished(self, number, count, name, seconds, seconds_left):
+        """Notes in a log file, which shows no bars, that a unit of work is done; what took no time needs no line."""
+        if not console.is_terminal and seconds >= 0.5:
+            left = f"about {seconds_left / 60:.0f} min left" if seconds_left >= 60 else "less than a minute left"
+            console.print(f"unit {number} of {count}, {name}: {seconds:.0f} s; {left}")
 
     def __enter__(self):
         self._bars.start()

@@ -6,6 +6,8 @@ import time
 import types
 from collections.abc import Callable
 
+import numpy as np
+
 from data import Dataset
 from progress import ProgressBars
 from records import Records, locked, unit_name
@@ -87,10 +89,22 @@ def run(study, units):
 
     The first pass skips units that another process is doing; the second one waits for them.
     """
+    ordered = _in_order(units)
     for wait in (False, True):
-        for unit in _in_order(units).values():
-            if unit.name not in study.records:
-                _do(study, unit, wait)
+        for number, unit in enumerate(ordered.values(), 1):
+            if unit.name not in study.records and (seconds := _do(study, unit, wait)) is not None:
+                left = _seconds_left(study.records, ordered)
+                study.progress.finished(number, len(ordered), unit.name, seconds, left)
+
+
+def _seconds_left(records, units):
+    """How long the rest will take: each unit as long as those of its kind did, or as all did, if there is none yet."""
+    times = {}
+    for record in records.units.values():
+        times.setdefault(record["experiment"], []).append(record["wall_seconds"])
+    overall = [seconds for kind in times.values() for seconds in kind]
+    left = [unit for name, unit in units.items() if name not in records]
+    return sum(float(np.mean(times.get(unit.experiment, overall))) for unit in left)
 
 
 def _in_order(units):
@@ -103,6 +117,7 @@ def _in_order(units):
 
 
 def _do(study, unit, wait):
+    """Does one unit, unless it is done already, or its turn has not come; returns the seconds that it took."""
     with study.locked(unit.name, wait) as is_free:
         study.records.read()
         is_ready = all(need.name in study.records for need in unit.needs)
@@ -111,3 +126,5 @@ def _do(study, unit, wait):
             metrics = unit.function(study, *unit.key)
             seconds = time.perf_counter() - begin
             study.records.append(unit.experiment, list(unit.key), metrics, seconds, dict(vars(study.settings)))
+            return seconds
+    return None

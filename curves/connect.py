@@ -1,5 +1,7 @@
 """`connect`: builds a curve between two trained networks."""
 
+import warnings
+
 import keras
 import numpy as np
 
@@ -54,6 +56,7 @@ def connect(
     for network, name in ((start, "start"), (end, "end")):
         if not isinstance(network, keras.Model):
             raise ValueError(f"`{name}` must be a keras.Model. Received: {name}={network!r}")
+    _warn_of_own_training(start)
     check_same_architecture(start, end)
     check_can_lie_on_a_curve(start)
     check_can_lie_on_a_curve(end)
@@ -69,6 +72,21 @@ def connect(
         model.set_bend(-1, end)
     model.init_linear()
     return model
+
+
+def _warn_of_own_training(network):
+    """A curve is trained by its own step, so what a network does in its own is not part of it."""
+    own = [name for name in ("train_step", "compute_loss") if getattr(type(network), name) is not _of_keras(name)]
+    if own:
+        warnings.warn(
+            f"'{network.name}' has its own `{own[0]}`, which a curve does not use: it minimizes the loss that you "
+            "compile it with, at w(t), and the regularizers of the network. Compile the curve with a loss of your own.",
+            stacklevel=3,
+        )
+
+
+def _of_keras(name):
+    return getattr(keras.Model, name)
 
 
 def check_same_constants(start: keras.Model, end: keras.Model, start_name: str, end_name: str) -> None:

@@ -2,6 +2,7 @@
 
 import inspect
 import math
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -106,6 +107,16 @@ class CurveModel(keras.Model):
         flat = keras.tree.flatten(inputs)
         flat.insert(names.index("t"), t)
         return self.body(keras.tree.pack_sequence_as(self.body.input, flat), training=training)
+
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """Compiles as `keras.Model.compile`; warns of an optimizer that would decay the bends instead of w(t)."""
+        super().compile(*args, **kwargs)
+        if decay := getattr(self.optimizer, "weight_decay", None):
+            warnings.warn(
+                f"The optimizer's weight_decay={decay:g} decays each bend by itself, not the weights w(t) of the "
+                "network: give `weight_decay` to `connect` or `Curve`, and none to the optimizer.",
+                stacklevel=2,
+            )
 
     def fit(self, *args: Any, **kwargs: Any) -> keras.callbacks.History:
         """Trains as `keras.Model.fit`; if the loss is not finite, restores the last good epoch and raises an error."""

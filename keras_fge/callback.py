@@ -13,7 +13,7 @@ from keras import ops
 from keras_fge import cycle as cycles
 from keras_fge import state
 from keras_fge.batches import Batches, announce_epoch
-from keras_fge.core.keras_internals import optimizer_calls
+from keras_fge.core.keras_internals import callbacks_before, last_learning_rate, optimizer_calls
 from keras_fge.core.networks import check_finite, distance
 from keras_fge.core.predictions import compiled_from_logits
 from keras_fge.cycle import Cycle
@@ -75,6 +75,7 @@ class CyclicEnsemble(keras.callbacks.Callback, abc.ABC):
 
     max_learning_rate: float
     min_learning_rate: float
+    chooses_rates = False  # Whether they are known only when the cycles begin.
 
     def __init__(
         self,
@@ -118,6 +119,9 @@ class CyclicEnsemble(keras.callbacks.Callback, abc.ABC):
     @abc.abstractmethod
     def learning_rate(self, step: Any, cycle_steps: int) -> Any:
         """The learning rate of update `step` = 1, 2, ..., for a cycle of `cycle_steps` updates."""
+
+    def choose_rates(self, rate: float) -> None:
+        """Chooses rates that were not given, when the optimizer has the learning rate `rate`."""
 
     @abc.abstractmethod
     def position_of_minimum(self, cycle_steps: int) -> int:
@@ -191,10 +195,13 @@ class CyclicEnsemble(keras.callbacks.Callback, abc.ABC):
             if stored:  # Last: predictions use the random generators too.
                 self.epoch = stored.counters["epoch"]
                 stored.restore(model, run.changed)
+                if self.chooses_rates and run.start is not None:
+                    self.choose_rates(stored.counters["largest_rate"])
                 if run.changed and run.start is not None:
                     self._adopt_rates(run, stored.counters.get("rate"))
         if self._folder:
             self._termination.watch(model)
+        self._warn_of_loggers_before()
 
     def on_epoch_begin(self, epoch, logs=None):
         self.epoch, run, model = epoch, self._run, self.model
@@ -205,6 +212,11 @@ class CyclicEnsemble(keras.callbacks.Callback, abc.ABC):
         if run.start is None and epoch >= self.start_epoch:
             accumulated = run.optimizer.gradient_accumulation_steps or 1
             run.start = cycles.start_of_cycles(optimizer_calls(run.optimizer), accumulated)
+            if self.chooses_rates:
+                self.choose_rates(last_learning_rate(run.optimizer))
+                if self.params.get("verbose"):
+                    print(f"\n{type(self).__name__}: rates {self.max_learning_rate:g} to {self.min_learning_rate:g}")
+            run.largest_rate = self.max_learning_rate
             start = Snapshot.of(model)
             run.start_snapshot = self._folder.store(start, "start") if self._folder else start
         if run.start is not None:
@@ -310,6 +322,18 @@ class CyclicEnsemble(keras.callbacks.Callback, abc.ABC):
         if self._folder:
             self._folder.write_manifest(run, self.snapshots)
 
+    def _warn_of_loggers_before(self):
+        """Keras hands each callback the logs as those before have left them, so these do not see what is added here."""
+        ours = ("ensemble_", "member_", "distance_")
+        for callback in callbacks_before(self):
+            loggers = (keras.callbacks.CSVLogger, keras.callbacks.TensorBoard)
+            if isinstance(callback, loggers) or str(getattr(callback, "monitor", "")).startswith(ours):
+                warnings.warn(
+                    f"{type(callback).__name__} stands before {type(self).__name__} in `callbacks`, so it does not get "
+                    f"metrics such as '{self._names_of_metrics()[-1]}': list it after.",
+                    stacklevel=2,
+                )
+
     def _names_of_metrics(self):
         """What `Run.latest` will hold, as far as it is known before: CSVLogger takes the columns of the first epoch."""
         measured = self._validation.names() if self._validation else []
@@ -322,8 +346,8 @@ class CyclicEnsemble(keras.callbacks.Callback, abc.ABC):
         """Begins a run in an empty folder, or takes the members of the one that is there, and returns its state."""
         settings = {
             "callback": type(self).__name__,
-            "max_learning_rate": self.max_learning_rate,
-            "min_learning_rate": self.min_learning_rate,
+            "max_learning_rate": None if self.chooses_rates else self.max_learning_rate,
+            "min_learning_rate": None if self.chooses_rates else self.min_learning_rate,
             "cycle_steps": run.cycle.length,
             "start_epoch": self.start_epoch,
             "steps_per_epoch": self.params.get("steps"),

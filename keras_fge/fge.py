@@ -18,8 +18,9 @@ class FGE(CyclicEnsemble):
     collected.
 
     Args:
-        max_learning_rate: alpha_1, at the ends of a cycle.
-        min_learning_rate: alpha_2, in its middle; at least 0, below `max_learning_rate`.
+        max_learning_rate: alpha_1, at the ends of a cycle. Default: the learning rate that the optimizer has when the
+            cycles begin; docs/choosing.md says when another one is better. (With `fit(verbose=1)` it is printed.)
+        min_learning_rate: alpha_2, in its middle; at least 0, below `max_learning_rate`. Default: a hundredth of that.
         cycle_epochs: Length c of a cycle in epochs. Default: 2, unless `cycle_steps` is given. The paper uses 2 or 4.
         cycle_steps: Length c of a cycle in iterations, instead of `cycle_epochs`. Must be even.
         start_epoch: The epoch, counted from 0, with which the cycles begin. Default: 0.
@@ -54,8 +55,8 @@ class FGE(CyclicEnsemble):
 
     def __init__(
         self,
-        max_learning_rate: float,
-        min_learning_rate: float,
+        max_learning_rate: float | None = None,
+        min_learning_rate: float | None = None,
         cycle_epochs: int | None = None,
         cycle_steps: int | None = None,
         start_epoch: int = 0,
@@ -65,22 +66,31 @@ class FGE(CyclicEnsemble):
         rescale_momentum: bool = True,
         from_logits: Any = "as compiled",
     ):
-        if (
-            not 0
-            <= as_number("min_learning_rate", min_learning_rate)
-            < as_number("max_learning_rate", max_learning_rate)
-        ):
+        if max_learning_rate is None and min_learning_rate is not None:
             raise ValueError(
-                "`min_learning_rate` must be at least 0 and below `max_learning_rate`. Received: "
-                f"max_learning_rate={max_learning_rate}, min_learning_rate={min_learning_rate}"
+                f"`min_learning_rate` needs `max_learning_rate`. Received: min_learning_rate={min_learning_rate}"
             )
         cycle_epochs = 2 if cycle_epochs is None and cycle_steps is None else cycle_epochs
         others = validation_data, directory, resume, rescale_momentum, from_logits
         super().__init__(cycle_epochs, cycle_steps, start_epoch, *others)
         if cycle_steps is not None:
             middle(cycle_steps)  # Raises an error, if it is odd.
-        self.max_learning_rate = float(max_learning_rate)
-        self.min_learning_rate = float(min_learning_rate)
+        self.chooses_rates = max_learning_rate is None
+        if not self.chooses_rates:
+            largest = as_number("max_learning_rate", max_learning_rate)
+            least = largest / 100 if min_learning_rate is None else as_number("min_learning_rate", min_learning_rate)
+            self._set_rates(largest, least)
+
+    def _set_rates(self, largest, least):
+        if not 0 <= least < largest:
+            raise ValueError(
+                "`min_learning_rate` must be at least 0 and below `max_learning_rate`. Received: "
+                f"max_learning_rate={largest}, min_learning_rate={least}"
+            )
+        self.max_learning_rate, self.min_learning_rate = largest, least
+
+    def choose_rates(self, rate: float) -> None:
+        self._set_rates(rate, rate / 100)
 
     def learning_rate(self, step: Any, cycle_steps: int) -> Any:
         return triangular(step, self.max_learning_rate, self.min_learning_rate, cycle_steps)

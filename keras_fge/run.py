@@ -31,6 +31,7 @@ class Run:
         last_step: The step of the last snapshot; 0 before the first.
         start_snapshot: The weights with which the cycles began.
         rate_before: Learning rate of the last update before the cycles.
+        largest_rate: The largest learning rate of the cycles, once they have begun.
         scheduled_step: The compiled step with the cyclical learning rate.
         latest: Metrics of the last snapshot.
         has_epochs: Whether an epoch has begun.
@@ -47,6 +48,7 @@ class Run:
     last_step: int = 0
     start_snapshot: Snapshot | None = None
     rate_before: float = 0.0
+    largest_rate: float | None = None
     scheduled_step: ScheduledStep | None = None
     latest: dict[str, float] = dataclasses.field(default_factory=dict)
     has_epochs: bool = False
@@ -142,6 +144,7 @@ class RunFolder:
             run.start_snapshot.check_file()
         run.start, run.last_step, run.earlier = counters["start"], counters["last_snapshot_step"], 0
         run.rate_before = counters.get("rate_before", run.rate_before)  # Version 0.1 had none, and Keras' step.
+        run.largest_rate = counters.get("largest_rate")
         run.latest = members[-1].metrics if members else {}
         self._state.remove_leftovers()
         self._ensemble.remove_leftovers()
@@ -185,6 +188,7 @@ class RunFolder:
             "last_snapshot_step": run.last_step,
             "rate_before": run.rate_before,
             "rate": rate_of_last_update(run.optimizer),
+            "largest_rate": run.largest_rate,
             "members": len(snapshots),
             "start_snapshot": run.start_snapshot and run.start_snapshot.to_entry(),
         }

@@ -653,7 +653,8 @@ def benchmark(*flags, **environment):
         (["--preset=vgg17"], "--preset=vgg17 is unknown. There are: vgg16_cifar10,"),
         (["--preset=smoke", "--epochs=5"], "--epochs=5 contradicts --preset=smoke, which sets --epochs=4"),
         (["--preset=vgg16_folder"], "--dataset=folder needs --data_dir"),
-        (["--dataset=folder", "--data_dir=/nowhere"], "/nowhere must hold images as train/<class>"),
+        (["--dataset=folder", "--data_dir=/nowhere"], "--data_dir=/nowhere does not exist"),
+        (["--dataset=folder", "--data_dir=docs"], "docs must hold images as train/<class>"),
         (["--network=vgg16"], "is made for images of 32 x 32 pixels; these have 14 x 14"),
         (["--network=vgg16", "--dataset=digits"], "these have 8 x 8"),
         (["--transform=vgg"], "--transform is for photographs, not for fashion_subset"),
@@ -664,6 +665,8 @@ def benchmark(*flags, **environment):
             "--steps_per_execution=2 must divide the 63 iterations of an epoch, the 63 of half an FGE cycle and the",
         ),
         (["--experiment=report"], "has no records yet"),
+        (["--learning_rate=nan"], "--learning_rate=nan must be a finite number"),
+        (["--fge_max_learning_rate=inf"], "--fge_max_learning_rate=inf must be a finite number"),
     ],
 )
 def test_bad_flags_end_with_a_message_before_any_training(flags, message, tmp_path, monkeypatch):
@@ -672,6 +675,46 @@ def test_bad_flags_end_with_a_message_before_any_training(flags, message, tmp_pa
     with flagsaver.flagsaver(), pytest.raises((SystemExit, absl_flags.Error)) as error:
         cifar.main(cifar.FLAGS(["cifar.py", *flags, *output]))
     assert message in str(error.value)
+
+
+def test_help_is_short_and_has_every_flag():
+    result = benchmark("--help")
+    assert result.returncode == 0 and len(result.stdout.splitlines()) <= 60
+    names = {flag.name for flag in cifar.FLAGS.get_key_flags_for_module(cifar.__name__)}
+    assert names == {name for group in cifar.GROUPS.values() for name in group}
+    assert all(f"--{name}: " in result.stdout for name in names)
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "message"),
+    [
+        (KeyboardInterrupt(), 130, "stopped: the same command goes on from here"),
+        (
+            FloatingPointError("The training has diverged."),
+            1,
+            "error: The training has diverged. Lower the learning rate",
+        ),
+        (
+            OSError(28, "No space left on device", "state.npz"),
+            1,
+            "error: [Errno 28] No space left on device: 'state.npz'",
+        ),
+        (ModuleNotFoundError("No module named 'jax'"), 1, "error: No module named 'jax' Install what is missing: pip"),
+    ],
+)
+def test_what_a_user_can_cure_ends_with_one_line(error, status, message, monkeypatch, capsys):
+    def fail(_):
+        raise error
+
+    monkeypatch.setattr(cifar.app, "run", fail)
+    monkeypatch.setattr(sys, "argv", ["cifar.py"])
+    with pytest.raises(SystemExit) as end:
+        cifar.run()
+    assert status == (end.value.code if isinstance(end.value.code, int) else 1)
+    assert message in (str(end.value) if status == 1 else capsys.readouterr().err)
+    monkeypatch.setattr(sys, "argv", ["cifar.py", "--debug"])
+    with pytest.raises(type(error)):
+        cifar.run()
 
 
 def test_errors_are_messages_and_no_tracebacks(tmp_path):

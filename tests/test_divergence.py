@@ -99,7 +99,7 @@ def test_selection_leaves_out_members_that_are_not_finite():
         keras_fge.Ensemble(model, [bad], from_logits=True).select(x, y)
 
 
-@pytest.mark.parametrize("rate", [np.nan, np.inf, None, "0.1", True])
+@pytest.mark.parametrize("rate", [np.nan, np.inf, "0.1", True])
 def test_rates_are_finite_numbers(rate):
     with pytest.raises(ValueError, match=r"`max_learning_rate` must be a finite number. Received: max_learning_rate="):
         keras_fge.FGE(rate, 0.001)
@@ -108,6 +108,28 @@ def test_rates_are_finite_numbers(rate):
     if rate is not True:
         with pytest.raises(ValueError, match="`min_learning_rate` must be a finite number"):
             keras_fge.FGE(0.1, rate)
+
+
+def test_default_rates(tmp_path, capsys):
+    with pytest.raises(ValueError, match="`min_learning_rate` needs `max_learning_rate`"):
+        keras_fge.FGE(min_learning_rate=0.1)
+    given = keras_fge.FGE(0.05)
+    assert (given.max_learning_rate, given.min_learning_rate) == (0.05, 0.0005)
+
+    def fit(epochs, model, *others):
+        fge = keras_fge.FGE(cycle_steps=4, start_epoch=1, directory=tmp_path, resume=True)
+        batches = keras_fge.Batches(*images(), batch_size=13)
+        model.fit(batches, epochs=epochs, verbose=2, callbacks=[*others, fge])
+        return fge
+
+    # Lowered before the cycles begin, as after a decay; later resumes keep what was chosen.
+    lower = keras.callbacks.LearningRateScheduler(lambda epoch: 0.01 if epoch < 2 else 0.5)
+    fge = fit(2, network(0.02), lower)
+    assert (fge.max_learning_rate, fge.min_learning_rate) == pytest.approx((0.01, 0.0001))
+    assert "FGE: rates 0.01 to 0.0001" in capsys.readouterr().out
+    resumed = fit(3, network(0.02), lower)
+    assert resumed.max_learning_rate == fge.max_learning_rate and len(resumed.snapshots) == 2
+    assert resumed.snapshots[1].learning_rate == pytest.approx(0.0001)
 
 
 def test_numbers_of_numpy_are_rates(tmp_path):

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import warnings
 
 import keras
 import numpy as np
@@ -515,3 +516,34 @@ def test_custom_loss_and_schedule_of_the_endpoint_do_not_matter():
     assert start.compiled and not model.compiled
     x, _ = images(4)
     assert model(x).shape == (4, 3)
+
+
+class OwnStep(keras.Model):
+    def train_step(self, *args):
+        return super().train_step(*args)
+
+
+class OwnLossHook(keras.Model):
+    def compute_loss(self, *args, **kwargs):
+        return super().compute_loss(*args, **kwargs)
+
+
+@pytest.mark.parametrize(("kind", "name"), [(OwnStep, "train_step"), (OwnLossHook, "compute_loss")])
+def test_networks_with_a_training_of_their_own(kind, name):
+    def network():
+        inputs = keras.Input((3,))
+        return kind(inputs, keras.layers.Dense(2)(inputs))
+
+    with pytest.warns(UserWarning, match=f"has its own `{name}`, which a curve does not use"):
+        curves.connect(network(), network())
+
+
+def test_an_optimizer_that_would_decay_the_bends(trained):
+    start, end, *_ = trained
+    curve = curves.connect(start, end)
+    with pytest.warns(UserWarning, match=r"weight_decay=0.004 decays each bend by itself, not the weights w\(t\)"):
+        curve.compile(keras.optimizers.AdamW(0.001), logits_loss())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        curve.compile(keras.optimizers.Adam(0.001), logits_loss())
+        curves.connect(start, end)

@@ -1,6 +1,7 @@
 """Learning rates against closed forms, and against the updates that the optimizer really made."""
 
 import math
+import warnings
 
 import keras
 import numpy as np
@@ -357,6 +358,38 @@ def test_logs_have_the_same_names_in_every_epoch(trained, tmp_path):
     assert np.isnan(history["member_error"]).tolist() == [True, False, False]
     header, *rows = (tmp_path / "log.csv").read_text().splitlines()
     assert "ensemble_nll" in header and len(rows) == 3
+
+
+@pytest.mark.parametrize(
+    ("make", "is_told"),
+    [
+        (lambda path: keras.callbacks.CSVLogger(path / "log.csv"), True),
+        (lambda path: keras.callbacks.ModelCheckpoint(path / "best.keras", monitor="ensemble_nll", mode="min"), True),
+        (lambda path: keras.callbacks.EarlyStopping("ensemble_error"), True),
+        (lambda path: keras.callbacks.EarlyStopping("loss"), False),
+    ],
+)
+def test_loggers_that_stand_before_are_told(trained, tmp_path, make, is_told):
+    start, _, x, y = trained
+    network = keras.models.clone_model(start)
+    network.compile(keras.optimizers.SGD(0.01), logits_loss())
+
+    def fit(*callbacks):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            network.fit(x, y, epochs=2, verbose=0, callbacks=callbacks)
+        return [
+            str(warning.message) for warning in caught if "stands before FGE in `callbacks`" in str(warning.message)
+        ]
+
+    def fge():
+        return keras_fge.FGE(0.05, 0.001, cycle_epochs=2, validation_data=(x, y))
+
+    messages = fit(make(tmp_path), fge())
+    assert len(messages) == is_told and all("'ensemble_nll': list it after." in message for message in messages)
+    assert not fit(fge(), make(tmp_path))
+    if "best" in str(list(tmp_path.iterdir())):
+        assert (tmp_path / "best.keras").exists()  # It saw the metric.
 
 
 def test_optimizers_without_one_learning_rate():

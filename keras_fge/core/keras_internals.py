@@ -6,6 +6,7 @@ stands for. All were read in, and tested with, Keras 3.12.0 and 3.15.1; where a 
 """
 
 import contextlib
+import inspect
 import random
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -61,6 +62,20 @@ def begin_with_epoch(model: keras.Model, epoch: int) -> None:
     number = _EpochOfOneFit(epoch)
     number.model, number.history = model, model.history
     model._initial_epoch = number
+
+
+def callbacks_before(callback: keras.callbacks.Callback) -> list[keras.callbacks.Callback]:
+    """The callbacks that stand before `callback` in the `fit` that calls it now; none where that cannot be seen.
+
+    (`fit` keeps its `CallbackList` in a local variable `callbacks`; the list itself is an attribute of the same name.)
+    """
+    frame = inspect.currentframe()
+    while frame is not None:
+        listed = getattr(frame.f_locals.get("callbacks"), "callbacks", None)
+        if frame.f_code.co_name == "fit" and isinstance(listed, list) and callback in listed:
+            return listed[: listed.index(callback)]
+        frame = frame.f_back
+    return []
 
 
 def inner_optimizer(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:
