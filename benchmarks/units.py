@@ -98,13 +98,17 @@ def run(study, units):
 
 
 def _seconds_left(records, units):
-    """How long the rest will take: each unit as long as those of its kind did, or as all did, if there is none yet."""
+    """How long the rest will take: each unit as long as those of its kind did, or as all others did, before the first.
+
+    Pools of members ("... ensemble") take no time worth counting.
+    """
     times = {}
     for record in records.units.values():
         times.setdefault(record["experiment"], []).append(record["wall_seconds"])
-    overall = [seconds for kind in times.values() for seconds in kind]
-    left = [unit for name, unit in units.items() if name not in records]
-    return sum(float(np.mean(times.get(unit.experiment, overall))) for unit in left)
+    work = [unit for unit in units.values() if not unit.experiment.endswith("ensemble")]
+    overall = [seconds for unit in work for seconds in times.get(unit.experiment, [])]
+    left = [unit for unit in work if unit.name not in records]
+    return sum(float(np.mean(times.get(unit.experiment, overall or [0.0]))) for unit in left)
 
 
 def _in_order(units):

@@ -2,6 +2,7 @@
 
 import contextlib
 import gzip
+import io
 import json
 import os
 import pathlib
@@ -24,6 +25,7 @@ import figures
 import keras_fge
 import networks
 import presets
+import progress
 import reference
 import tables
 import training
@@ -448,7 +450,7 @@ def test_a_training_whose_loss_is_not_finite_ends_before_its_state_is_written(tm
     settings = small_settings()
     data = types.SimpleNamespace(train=(images(20), np.arange(20) % 10), num_classes=10, largest_pixel=255)
     model = training.new_network(settings, data, 3)
-    with pytest.raises(FloatingPointError, match="train with a lower learning rate, in another --output_dir"):
+    with pytest.raises(FloatingPointError, match="The training has diverged"):
         training.train(model, settings, data, 5, 1e30, 3, str(tmp_path))
     assert all(np.isfinite(value).all() for value in StateFile(tmp_path).read().values)
 
@@ -458,7 +460,7 @@ def test_a_training_whose_loss_is_not_finite_ends_before_its_state_is_written(tm
 
 def test_units_are_done_once_after_what_they_need(tmp_path):
     settings, done = types.SimpleNamespace(output_dir=str(tmp_path)), []
-    study = units.Study(settings, None, Records(tmp_path, {}), None)
+    study = units.Study(settings, None, Records(tmp_path, {}), progress.ProgressBars())
 
     def work(study, *key):
         done.append(key)
@@ -475,7 +477,8 @@ def test_units_are_done_once_after_what_they_need(tmp_path):
 
 
 def test_what_another_process_does_is_waited_for_only_in_the_end(tmp_path, monkeypatch):
-    study = units.Study(types.SimpleNamespace(output_dir=str(tmp_path)), None, Records(tmp_path, {}), None)
+    settings = types.SimpleNamespace(output_dir=str(tmp_path))
+    study = units.Study(settings, None, Records(tmp_path, {}), progress.ProgressBars())
     asked, done = [], []
 
     def work(study, key):
@@ -910,3 +913,23 @@ def test_numbers_of_the_authors_stand_beside_ours(tmp_path):
     assert table.rows == [["Ind, 1 a run", "26.00 ± 1.41 (2)", "27.40 ± 0.10"]]
     records.configuration["epochs"] = 10  # Another training is not compared.
     assert tables.ensemble_tables(records)[0].columns == ["", "1B"]
+
+
+def test_a_log_says_how_much_is_left(monkeypatch, capsys):
+    bars = progress.ProgressBars()
+    monkeypatch.setattr(progress, "console", progress.Console(width=110, file=io.StringIO()))
+    bars.finished(2, 3, "ind 1", 0.2, 500)
+    bars.finished(2, 3, "ind 1", 12.3, 170)
+    bars.finished(3, 3, "ind 2", 12.3, 20)
+    lines = progress.console.file.getvalue().splitlines()
+    assert lines == ["unit 2 of 3, ind 1: 12 s; about 3 min left", "unit 3 of 3, ind 2: 12 s; less than a minute left"]
+
+
+def test_the_time_left_is_that_of_units_of_a_kind(tmp_path):
+    records = Records(tmp_path, {})
+    names = [("ind", 0), ("ind", 1), ("fge", 0), ("ind ensemble", 1)]
+    ordered = {unit.name: unit for unit in (units.Unit(kind, (key,), None) for kind, key in names)}
+    records.append("ind", [0], {}, 10.0, {})
+    assert units._seconds_left(records, ordered) == 20.0  # The other network, and FGE as long as a network.
+    records.append("fge", [0], {}, 4.0, {})
+    assert units._seconds_left(records, ordered) == 10.0
