@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 import comparisons
-from curves import PathResult
+import curves
 from records import Records
 from tables import comparison_tables, curve_tables, ensemble_tables, time_tables
 
@@ -89,7 +89,7 @@ def filled(file):
         pattern = re.compile(rf"(<!-- {name} -->\n).*?(\n<!-- end of {name} -->)", re.DOTALL)
         assert len(pattern.findall(text)) == 1, f"{file} has no place for {name}"
         made = make().replace("\\", "\\\\")
-        text = pattern.sub(rf"\g<1>{made}\g<2>", text)
+        text = pattern.sub(rf"\g<1>\n{made}\n\g<2>", text)
     return text
 
 
@@ -97,7 +97,7 @@ def draw():
     figure = Figure(figsize=(11, 3.6), layout="constrained")
     wall, gain = figure.subplots(1, 2, width_ratios=(1, 1.2))
     for file, label, color in (("line", "straight line", "tab:red"), ("bezier", "Bezier curve", "tab:blue")):
-        result = PathResult.load(RESULTS / "fashion_subset" / f"path_{file}.npz")
+        result = curves.PathResult.load(RESULTS / "fashion_subset" / f"path_{file}.npz")
         wall.plot(result.t, result.train["loss"], color=color, label=label)
     wall.set(
         xlabel="position t between two trained networks", ylabel="train loss (nat)", title="A wall, and a way around it"
