@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from keras_fge.core.figures import new_figure
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -32,8 +34,6 @@ def plot_paths(results: Mapping[str, "PathResult"], path: str | os.PathLike | No
         result = curves.evaluate_path(line, (x, y), (x_test, y_test), num_points=5)
         curves.plot_paths({"straight line": result}, "paths.png")
     """
-    from matplotlib.figure import Figure
-
     has_error = all("error" in result.test for result in results.values())
     panels = [
         ("train", "loss", 1, "train loss", "the network φ(t)"),
@@ -41,7 +41,7 @@ def plot_paths(results: Mapping[str, "PathResult"], path: str | os.PathLike | No
     ]
     if all(result.ensemble for result in results.values()):
         panels.append(("ensemble", "with_start_error", 100, "test error (%)", "the ensemble of φ(0) and φ(t)"))
-    figure = Figure(figsize=(5 * len(panels), 3.8), layout="constrained")
+    figure = new_figure(figsize=(5 * len(panels), 3.8), layout="constrained")
     all_axes = figure.subplots(1, len(panels))
     for axes, (split, quantity, scale, label, title) in zip(all_axes, panels):
         for name, result in results.items():
@@ -89,9 +89,7 @@ def plot_planes(
         plane = curves.evaluate_plane(curve, (x, y), (x_test, y_test), num_points=3)
         curves.plot_planes({"Bezier curve": plane}, "planes.png", split="test", quantity="error")
     """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6.4 * len(results), 5), layout="constrained")
+    figure = new_figure(figsize=(6.4 * len(results), 5), layout="constrained")
     for axes, (title, result) in zip(figure.subplots(1, len(results), squeeze=False)[0], results.items()):
         _draw_plane(figure, axes, result, split, quantity)
         axes.set_title(title)

@@ -172,6 +172,12 @@ class CyclicEnsemble(keras.callbacks.Callback, abc.ABC):
         rates = ops.convert_to_numpy(self.learning_rate(steps, self._run.cycle.length))
         return plot_run(steps, rates, snapshots, path)
 
+    def __repr__(self) -> str:
+        length = f"{self.cycle_epochs} epochs" if self.cycle_epochs else f"{self.cycle_steps} steps"
+        return (
+            f"{type(self).__name__}({len(self.snapshots)} snapshots, cycles of {length} from epoch {self.start_epoch})"
+        )
+
     # --- The hooks, in the order in which `fit` calls them ------------------------------------------------------------
 
     def on_train_begin(self, logs=None):
@@ -265,7 +271,7 @@ class CyclicEnsemble(keras.callbacks.Callback, abc.ABC):
         if self._folder and not self._run.has_epochs:
             warnings.warn(f"There was nothing to train: '{self.directory}' holds the finished run.", stacklevel=2)
         elif not self._run.last_step:
-            warnings.warn(f"{type(self).__name__} collected no snapshot: training ended too early.", stacklevel=2)
+            warnings.warn(f"{type(self).__name__} collected no snapshot: {self._why_there_is_none()}", stacklevel=2)
 
     # --- The learning rate --------------------------------------------------------------------------------------------
 
@@ -321,6 +327,15 @@ class CyclicEnsemble(keras.callbacks.Callback, abc.ABC):
         self.snapshots[-1].metrics = run.latest = {**distances, **measured}
         if self._folder:
             self._folder.write_manifest(run, self.snapshots)
+
+    def _why_there_is_none(self):
+        run = self._run
+        if run.start is None:
+            return f"training ended before epoch {self.start_epoch}, with which the cycles begin (`start_epoch`)."
+        steps, cycle = self._steps_done(run), run.cycle
+        fitting = steps * cycle.length // cycle.minimum
+        cure = f" `cycle_steps={fitting - fitting % 2}` would have fitted." if fitting >= 2 else ""
+        return f"training ended after {steps} steps of the cycles; the first is due after {cycle.minimum}.{cure}"
 
     def _warn_of_loggers_before(self):
         """Keras hands each callback the logs as those before have left them, so these do not see what is added here."""

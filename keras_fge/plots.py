@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from numpy.typing import ArrayLike
 
+from keras_fge.core.figures import new_figure
 from keras_fge.snapshots import Snapshot
 
 if TYPE_CHECKING:
@@ -26,13 +27,13 @@ def plot_run(
     Returns:
         A `matplotlib.figure.Figure`.
     """
-    from matplotlib.figure import Figure
-
     taken = [snapshot.step for snapshot in snapshots]
-    errors = [name for name in snapshots[0].metrics if name.endswith("error")]
-    panels = [("learning rate", {}), ("error (%)", {name: 100 for name in errors})][: 2 if errors else 1]
+    panels: list[tuple[str, dict[str, int]]] = [("learning rate", {})]
+    for ending, label, scale in (("error", "error (%)", 100), ("mse", "mean squared error", 1)):
+        if measured := {name: scale for name in snapshots[0].metrics if name.endswith(ending)}:
+            panels.append((label, measured))
     panels.append(("distance", {"distance_from_start": 1, "distance_from_last": 1}))
-    figure = Figure(figsize=(6, 2.2 * len(panels)), layout="constrained")
+    figure = new_figure(figsize=(6, 2.2 * len(panels)), layout="constrained")
     all_axes = figure.subplots(len(panels), 1, sharex=True)
     for axes, (label, series) in zip(all_axes, panels):
         for step in taken:
@@ -45,7 +46,7 @@ def plot_run(
         axes.set_ylabel(label)
         axes.grid(alpha=0.3)
     all_axes[0].plot(steps, learning_rates, color="tab:red")
-    all_axes[0].set_title("Dotted lines: snapshots")
+    all_axes[0].set_title("Dotted lines: snapshots, at which validation data are measured", fontsize="medium")
     all_axes[-1].set_xlabel("iteration")
     if path is not None:
         figure.savefig(path, dpi=150)

@@ -22,7 +22,8 @@ from records import Records
 ROOT = pathlib.Path(__file__).parent.parent
 HOUSE = {  # Each file may import only from what stands before it in its part, and from the parts below.
     "keras_fge/core": [
-        *["backend", "arguments", "files", "keras_internals", "networks", "batch_norm", "metrics", "predictions"],
+        *["backend", "arguments", "files", "figures", "keras_internals", "networks", "batch_norm", "metrics"],
+        "predictions",
     ],
     "keras_fge": [
         *["schedule", "cycle", "learning_rate", "batches", "snapshots", "folder", "state", "lock", "termination"],
@@ -46,7 +47,7 @@ BELOW = {
 }
 PUBLIC = {"benchmarks": {"curves", "keras_fge"}}
 OPTIONAL = {"plots": {"matplotlib"}, "results": {"matplotlib"}, "callback": {"matplotlib"}}
-OPTIONAL["keras_internals"] = {"jax", "torch"}
+OPTIONAL |= {"keras_internals": {"jax", "torch"}, "figures": {"matplotlib"}}
 
 
 def module_name(part, file):

@@ -365,7 +365,7 @@ def test_logs_have_the_same_names_in_every_epoch(trained, tmp_path):
     [
         (lambda path: keras.callbacks.CSVLogger(path / "log.csv"), True),
         (lambda path: keras.callbacks.ModelCheckpoint(path / "best.keras", monitor="ensemble_nll", mode="min"), True),
-        (lambda path: keras.callbacks.EarlyStopping("ensemble_error"), True),
+        (lambda path: keras.callbacks.EarlyStopping("ensemble_error", mode="min"), True),
         (lambda path: keras.callbacks.EarlyStopping("loss"), False),
     ],
 )
@@ -402,8 +402,22 @@ def test_a_run_that_ends_before_its_first_snapshot_warns():
         def on_train_batch_end(self, batch, logs=None):
             self.model.stop_training = True
 
-    with pytest.warns(UserWarning, match="FGE collected no snapshot"):
+    message = (
+        r"no snapshot: training ended after 1 steps of the cycles; the first is due after 2\. `cycle_steps=2` would"
+    )
+    with pytest.warns(UserWarning, match=message):
         fit(unit_gradient_model(), epochs=1, callbacks=[keras_fge.FGE(0.1, 0.01, cycle_steps=4), Stop()])
+
+    class StopLater(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            self.model.stop_training = True
+
+    model = unit_gradient_model()
+    with pytest.warns(UserWarning, match=r"`cycle_steps=\d+` would have fitted"):
+        fit(model, epochs=9, callbacks=[keras_fge.FGE(0.1, 0.01, cycle_epochs=8), StopLater()])
+    with pytest.warns(UserWarning, match="ended before epoch 3, with which the cycles begin"):
+        fit(model, epochs=9, callbacks=[keras_fge.FGE(0.1, 0.01, cycle_steps=2, start_epoch=3), StopLater()])
+    assert repr(keras_fge.FGE(0.1, 0.01)) == "FGE(0 snapshots, cycles of 2 epochs from epoch 0)"
 
 
 def test_snapshots_hold_all_weights_and_stay_as_they_were(trained):
@@ -495,3 +509,15 @@ def test_no_snapshot_yet_and_another_network():
     other.compile("sgd", "mse")
     with pytest.raises(ValueError, match="does not fit network"):
         fit(other, epochs=1, callbacks=[fge])
+
+
+def test_a_regression_has_a_panel_of_its_own():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(40, 3)).astype("float32")
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
+    model.compile(keras.optimizers.SGD(0.01), "mse")
+    fge = keras_fge.FGE(0.01, 0.001, cycle_steps=4, validation_data=(x, x[:, :1]))
+    model.fit(x, x[:, :1], batch_size=10, epochs=2, verbose=0, callbacks=[fge])
+    figure = fge.plot()
+    assert [axes.get_ylabel() for axes in figure.axes] == ["learning rate", "mean squared error", "distance"]
+    assert figure._repr_png_().startswith(b"\x89PNG")  # What a notebook shows at the end of a cell.
