@@ -108,21 +108,17 @@ class CurveModel(keras.Model):
         flat.insert(names.index("t"), t)
         return self.body(keras.tree.pack_sequence_as(self.body.input, flat), training=training)
 
-    def compile(self, *args: Any, **kwargs: Any) -> None:
-        """Compiles as `keras.Model.compile`; warns of an optimizer that would decay the bends instead of w(t)."""
-        super().compile(*args, **kwargs)
-        if decay := getattr(self.optimizer, "weight_decay", None):
-            warnings.warn(
-                f"The optimizer's weight_decay={decay:g} decays each bend by itself, not the weights w(t) of the "
-                "network: give `weight_decay` to `connect` or `Curve`, and none to the optimizer.",
-                stacklevel=2,
-            )
-
     def fit(self, *args: Any, **kwargs: Any) -> keras.callbacks.History:
         """Trains as `keras.Model.fit`; if the loss is not finite, restores the last good epoch and raises an error."""
         if self.built and not self.trainable_variables:
             raise ValueError(
                 "There is nothing to train: all bends are fixed endpoints. The curve can be measured as it is."
+            )
+        if decay := getattr(getattr(self, "optimizer", None), "weight_decay", None):
+            warnings.warn(
+                f"The optimizer's weight_decay={decay:g} decays each bend by itself, not the weights w(t) of the "
+                "network: give `weight_decay` to `connect` or `Curve`, and none to the optimizer.",
+                stacklevel=2,
             )
         fit = super().fit
         arguments = inspect.signature(fit).bind(*args, **kwargs).arguments

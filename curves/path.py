@@ -69,15 +69,16 @@ def evaluate_path(
         raise ValueError(f"`model` must be a curves.CurveModel. Received: model={model!r}")
     num_points = as_integer("num_points", num_points, least=2)
     with locked(model):
-        has_line = line and model.description()["num_bends"] > 2
-        return _measured(model, train, test, num_points, batch_size, train_samples, bn_samples, path, verbose, has_line)
+        return _measured(model, train, test, num_points, batch_size, train_samples, bn_samples, path, verbose, line)
 
 
-def _measured(model, train, test, num_points, batch_size, train_samples, bn_samples, path, verbose, has_line):
+def _measured(model, train, test, num_points, batch_size, train_samples, bn_samples, path, verbose, line):
     meter = Meter(
         model, train, test, batch_size, train_samples, bn_samples, lambda: model.penalty(float(read(model.t)))
     )
-    settings = {"num_points": num_points, "line": has_line, **meter.settings, **model.description()}
+    description = model.description()
+    has_line = bool(line) and description["num_bends"] > 2
+    settings = {"num_points": num_points, "line": has_line, **meter.settings, **description}
     positions = np.linspace(0, 1, num_points)
     straight = model.arc_length(num_points=2)
     distances = np.concatenate([[0.0], np.cumsum(model.segment_lengths(positions))])

@@ -66,6 +66,7 @@ class Points(Generic[Result]):
             return
         arrays = read_npz(path, path)
         kind, theirs = str(arrays.get("kind")), json.loads(str(arrays.get("settings", "{}")))
+        theirs.setdefault("line", False)  # Version 0.1 measured none.
         if kind not in (result_class.__name__, "unfinished"):
             raise ValueError(f"`path` must be new or a file of this function. '{path}' holds something else: {kind}.")
         for key, value in settings.items():

@@ -1,5 +1,6 @@
 """Arrays as batches that a seed and the epoch shuffle, so that a resumed `fit` has the same ones."""
 
+import inspect
 import math
 import threading
 from collections.abc import Callable
@@ -10,6 +11,7 @@ import numpy as np
 
 from keras_fge.core.arguments import as_integer
 from keras_fge.core.files import checksum_of_arrays
+from keras_fge.core.keras_internals import fits_on_the_stack
 
 _announced = threading.local()
 
@@ -70,7 +72,8 @@ class Batches(keras.utils.PyDataset):
     def on_epoch_begin(self) -> None:
         """Keras calls this before it reads the batches of an epoch."""
         announced = vars(_announced).pop("epoch", None)
-        if announced is not None:
+        # A fit that broke off may have left its announcement behind.
+        if announced is not None and any(fits_on_the_stack(inspect.currentframe())):
             epoch, check = announced
             if check:
                 check(self)

@@ -13,7 +13,7 @@ from keras import ops
 from keras_fge import cycle as cycles
 from keras_fge import state
 from keras_fge.batches import Batches, announce_epoch
-from keras_fge.core.keras_internals import callbacks_before, last_learning_rate, optimizer_calls
+from keras_fge.core.keras_internals import callbacks_around, last_learning_rate, optimizer_calls
 from keras_fge.core.networks import check_finite, distance
 from keras_fge.core.predictions import compiled_from_logits
 from keras_fge.cycle import Cycle
@@ -202,7 +202,9 @@ class CyclicEnsemble(keras.callbacks.Callback, abc.ABC):
                 self.epoch = stored.counters["epoch"]
                 stored.restore(model, run.changed)
                 if self.chooses_rates and run.start is not None:
-                    self.choose_rates(stored.counters["largest_rate"])
+                    is_new = "learning_rate" in run.changed  # What the user gave the optimizer for this resume.
+                    rate = last_learning_rate(run.optimizer) if is_new else stored.counters["largest_rate"]
+                    self.choose_rates(rate)
                 if run.changed and run.start is not None:
                     self._adopt_rates(run, stored.counters.get("rate"))
         if self._folder:
@@ -212,6 +214,7 @@ class CyclicEnsemble(keras.callbacks.Callback, abc.ABC):
     def on_epoch_begin(self, epoch, logs=None):
         self.epoch, run, model = epoch, self._run, self.model
         announce_epoch(epoch, self._check_batches if self._folder and not run.has_epochs else None)
+        state.see_rate(model)
         if not run.has_epochs:
             self._check_reached(run, epoch)
             run.has_epochs = True
@@ -255,6 +258,7 @@ class CyclicEnsemble(keras.callbacks.Callback, abc.ABC):
         if logs is not None:
             logs["learning_rate"] = rate
             logs.update(run.latest or dict.fromkeys(self._names_of_metrics(), float("nan")))
+        state.see_rate(self.model)
         if self._termination.is_requested:
             self.model.stop_training = True
         is_last = epoch + 1 == self.params["epochs"] or self.model.stop_training
@@ -266,7 +270,9 @@ class CyclicEnsemble(keras.callbacks.Callback, abc.ABC):
         if self._folder:
             self._folder.lock.release()
             self._termination.end(
-                f"Ended by SIGTERM after epoch {self.epoch + 1}: the same program goes on from '{self.directory}'."
+                self,
+                logs,
+                f"Ended by SIGTERM after epoch {self.epoch + 1}: the same program goes on from '{self.directory}'.",
             )
         if self._folder and not self._run.has_epochs:
             warnings.warn(f"There was nothing to train: '{self.directory}' holds the finished run.", stacklevel=2)
@@ -340,7 +346,7 @@ class CyclicEnsemble(keras.callbacks.Callback, abc.ABC):
     def _warn_of_loggers_before(self):
         """Keras hands each callback the logs as those before have left them, so these do not see what is added here."""
         ours = ("ensemble_", "member_", "distance_")
-        for callback in callbacks_before(self):
+        for callback in callbacks_around(self)[0]:
             loggers = (keras.callbacks.CSVLogger, keras.callbacks.TensorBoard)
             if isinstance(callback, loggers) or str(getattr(callback, "monitor", "")).startswith(ours):
                 warnings.warn(
@@ -372,5 +378,5 @@ class CyclicEnsemble(keras.callbacks.Callback, abc.ABC):
         if not (self._folder.exists() and self.resume):
             self._folder.begin(run, model, settings, self.from_logits)
             return None
-        self.snapshots, stored = self._folder.resume(run, model, settings)
+        self.snapshots, stored = self._folder.resume(run, model, settings, self.from_logits)
         return stored

@@ -97,6 +97,7 @@ class Checkpoint(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch, logs=None):
         announce_epoch(epoch, None if self._is_restored else self._check_batches)
+        state.see_rate(self.model)
         self.epoch = epoch
         self._restore_history()
 
@@ -106,6 +107,7 @@ class Checkpoint(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         model = self.model
+        state.see_rate(model)
         if self._termination.is_requested:
             model.stop_training = True
         self._history["epoch"].append(epoch)
@@ -120,7 +122,9 @@ class Checkpoint(keras.callbacks.Callback):
         self._restore_history()
         self._lock.release()
         self._termination.end(
-            f"Ended by SIGTERM after epoch {self.epoch + 1}: the same program goes on from '{self.directory}'."
+            self,
+            logs,
+            f"Ended by SIGTERM after epoch {self.epoch + 1}: the same program goes on from '{self.directory}'.",
         )
 
     def _check_batches(self, batches):

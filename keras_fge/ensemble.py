@@ -60,6 +60,7 @@ class Ensemble:
         snapshots: Sequence[Snapshot | Sequence[np.ndarray]],
         from_logits: FromLogits = False,
     ):
+        snapshots = list(snapshots)
         if models := [s for s in snapshots if isinstance(s, keras.Model)]:
             raise ValueError(
                 f"`snapshots` must hold weights, as {models[0].name}.get_weights() returns them, or `Snapshot.of("

@@ -20,8 +20,10 @@ except ImportError:  # Windows has no such locks: there, nothing keeps two proce
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Holder:
+    path: str
     file: int
     thread: threading.Thread
+    process: int
 
 
 _holders: dict[str, _Holder] = {}  # Of this process. A lock on a file keeps other processes out, not other threads.
@@ -65,17 +67,19 @@ class FolderLock:
         path = os.path.join(os.path.realpath(self.directory), "fit.lock")
         with _lock_of_holders:
             holder = _holders.get(path)
-            if holder and holder.thread is not threading.current_thread() and holder.thread.is_alive():
-                raise self._busy(f"thread '{holder.thread.name}' of this process")
             if holder:
-                _release(path, holder)
-            self._holder = _holders[path] = _Holder(self._lock(path), threading.current_thread())
-        weakref.finalize(self, _release, path, self._holder)
+                is_here = holder.process == os.getpid() and holder.thread.is_alive()
+                if is_here and holder.thread is not threading.current_thread():
+                    raise self._busy(f"thread '{holder.thread.name}' of this process")
+                _release(holder)
+            file = self._lock(path)
+            self._holder = _holders[path] = _Holder(path, file, threading.current_thread(), os.getpid())
+        weakref.finalize(self, _release, self._holder)
 
     def release(self) -> None:
         """Lets the next one in."""
         if self._holder:
-            _release(os.path.join(os.path.realpath(self.directory), "fit.lock"), self._holder)
+            _release(self._holder)
             self._holder = None
 
     def _lock(self, path):
@@ -96,8 +100,9 @@ class FolderLock:
                 return file
             with contextlib.suppress(FileNotFoundError):
                 if os.path.samestat(os.fstat(file), os.stat(path)):  # Not removed by who held it before.
-                    os.ftruncate(file, 0)
-                    os.write(file, f"process {os.getpid()} on {socket.gethostname()}".encode())
+                    with contextlib.suppress(OSError):  # A full disk; the name is for people only.
+                        os.ftruncate(file, 0)
+                        os.write(file, f"process {os.getpid()} on {socket.gethostname()}".encode())
                     return file
             os.close(file)
 
@@ -108,12 +113,14 @@ class FolderLock:
         )
 
 
-def _release(path, holder):
+def _release(holder):
     with _lock_of_holders:
-        if _holders.get(path) is not holder:
+        if _holders.get(holder.path) is not holder:
             return
-        del _holders[path]
-        with contextlib.suppress(FileNotFoundError):
-            if os.path.samestat(os.fstat(holder.file), os.stat(path)):
-                os.unlink(path)
-        os.close(holder.file)
+        del _holders[holder.path]
+        # In a process that was forked from the one that holds it, it is not ours.
+        with contextlib.suppress(OSError):
+            if holder.process == os.getpid() and os.path.samestat(os.fstat(holder.file), os.stat(holder.path)):
+                os.unlink(holder.path)
+        with contextlib.suppress(OSError):
+            os.close(holder.file)

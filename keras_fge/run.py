@@ -117,19 +117,27 @@ class RunFolder:
         self.write_state(run, model, 0, [])
         self.write_manifest(run, [])
 
-    def resume(self, run: Run, model: keras.Model, settings: dict[str, Any]) -> tuple[list[Snapshot], state.State]:
+    def resume(
+        self, run: Run, model: keras.Model, settings: dict[str, Any], from_logits: Any
+    ) -> tuple[list[Snapshot], state.State]:
         """Brings `run` to where the state was written, and returns the members, and the state to restore.
+
+        The arguments are those of `begin`.
 
         Raises:
             ValueError: if the folder holds a run of another network or with other settings, or a file is damaged.
         """
         state.prepare(model)
         manifest = self._ensemble.read_manifest()
-        run.changed = state.check_settings(self.directory, manifest.get("settings", {}), settings)
+        stored = self._state.read()
+        # Those of the state are the older ones, if a resume was killed soon. In version 0.1 it has none.
+        theirs = {**manifest.get("settings", {}), **stored.counters.get("settings", {})}
+        run.changed = state.check_settings(self.directory, theirs, settings)
         members = manifest.pop("members")
         network = manifest.get("network") or self._ensemble.network_entry()  # Version 0.1 listed none.
         run.about = {**manifest, "settings": settings, "network": network}
-        stored = self._state.read()
+        if from_logits != "as compiled":
+            run.about["from_logits"] = from_logits
         stored.check(model)
         counters = stored.counters
         if counters.get("run") != manifest.get("run"):
@@ -184,6 +192,7 @@ class RunFolder:
         counters = {
             "epoch": epoch,
             "run": run.about.get("run"),
+            "settings": run.about["settings"],
             "start": run.start,
             "last_snapshot_step": run.last_step,
             "rate_before": run.rate_before,

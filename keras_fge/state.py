@@ -27,6 +27,8 @@ from keras_fge.core.keras_internals import (
 )
 from keras_fge.core.networks import check_finite, layer_signatures, recompute_constants, to_array
 
+SEEN_RATE = "_keras_fge_seen_rate"
+
 
 def training_state(model: keras.Model) -> list[keras.Variable]:
     """The variables that a training goes on from: weights, statistics, seeds, optimizer."""
@@ -154,20 +156,31 @@ def describe(model: keras.Model) -> dict[str, Any]:
     """What tells a training from one of another network or with other settings of the optimizer."""
     optimizer = inner_optimizer(model.optimizer)
     config = optimizer.get_config()
-    rate = config["learning_rate"]
     return {
         "architecture": checksum([{**layer, "name": None} for layer in layer_signatures(model)]),
         "optimizer": type(optimizer).__name__,
         "optimizer_config": checksum({**config, "learning_rate": None, "name": None}),
-        # float32, as it reads: 0.02 instead of 0.0199999996.
-        "learning_rate": float(str(np.float32(rate)))
-        if isinstance(rate, (int, float, np.floating))
-        else checksum(rate),
+        "learning_rate": _rate_of_the_user(optimizer),
     }
 
 
+def _rate_of_the_user(optimizer):
+    """The learning rate with which a user made `optimizer`; None: it has a schedule, or a callback has changed it."""
+    rate = optimizer.get_config().get("learning_rate")
+    if not isinstance(rate, (int, float, np.floating)) or rate == vars(optimizer).get(SEEN_RATE):
+        return None
+    return float(str(np.float32(rate)))  # As it reads: 0.02 instead of 0.0199999996.
+
+
+def see_rate(model: keras.Model) -> None:
+    """Remembers the learning rate that the training of `model` has come to: later it is not taken for a user's wish."""
+    optimizer = inner_optimizer(model.optimizer)
+    # Not by `setattr`: Keras would track it.
+    vars(optimizer)[SEEN_RATE] = optimizer.get_config().get("learning_rate")
+
+
 def check_settings(directory: str | os.PathLike, theirs: dict[str, Any], ours: dict[str, Any]) -> list[str]:
-    """Compares the settings of the run in a folder with those of this one.
+    """Compares the settings of the run in a folder with those of this one; what `ours` does not know is taken over.
 
     Returns:
         The learning rates that are new, each with a warning: a run that diverged goes on with lower ones.
@@ -175,12 +188,14 @@ def check_settings(directory: str | os.PathLike, theirs: dict[str, Any], ours: d
     Raises:
         ValueError: that names the first other setting that differs.
     """
-    theirs = {"rescale_momentum": False, "learning_rate": ours["learning_rate"], **theirs}  # As version 0.1 did.
+    theirs = {"rescale_momentum": False, **theirs}  # As version 0.1 did.
+    if None in (theirs.get("learning_rate"), ours["learning_rate"]):
+        ours["learning_rate"] = theirs["learning_rate"] = theirs.get("learning_rate") or ours["learning_rate"]
     changed = []
     for name, value in ours.items():
         if theirs.get(name) == value:
             continue
-        if not name.endswith("learning_rate"):
+        if not name.endswith("learning_rate") or None in (value, theirs.get(name)):
             raise ValueError(
                 f"`directory`: '{os.fspath(directory)}' holds another run: its {name} is {theirs.get(name)}, here it "
                 f"is {value}."

@@ -1,5 +1,6 @@
 """A training that diverges: nothing is written over what was good, and the next run goes on from there."""
 
+import shutil
 import warnings
 
 import keras
@@ -77,6 +78,53 @@ def test_a_new_learning_rate_is_taken_with_a_warning(tmp_path, kind):
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
         fit(network(0.005), 12)
+
+
+def test_rates_that_a_callback_has_moved_are_no_wish_of_the_user(tmp_path):
+    """Nor is a schedule that has become longer."""
+
+    def fit(model, epochs, rate=lambda epoch: 0.02 / (epoch + 1)):
+        scheduler = [keras.callbacks.LearningRateScheduler(rate)] if rate else []
+        checkpoint = keras_fge.Checkpoint(tmp_path / str(rate is None))
+        batches = keras_fge.Batches(*images(), batch_size=13)
+        model.fit(batches, epochs=epochs, verbose=0, callbacks=[*scheduler, checkpoint])
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        model = network()
+        fit(model, 2)
+        fit(model, 3)  # In the same process, with the rate of before.
+        assert float(model.optimizer.learning_rate) == pytest.approx(0.02 / 3)
+        fit(network(), 4)  # In another one, with that of the beginning.
+        for steps in (4, 8):
+            model = network(keras.optimizers.schedules.CosineDecay(0.02, steps))
+            fit(model, steps // 4, rate=None)
+
+
+def test_new_rates_are_the_papers_step_also_after_a_kill_before_the_next_state(tmp_path, monkeypatch):
+    def fit(rate, epochs, *others):
+        model = network()
+        fge = keras_fge.FGE(rate, 0.001, cycle_steps=8, directory=tmp_path, resume=True)
+        model.fit(keras_fge.Batches(*images(), batch_size=13), epochs=epochs, verbose=0, callbacks=[*others, fge])
+        return values(model.weights)
+
+    class Stop(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            if epoch == 4:
+                raise KeyboardInterrupt
+
+    fit(0.02, 2)
+    shutil.copytree(tmp_path, tmp_path.parent / "copy")
+    with pytest.warns(UserWarning, match="goes on with 0.005"):
+        expected = fit(0.005, 5)
+    shutil.rmtree(tmp_path)
+    shutil.copytree(tmp_path.parent / "copy", tmp_path)
+    monkeypatch.setattr(StateFile, "is_due", lambda self: False)
+    with pytest.raises(KeyboardInterrupt), pytest.warns(UserWarning, match="goes on with 0.005"):
+        fit(0.005, 5, Stop())  # It has written a member, and so the manifest, but no state.
+    with pytest.warns(UserWarning, match="goes on with 0.005"):
+        received = fit(0.005, 5)
+    assert all(np.array_equal(a, b) for a, b in zip(received, expected))
 
 
 def test_members_in_memory_are_finite():

@@ -1,11 +1,14 @@
 """Paths against measurements of the plain networks on them."""
 
+import json
+
 import keras
 import numpy as np
 import pytest
 
 import curves
 from conftest import batch_norm_network, logits_loss, to_numpy, values
+from keras_fge.core.files import read_npz, to_npz, write_atomically
 
 
 def compiled(model):
@@ -307,6 +310,18 @@ def test_plot(tmp_path):
     assert np.array_equal(error.lines[0].get_ydata(), 100 * result().test["error"])
     assert np.array_equal(ensemble.lines[0].get_ydata(), 100 * result().ensemble["with_start_error"])
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["curve", "straight line"]
+
+
+def test_files_that_know_no_line_go_on_without_it(trained, tmp_path):
+    start, end, x, y = trained
+    model, path = compiled(curves.connect(start, end, seed=0)), tmp_path / "path.npz"
+    arguments = {"num_points": 2, "verbose": False, "path": path, "line": False}
+    result = curves.evaluate_path(model, (x, y), (x, y), **arguments)
+    arrays = read_npz(path, path)
+    settings = json.loads(str(arrays["settings"]))
+    del settings["line"]  # As version 0.1 wrote it.
+    write_atomically(path, to_npz({**arrays, "settings": json.dumps(settings)}))
+    assert curves.evaluate_path(model, (x, y), (x, y), **arguments).summary() == result.summary()
 
 
 def test_the_straight_line_is_measured_too(trained, tmp_path):

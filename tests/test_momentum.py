@@ -11,7 +11,7 @@ import keras_fge
 from conftest import batch_norm_network, images, logits_loss, to_numpy, values
 from keras_fge.core.keras_internals import optimizer_calls
 from keras_fge.learning_rate import APPLIED, LearningRateFunction
-from keras_fge.state import StateFile
+from keras_fge.state import SEEN_RATE, StateFile
 
 BACKEND = keras.backend.backend()
 COMPILED = [{}] if BACKEND == "torch" else [{}, {"jit_compile": True}, {"steps_per_execution": 3}]
@@ -167,7 +167,7 @@ def test_afterwards_the_optimizer_is_keras_own():
     fit(network, 2, keras_fge.FGE(0.05, 0.0005, cycle_steps=12))
     assert not {"update_step", "_backend_update_step"} & set(vars(network.optimizer))
     added = set(vars(network.optimizer)) - attributes - set(vars(plain.optimizer))
-    assert added <= {"momentums", "_trainable_variables_indices", APPLIED}
+    assert added <= {"momentums", "_trainable_variables_indices", APPLIED, SEEN_RATE}
     fit(plain, 1)
     for ours, theirs in zip(network.optimizer.variables, plain.optimizer.variables):
         theirs.assign(to_numpy(ours))

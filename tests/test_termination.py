@@ -45,6 +45,45 @@ def test_the_epoch_is_finished_and_the_program_goes_on_from_there(tmp_path, kind
     assert (tmp_path / "parts/end.npz").read_bytes() == (tmp_path / "whole/end.npz").read_bytes()
 
 
+def test_callbacks_that_follow_are_closed(tmp_path):
+    program = """
+class Last(keras.callbacks.Callback):
+    def on_train_end(self, logs=None):
+        print("closed", flush=True)
+
+class Terminate(keras.callbacks.Callback):
+    def on_epoch_begin(self, epoch, logs=None):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+network.compile("sgd", logits_loss())
+network.fit(x, y, epochs=2, verbose=0, callbacks=[Terminate(), keras_fge.Checkpoint(folder), Last()])
+"""
+    result = killed.run(program, tmp_path)
+    assert result.returncode == 128 + signal.SIGTERM and result.stdout == "closed\n", result.stderr
+
+
+def test_a_process_that_was_forked_in_a_fit_ends_at_once(tmp_path):
+    program = """
+import time
+
+class Fork(keras.callbacks.Callback):
+    def on_epoch_begin(self, epoch, logs=None):
+        child = os.fork()
+        if not child:
+            time.sleep(60)
+            os._exit(0)
+        time.sleep(0.5)
+        os.kill(child, signal.SIGTERM)
+        status = os.waitpid(child, 0)[1]
+        print(os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGTERM, flush=True)
+
+network.compile("sgd", logits_loss())
+network.fit(x, y, verbose=0, callbacks=[keras_fge.Checkpoint(folder), Fork()])
+"""
+    result = killed.run(program, tmp_path)
+    assert result.returncode == 0 and result.stdout.startswith("True\n"), result.stderr
+
+
 def test_outside_of_a_fit_the_signal_ends_the_process_as_ever(tmp_path):
     program = """
 class Fail(keras.callbacks.Callback):
@@ -87,5 +126,5 @@ def test_afterwards_the_signal_means_what_it_did():
     model, termination = batch_norm_network(), Termination()
     termination.watch(model)
     assert signal.getsignal(signal.SIGTERM) != before or before is not signal.SIG_DFL
-    termination.end("not requested")
+    termination.end(None, None, "not requested")
     assert signal.getsignal(signal.SIGTERM) == before

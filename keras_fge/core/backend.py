@@ -6,7 +6,6 @@ Keras takes that of KERAS_BACKEND, or of its configuration file, or TensorFlow, 
 import importlib.util
 import json
 import os
-import pathlib
 import sys
 
 BACKENDS = ("tensorflow", "jax", "torch")
@@ -36,10 +35,10 @@ def choose_backend() -> None:
 
 def _configured():
     """The backend in Keras' configuration file, which Keras itself writes when it is first loaded; None without one."""
-    home = os.environ.get("KERAS_HOME")
-    path = (pathlib.Path(home) if home else pathlib.Path.home() / ".keras") / "keras.json"
+    home = os.environ.get("KERAS_HOME") or os.path.join(os.path.expanduser("~"), ".keras")
     try:
-        return json.loads(path.read_text()).get("backend")
+        with open(os.path.join(home, "keras.json"), encoding="utf-8") as file:
+            return json.load(file).get("backend")
     except (OSError, ValueError, AttributeError):
         return None
 

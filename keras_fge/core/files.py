@@ -106,7 +106,10 @@ def checksum_of_arrays(arrays: Iterable[Any]) -> str:
     for array in arrays:
         array = np.ascontiguousarray(array)
         digest.update(f"{array.dtype}{array.shape}".encode())
-        digest.update(array.view(np.uint8).data if array.size else b"")
+        if array.dtype.hasobject:  # Texts.
+            digest.update(repr(array.tolist()).encode())
+        elif array.size:
+            digest.update(array.view(np.uint8).data)
     return digest.hexdigest()[:16]
 
 

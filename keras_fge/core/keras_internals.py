@@ -9,6 +9,7 @@ import contextlib
 import inspect
 import random
 from collections.abc import Callable, Iterator
+from types import FrameType
 from typing import Any
 
 import keras
@@ -64,18 +65,25 @@ def begin_with_epoch(model: keras.Model, epoch: int) -> None:
     model._initial_epoch = number
 
 
-def callbacks_before(callback: keras.callbacks.Callback) -> list[keras.callbacks.Callback]:
-    """The callbacks that stand before `callback` in the `fit` that calls it now; none where that cannot be seen.
+def fits_on_the_stack(frame: FrameType | None) -> Iterator[dict[str, Any]]:
+    """The local variables of each `fit` (of a Keras model) that is being executed in `frame` or above it."""
+    while frame is not None:
+        if frame.f_code.co_name == "fit" and isinstance(frame.f_locals.get("self"), keras.Model):
+            yield frame.f_locals
+        frame = frame.f_back
+
+
+def callbacks_around(callback: keras.callbacks.Callback) -> tuple[list, list]:
+    """The callbacks before and after `callback` in the `fit` that calls it now; none where that cannot be seen.
 
     (`fit` keeps its `CallbackList` in a local variable `callbacks`; the list itself is an attribute of the same name.)
     """
-    frame = inspect.currentframe()
-    while frame is not None:
-        listed = getattr(frame.f_locals.get("callbacks"), "callbacks", None)
-        if frame.f_code.co_name == "fit" and isinstance(listed, list) and callback in listed:
-            return listed[: listed.index(callback)]
-        frame = frame.f_back
-    return []
+    for variables in fits_on_the_stack(inspect.currentframe()):
+        listed = getattr(variables.get("callbacks"), "callbacks", None)
+        if isinstance(listed, list) and callback in listed:
+            position = listed.index(callback)
+            return listed[:position], listed[position + 1 :]
+    return [], []
 
 
 def inner_optimizer(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:
@@ -204,6 +212,15 @@ def is_chief() -> bool:
     import jax
 
     return jax.process_index() == 0
+
+
+def has_one_process() -> bool:
+    """Whether this process trains alone; JAX may run on several."""
+    if keras.backend.backend() != "jax":
+        return True
+    import jax
+
+    return jax.process_count() == 1
 
 
 def random_states() -> dict[str, Any]:
