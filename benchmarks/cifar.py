@@ -26,9 +26,15 @@ import types
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # Faster convolutions; on by default on some processors only.
 
-from absl import app, flags
-
 import presets
+
+INSTALL = (
+    "pip install -e '.[tensorflow,benchmarks]', or [jax,benchmarks], [torch,benchmarks], in the folder of the project."
+)
+try:
+    from absl import app, flags
+except ModuleNotFoundError as missing:
+    sys.exit(f"error: {missing}. Install what is missing: {INSTALL}")
 
 NETWORKS = ["vgg16", "vgg16-bn", "vgg19", "vgg19-bn", "preresnet20", "preresnet56", "preresnet110", "preresnet164"]
 NETWORKS += ["wrn28x10", "wrn16x4", "convfc", "small_cnn", "small_cnn_bn"]
@@ -139,8 +145,7 @@ GROUPS = {  # For --help.
 }
 CURES = {
     FloatingPointError: " Lower the learning rate, and give another --output_dir.",
-    ModuleNotFoundError: " Install what is missing: pip install -e '.[tensorflow,benchmarks]', or [jax,benchmarks], "
-    "[torch,benchmarks], and set KERAS_BACKEND to that backend.",
+    ModuleNotFoundError: f". Install what is missing: {INSTALL}",
 }
 
 # Results do not depend on these flags, or only on the data that they point to; or the flags only select units. All
@@ -308,7 +313,8 @@ def prepare():
 
     # Keras takes seconds to load: --help and a mistyped flag need not wait for it.
     with without_noise():
-        import keras
+        importlib.import_module("keras_fge")  # It chooses the backend, if nobody has, and loads Keras.
+    import keras
 
     import data
     from progress import ProgressBars, console
@@ -345,9 +351,9 @@ def run_experiments(names, study):
 
 def print_help():
     """The flags in their groups, a line for each; --helpfull has all that absl knows."""
-    print(f"{__doc__.splitlines()[0]} See docs/benchmark.md.")
+    print(*(line for line in __doc__.splitlines()[:9] if line), "(docs/benchmark.md says more.)", sep="\n")
     for group, names in GROUPS.items():
-        print(f"\n{group}")
+        print(f"{group}:")
         for name in names:
             flag = FLAGS[name]
             default = "" if flag.default in (None, False, ["all"]) else f" [{flag.default}]"
@@ -366,10 +372,10 @@ def run():
             raise
         print("\nstopped: the same command goes on from here", file=sys.stderr)
         sys.exit(130)
-    except (FloatingPointError, OSError, ModuleNotFoundError) as error:
+    except (FloatingPointError, OSError, ImportError) as error:
         if "--debug" in sys.argv:
             raise
-        cure = "" if isinstance(error, OSError) else CURES[type(error)]
+        cure = CURES.get(type(error), "")
         sys.exit(f"error: {error}{cure}")
 
 

@@ -665,7 +665,7 @@ def benchmark(*flags, **environment):
         (["--bn_samples=4001"], "--bn_samples=4001 must not exceed the 4000 training images"),
         (
             ["--steps_per_execution=2"],
-            "--steps_per_execution=2 must divide the 63 iterations of an epoch, the 63 of half an FGE cycle and the",
+            "--steps_per_execution=2 must divide the 63 iterations of an epoch, the 32 of half an FGE cycle and the",
         ),
         (["--experiment=report"], "has no records yet"),
         (["--learning_rate=nan"], "--learning_rate=nan must be a finite number"),
@@ -702,7 +702,7 @@ def test_help_is_short_and_has_every_flag():
             1,
             "error: [Errno 28] No space left on device: 'state.npz'",
         ),
-        (ModuleNotFoundError("No module named 'jax'"), 1, "error: No module named 'jax' Install what is missing: pip"),
+        (ModuleNotFoundError("No module named 'jax'"), 1, "error: No module named 'jax'. Install what is missing: pip"),
     ],
 )
 def test_what_a_user_can_cure_ends_with_one_line(error, status, message, monkeypatch, capsys):
@@ -718,6 +718,12 @@ def test_what_a_user_can_cure_ends_with_one_line(error, status, message, monkeyp
     monkeypatch.setattr(sys, "argv", ["cifar.py", "--debug"])
     with pytest.raises(type(error)):
         cifar.run()
+
+
+def test_without_its_packages_it_says_how_to_install_them():
+    command = [sys.executable, "-S", "benchmarks/cifar.py", "--help"]  # Without site-packages.
+    result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env={})
+    assert result.returncode == 1 and result.stderr.startswith("error: No module named 'absl'. Install what is missing")
 
 
 def test_errors_are_messages_and_no_tracebacks(tmp_path):
