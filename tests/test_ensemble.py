@@ -260,7 +260,7 @@ def test_bad_input():
     with pytest.raises(ValueError, match="set from_logits=True") as error:
         keras_fge.Ensemble(logits, snapshots()).evaluate(X, Y)
     assert error and all(np.array_equal(a, b) for a, b in zip(before, values(logits.weights)))
-    with pytest.raises(ValueError, match="are no probabilities"):
+    with pytest.raises(ValueError, match="are not finite: the training has diverged"):
         keras_fge.classification_metrics(np.full((2, 2), np.nan), [0, 1])
     ensemble = keras_fge.Ensemble(network(), snapshots())
     with pytest.raises(ValueError, match=r"`y` must have shape \(50,\)"):

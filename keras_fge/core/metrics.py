@@ -155,8 +155,10 @@ def _checked(probabilities, labels):
         probabilities = np.concatenate([1 - probabilities, probabilities], axis=1)
     if not len(probabilities):
         raise ValueError("There are no predictions: the data have no samples.")
+    if not np.all(np.isfinite(probabilities)):
+        raise ValueError("The outputs of the network are not finite: the training has diverged, or an input is NaN.")
     sums = np.sum(probabilities, axis=1)
-    if not (np.min(probabilities) >= 0 and np.max(np.abs(sums - 1)) <= 1e-3):  # Also where there is a NaN.
+    if not (np.min(probabilities) >= 0 and np.max(np.abs(sums - 1)) <= 1e-3):
         raise ValueError(
             "The outputs of the network are no probabilities: they must be non-negative and sum to 1. If they are "
             "logits, set from_logits=True; if the network is no classifier, from_logits=None. Received: sums from "
