@@ -27,10 +27,6 @@ from progress import console
 from records import new_record, write_json
 
 FLAGS = flags.FLAGS
-flags.DEFINE_string("output", "results/choosing.json", "Record to write.")
-flags.DEFINE_integer("seed", 0, "Seed of the first run; the next ones follow.")
-flags.DEFINE_integer("runs", 3, "Runs of each setting.", lower_bound=1)
-
 EPOCHS, START, BATCH_SIZE = 40, 28, 64
 CYCLES = (1, 2, 4, 6)  # Epochs. All but 1 divide the epochs that are left.
 OPTIMIZERS = {  # Its rate in ordinary training, its weight decay, the largest rates of FGE to try.
@@ -148,7 +144,7 @@ def draw(record):
 
 
 def main(_):
-    settings = types.SimpleNamespace(**{flag.name: flag.value for flag in FLAGS.get_key_flags_for_module(__name__)})
+    settings = types.SimpleNamespace(output=FLAGS.output, seed=FLAGS.seed, runs=FLAGS.runs)
     path = pathlib.Path(FLAGS.output)
     path.parent.mkdir(parents=True, exist_ok=True)
     images = data.load("fashion_subset", None, None, None, None, False)
@@ -161,4 +157,7 @@ def main(_):
 
 
 if __name__ == "__main__":
+    flags.DEFINE_string("output", "results/choosing.json", "Record to write.")
+    flags.DEFINE_integer("seed", 0, "Seed of the first run; the next ones follow.")
+    flags.DEFINE_integer("runs", 3, "Runs of each setting.", lower_bound=1)
     app.run(main)

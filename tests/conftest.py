@@ -2,6 +2,9 @@
 
 import functools
 import os
+import pathlib
+import subprocess
+import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # As the benchmark does: numbers depend on it.
@@ -72,3 +75,20 @@ def trained():
     before = values(start.variables + end.variables)
     yield start, end, x, y
     assert all(np.array_equal(a, b) for a, b in zip(values(start.variables + end.variables), before))
+
+
+@pytest.fixture(scope="session")
+def smoke(tmp_path_factory):
+    """The folder of a run of all experiments, and what it printed. The test processes share one run."""
+    from records import locked  # Not above: processes that tests start import this file, too, without benchmarks/.
+
+    root = tmp_path_factory.getbasetemp()
+    root = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
+    folder, output = root / "smoke", root / "smoke.txt"
+    with locked(root / "smoke.lock"):
+        if not output.exists():
+            command = [sys.executable, "benchmarks/cifar.py", "--preset=smoke", f"--output_dir={folder}"]
+            result = subprocess.run(command, capture_output=True, text=True, cwd=pathlib.Path(__file__).parent.parent)
+            assert result.returncode == 0, result.stderr
+            output.write_text(result.stdout)
+    return folder, output.read_text()

@@ -791,20 +791,6 @@ def metrics_of(folder):
     return units
 
 
-@pytest.fixture(scope="session")
-def smoke(tmp_path_factory):
-    """The folder of a run of all experiments, and what it printed. The test processes share one run."""
-    root = tmp_path_factory.getbasetemp()
-    root = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
-    folder, output = root / "smoke", root / "smoke.txt"
-    with locked(root / "smoke.lock"):
-        if not output.exists():
-            result = benchmark("--preset=smoke", f"--output_dir={folder}")
-            assert result.returncode == 0, result.stderr
-            output.write_text(result.stdout)
-    return folder, output.read_text()
-
-
 def test_smoke_runs_every_experiment_and_records_it(smoke):
     folder, output = smoke
     records = Records(folder)

