@@ -87,8 +87,11 @@ def kill_until_it_is_done(kind, folder, generator, most, left):
             assert not members or len(keras_fge.Ensemble.load(folder)) == len(members)
 
 
+SLOW = () if BACKEND == "tensorflow" else pytest.mark.slow  # What they do sees little of the backend.
+
+
 @pytest.mark.parametrize(
-    "kind", [*KINDS[:-1], pytest.param("benchmark", marks=() if BACKEND == "tensorflow" else pytest.mark.slow)]
+    "kind", ["fge", "checkpoint", *(pytest.param(kind, marks=SLOW) for kind in ("path", "plane", "benchmark"))]
 )
 def test_a_process_killed_again_and_again_ends_with_the_same_results(kind, tmp_path, request):
     if kind == "benchmark":  # There is an undisturbed run already.
