@@ -160,4 +160,4 @@ def _bernstein(t, degree):
     for _ in range(degree):
         powers.append(powers[-1] * t)
         complements.append(complements[-1] * (1.0 - t))
-    return [math.comb(degree, i) * powers[i] * complements[degree - i] for i in range(degree + 1)]
+    return [float(math.comb(degree, i)) * powers[i] * complements[degree - i] for i in range(degree + 1)]
