@@ -37,7 +37,7 @@ test-slow: .venv/ready .venv-jax/ready .venv-torch/ready
 test-install: $(foreach backend,tensorflow jax torch,build/$(backend)/passed)
 
 build/%/passed: .venv/ready README.md $(wildcard curves/*.py keras_fge/*.py keras_fge/core/*.py) setup.cfg
-	rm -rf build/$*
+	rm -rf build/$* build/lib  # In the latter, setuptools would find modules that are gone.
 	.venv/bin/python -m pip wheel --quiet --no-deps --wheel-dir build/$* .
 	$(PYTHON) -m venv build/$*/venv
 	build/$*/venv/bin/python -m pip install --quiet $(if $(filter torch,$*),"$(TORCH)") "$$(echo build/$*/*.whl)[$*,examples]"

@@ -1,6 +1,8 @@
-"""What the README opens with, made of the committed records: one figure and one table.
+"""Puts the numbers of the committed records into README.md and docs/results.md, and draws docs/opening.png.
 
-python benchmarks/opening.py        # writes docs/opening.png, and prints the rows of the table
+    python benchmarks/documents.py
+
+Between the marks `<!-- NAME -->` and `<!-- end of NAME -->` of these files stands what this program made.
 """
 
 import json
@@ -37,7 +39,7 @@ def pairs_of_example(metric):
 TASKS = (
     ("Fashion-MNIST, 4,000 images, small CNN", lambda metric: pairs_of("fashion_subset", metric)),
     ("CIFAR-10 (JPEG), 5,000 images of 16 x 16, small CNN", lambda metric: pairs_of("cifar10_jpeg", metric)),
-    ("digits, 900 images, the example below", pairs_of_example),
+    ("digits, 900 images, the README's example", pairs_of_example),
 )
 
 

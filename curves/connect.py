@@ -76,17 +76,17 @@ def connect(
 
 def _warn_of_own_training(network):
     """A curve is trained by its own step, so what a network does in its own is not part of it."""
-    own = [name for name in ("train_step", "compute_loss") if getattr(type(network), name) is not _of_keras(name)]
+    own = [
+        name
+        for name in ("train_step", "compute_loss")
+        if getattr(type(network), name) is not getattr(keras.Model, name)
+    ]
     if own:
         warnings.warn(
             f"'{network.name}' has its own `{own[0]}`, which a curve does not use: it minimizes the loss that you "
             "compile it with, at w(t), and the regularizers of the network. Compile the curve with a loss of your own.",
             stacklevel=3,
         )
-
-
-def _of_keras(name):
-    return getattr(keras.Model, name)
 
 
 def check_same_constants(start: keras.Model, end: keras.Model, start_name: str, end_name: str) -> None:

@@ -269,11 +269,7 @@ class CyclicEnsemble(keras.callbacks.Callback, abc.ABC):
     def on_train_end(self, logs=None):
         if self._folder:
             self._folder.lock.release()
-            self._termination.end(
-                self,
-                logs,
-                f"Ended by SIGTERM after epoch {self.epoch + 1}: the same program goes on from '{self.directory}'.",
-            )
+            self._termination.end(self, logs)
         if self._folder and not self._run.has_epochs:
             warnings.warn(f"There was nothing to train: '{self.directory}' holds the finished run.", stacklevel=2)
         elif not self._run.last_step:

@@ -121,11 +121,7 @@ class Checkpoint(keras.callbacks.Callback):
     def on_train_end(self, logs=None):
         self._restore_history()
         self._lock.release()
-        self._termination.end(
-            self,
-            logs,
-            f"Ended by SIGTERM after epoch {self.epoch + 1}: the same program goes on from '{self.directory}'.",
-        )
+        self._termination.end(self, logs)
 
     def _check_batches(self, batches):
         if is_chief():

@@ -34,10 +34,11 @@ class Termination:
         if _is_main_thread() and has_one_process() and (is_ours or present is signal.SIG_DFL):
             signal.signal(signal.SIGTERM, self._note)
 
-    def end(self, callback: keras.callbacks.Callback, logs: Any, message: str) -> None:
+    def end(self, callback: Any, logs: Any) -> None:
         """Ends the wait, in `on_train_end` of `callback`, and, if the signal came, the program.
 
-        It ends with `message`, the exit status of that signal, and after `on_train_end` of the callbacks that follow.
+        It ends after `on_train_end` of the callbacks that follow, with a message that says from which `directory` of
+        `callback` it goes on, and with the exit status of that signal.
 
         Raises:
             SystemExit: so that the program can still close what it has open.
@@ -48,7 +49,8 @@ class Termination:
         if self.is_requested:
             for other in callbacks_around(callback)[1]:
                 other.on_train_end(logs)
-            print(message, file=sys.stderr, flush=True)
+            message = f"Ended by SIGTERM after epoch {callback.epoch + 1}: the same program goes on from"
+            print(f"{message} '{callback.directory}'.", file=sys.stderr, flush=True)
             raise SystemExit(128 + signal.SIGTERM)
 
     def _note(self, number: int, frame: FrameType | None) -> Any:

@@ -127,7 +127,7 @@ def test_afterwards_the_signal_means_what_it_did():
         model, termination = batch_norm_network(), Termination()
         termination.watch(model)
         assert signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
-        termination.end(None, None, "not requested")
+        termination.end(None, None)
         assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     finally:
         signal.signal(signal.SIGTERM, before)

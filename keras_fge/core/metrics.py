@@ -40,7 +40,7 @@ def integer_labels(labels: ArrayLike, samples: int, classes: int) -> np.ndarray:
     if labels.dtype.kind not in "biuf":
         raise ValueError(f"`y` must hold numbers, the classes 0 to {classes - 1}. Received: type {labels.dtype}")
     if labels.shape == (samples, classes) and classes > 1:
-        if not (np.all(labels >= 0) and np.all(np.abs(labels.sum(axis=1) - 1) <= 1e-3)):  # Also where there is a NaN.
+        if not are_distributions(labels):
             sums = labels.sum(axis=1)
             raise ValueError(
                 f"`y` of shape {labels.shape} must be one-hot: no row is negative, and each sums to 1. Received: sums "
@@ -58,6 +58,11 @@ def integer_labels(labels: ArrayLike, samples: int, classes: int) -> np.ndarray:
     if samples and not (labels.min() >= 0 and labels.max() < classes):
         raise ValueError(f"`y` must hold classes 0 to {classes - 1}. Received: {labels.min()} to {labels.max()}")
     return labels
+
+
+def are_distributions(rows: np.ndarray) -> bool:
+    """Whether no element is negative, and each row, along the last axis, sums to 1; False where one is NaN."""
+    return bool(np.all(rows >= 0) and np.all(np.abs(rows.sum(axis=-1) - 1) <= 1e-3))
 
 
 def calibrated_metrics(
@@ -157,8 +162,8 @@ def _checked(probabilities, labels):
         raise ValueError("There are no predictions: the data have no samples.")
     if not np.all(np.isfinite(probabilities)):
         raise ValueError("The outputs of the network are not finite: the training has diverged, or an input is NaN.")
-    sums = np.sum(probabilities, axis=1)
-    if not (np.min(probabilities) >= 0 and np.max(np.abs(sums - 1)) <= 1e-3):
+    if not are_distributions(probabilities):
+        sums = np.sum(probabilities, axis=1)
         raise ValueError(
             "The outputs of the network are no probabilities: they must be non-negative and sum to 1. If they are "
             "logits, set from_logits=True; if the network is no classifier, from_logits=None. Received: sums from "

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_fge.core.metrics import calibrated_metrics, classification_metrics, regression_metrics
+from keras_fge.core.metrics import are_distributions, calibrated_metrics, classification_metrics, regression_metrics
 
 FromLogits = bool | None | list[bool | None]
 
@@ -80,9 +80,8 @@ def to_probabilities(outputs: Any, from_logits: FromLogits) -> Any:
 
 
 def _are_probabilities(array):
-    """Whether these are probabilities of several classes: no negative ones, and each row sums to 1."""
-    is_row = array.ndim > 1 and array.shape[-1] > 1
-    return bool(is_row and np.all(array >= 0) and np.all(np.abs(array.sum(axis=-1) - 1) <= 1e-3))
+    """Whether these are probabilities of several classes."""
+    return array.ndim > 1 and array.shape[-1] > 1 and are_distributions(array)
 
 
 def by_output(function: Callable, outputs: Any, from_logits: FromLogits) -> Any:
