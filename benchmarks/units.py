@@ -9,6 +9,7 @@ from collections.abc import Callable
 import numpy as np
 
 from data import Dataset
+from keras_fge.core.files import remove_leftovers
 from progress import ProgressBars
 from records import Records, locked, unit_name
 
@@ -89,6 +90,8 @@ def run(study, units):
 
     The first pass skips units that another process is doing; the second one waits for them.
     """
+    for folder, _, _ in os.walk(study.settings.output_dir):
+        remove_leftovers(folder, lambda name: True)
     ordered = _in_order(units)
     for wait in (False, True):
         for number, unit in enumerate(ordered.values(), 1):

@@ -24,7 +24,8 @@ def connect(
 ) -> CurveModel:
     """Builds a curve between two trained networks, ready to `compile` and `fit`.
 
-    The inner bends start on the straight line. The networks are copied and do not change.
+    The inner bends start on the straight line. The networks are copied and do not change. If their class has a
+    `compute_loss` of its own, the curve minimizes that, at w(t); an own `train_step` is left out, with a warning.
 
     Args:
         start, end: Two built `keras.Model` of one architecture: phi(0) and phi(1).
@@ -76,15 +77,10 @@ def connect(
 
 def _warn_of_own_training(network):
     """A curve is trained by its own step, so what a network does in its own is not part of it."""
-    own = [
-        name
-        for name in ("train_step", "compute_loss")
-        if getattr(type(network), name) is not getattr(keras.Model, name)
-    ]
-    if own:
+    if type(network).train_step is not keras.Model.train_step:
         warnings.warn(
-            f"'{network.name}' has its own `{own[0]}`, which a curve does not use: it minimizes the loss that you "
-            "compile it with, at w(t), and the regularizers of the network. Compile the curve with a loss of your own.",
+            f"'{network.name}' has its own `train_step`, which a curve does not use: it minimizes the loss that you "
+            "compile it with, at w(t), and the regularizers of the network. A `compute_loss` of its own would be used.",
             stacklevel=3,
         )
 

@@ -1,7 +1,8 @@
 """`Curve(layer)`: puts any Keras layer on a curve, and is the one place where bends are combined into weights."""
 
+import inspect
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -190,6 +191,21 @@ class Curve(keras.layers.Layer):
         """The part of the loss that depends on w(t) alone: weight regularizers and weight decay, a scalar tensor."""
         with self._scope(self.curve.coefficients(t), training=False):
             return sum(self.layer.losses + self._decay(), ops.zeros(()))
+
+    def loss_of_layer(
+        self, compute_loss: Callable, t: Any, x: Any, y: Any, y_pred: Any, sample_weight: Any, training: bool
+    ) -> Any:
+        """What `compute_loss`, a method of the layer, returns at w(t), less the layer's regularizers.
+
+        (This layer's losses have them. So the sum of both has what `compute_loss` has, even if that leaves them out.)
+        """
+        arguments = {"x": x, "y": y, "y_pred": y_pred, "sample_weight": sample_weight, "training": training}
+        parameters = inspect.signature(compute_loss).parameters.values()
+        if not any(parameter.name == "training" or parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+            del arguments["training"]  # As Keras allows.
+        with self._scope(self.curve.coefficients(t), training):
+            regularizers = sum(self.layer.losses, ops.zeros(()))
+            return compute_loss(**arguments) - regularizers
 
     def squared_speeds(self, positions: Sequence[Any]) -> Any:
         """||dw/dt||^2 at each of `positions`: float32 tensor of shape `(len(positions),)`, differentiable in the bends.

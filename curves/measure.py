@@ -9,10 +9,10 @@ import numpy as np
 
 from keras_fge.core.arguments import as_integer, check_data
 from keras_fge.core.batch_norm import BatchNormEstimator
+from keras_fge.core.compiled import compiled_outputs, name_of_data_loss
 from keras_fge.core.files import checksum_of_arrays
-from keras_fge.core.metrics import integer_labels, negative_log_likelihoods
 from keras_fge.core.networks import read
-from keras_fge.core.predictions import RunningMean, compiled_from_logits, predicts_one_label, to_probabilities
+from keras_fge.core.predictions import RunningMean
 
 ACCURACIES = ("accuracy", "acc", "sparse_categorical_accuracy", "categorical_accuracy", "binary_accuracy")
 
@@ -68,9 +68,8 @@ class Meter:
         row = {}
         for split, data in self.data.items():
             values = evaluate(self.model, data, self.batch_size)
-            row.update(
-                {f"{split}_{name}": value for name, value in {**values, "nll": values["loss"] - penalty}.items()}
-            )
+            values = {name_of_data_loss(self.model): values["loss"] - penalty, **values}
+            row.update({f"{split}_{name}": value for name, value in values.items()})
         return row
 
 
@@ -96,15 +95,18 @@ class PathEnsemble:
     """Two ensembles of the positions at which `add` is called: the first and the current one, and all so far.
 
     Args:
-        model: A compiled `keras.Model`. Its loss says whether it is a classifier, and whether it outputs logits.
+        model: A compiled `keras.Model`. Its losses say what it outputs, else its outputs do.
         data: Test data. Only arrays keep their order from pass to pass, so nothing is measured on other data.
         batch_size: Samples per batch.
         carry: The carry that `add` returned last, to continue from there.
+
+    Attributes:
+        why_not: Why nothing is measured; None: it is.
     """
 
     def __init__(self, model: keras.Model, data: Any, batch_size: int, carry: Mapping[str, Any]):
         self.model, self.data, self.batch_size = model, _without_none(data), batch_size
-        self.measurable = isinstance(data, tuple) and predicts_one_label(model)
+        self.why_not = None if isinstance(data, tuple) else "the test data are no arrays, and may change their order"
         self.start = carry.get("start")
         self.so_far = RunningMean(carry.get("total"), int(carry.get("count", 0)))
 
@@ -117,29 +119,39 @@ class PathEnsemble:
 
         The row is {"ensemble_with_start_error": ..., ...}; the carry holds the arrays to continue from.
         """
-        if not self.measurable:
+        if self.why_not:
             return {}, {}
         x, y, *weights = self.data
         outputs = self.model.predict(x, batch_size=self.batch_size, verbose=0)
-        self.measurable = isinstance(outputs, np.ndarray) and outputs.ndim == 2  # One label for each sample.
-        if not self.measurable:
+        try:
+            if not isinstance(outputs, np.ndarray):
+                raise ValueError("the network has several outputs")
+            kind = compiled_outputs(self.model, outputs)
+            present = kind.probabilities(outputs).astype("float64")
+            start, so_far = present if self.start is None else self.start, RunningMean(*vars(self.so_far).values())
+            if is_finite := bool(np.all(np.isfinite(present))):  # A point that is not spoils no other.
+                so_far.add(present)
+            row = {}
+            means = {"with_start": (start + present) / 2, "so_far": so_far.mean() if so_far.count else None}
+            for name, mean in means.items():
+                values = self._metrics(kind, mean if is_finite else None, y, *weights)
+                row.update({f"ensemble_{name}_{key}": value for key, value in values.items()})
+        except ValueError as error:
+            self.why_not = str(error)
             return {}, {}
-        present = to_probabilities(outputs, compiled_from_logits(self.model)).astype("float64")
-        self.start = present if self.start is None else self.start
-        self.so_far.add(present)
-        row = {}
-        for name, mean in (("with_start", (self.start + present) / 2), ("so_far", self.so_far.mean())):
-            error, nll = _error_and_nll(mean, y, *weights)
-            row.update({f"ensemble_{name}_error": error, f"ensemble_{name}_nll": nll})
+        self.start, self.so_far = start, so_far
         return row, {"start": self.start, "total": self.so_far.total, "count": self.so_far.count}
 
-
-def _error_and_nll(probabilities, labels, weights=1.0):
-    """Error and NLL as Keras computes metrics and losses: without sample weights, and with them, divided by N."""
-    labels = integer_labels(labels, *probabilities.shape)
-    losses = negative_log_likelihoods(probabilities, labels)
-    error = np.mean(np.argmax(probabilities, axis=1) != labels)
-    return float(error), float(np.mean(losses * np.reshape(weights, (-1,))))
+    def _metrics(self, kind, mean, labels, weights=None):
+        """As Keras computes metrics and losses: without sample weights, and with them, divided by N."""
+        names = ("mse",) if kind.each(1)[0].task == "regression" else ("error", "nll")
+        if mean is None:
+            return dict.fromkeys(names, float("nan"))
+        values = kind.metrics(self.model, mean, labels)
+        if weights is not None:
+            weighted = kind.metrics(self.model, mean, labels, weights)[names[-1]]
+            values[names[-1]] = weighted * float(np.mean(weights))
+        return {name: values[name] for name in names}
 
 
 def _subset(data, samples, name):

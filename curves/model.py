@@ -12,7 +12,7 @@ from keras import ops
 
 from curves.curve import Curve
 from curves.parametrization import check_position
-from keras_fge.core.keras_internals import all_layers, is_stateless, layers_inside
+from keras_fge.core.keras_internals import all_layers, compiled_loss_lent, is_stateless, layers_inside
 from keras_fge.core.networks import clone, read, regularization, set_weights
 
 OBJECTIVES = ("uniform", "arc_length")
@@ -162,9 +162,22 @@ class CurveModel(keras.Model):
         return ops.mod(ops.sum(ops.cast(state, "float32") / ops.cast(moduli, "float32")), 1.0)
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
-        """The loss of the network at `t`; in training, times r(t) if the objective is "arc_length"."""
-        loss = super().compute_loss(x, y, y_pred, sample_weight, training)
+        """The loss of the network at `t`; in training, times r(t) if the objective is "arc_length".
+
+        A network with a `compute_loss` of its own computes it, at w(t); state that it changes meanwhile is not kept.
+        """
+        if network := self._network_with_own_loss():
+            with compiled_loss_lent(self, network):
+                loss = self.body.loss_of_layer(network.compute_loss, self.t, x, y, y_pred, sample_weight, training)
+            loss += sum(self.losses, ops.zeros(()))
+        else:
+            loss = super().compute_loss(x, y, y_pred, sample_weight, training)
         return loss * self._relative_speed() if training and self.objective == "arc_length" else loss
+
+    def _network_with_own_loss(self):
+        network = getattr(self.body, "layer", None) if isinstance(self.body, Curve) else None
+        own = isinstance(network, keras.Model) and type(network).compute_loss is not keras.Model.compute_loss
+        return network if own else None
 
     def _relative_speed(self):
         """r(t) = ||phi'(t)|| / integral_0^1 ||phi'(s)|| ds, at the current t.
@@ -252,6 +265,13 @@ class CurveModel(keras.Model):
             "num_bends": max(layer.curve.num_bends for layer in layers),
             "penalty": f"{self.penalty(0.5):.5g}",
         }
+
+    def __repr__(self) -> str:
+        if not self.built or not (layers := self.curve_layers()):
+            return f"CurveModel({self.body.name}, not built)"
+        size = sum(int(np.prod(slot.shape)) for layer in layers for slot in layer.bends[0])
+        kinds = ", ".join(sorted({repr(layer.curve) for layer in layers}))
+        return f"CurveModel({kinds} of '{self.body.name}', {size:,} weights a bend, t={float(read(self.t)):g})"
 
     def _whole_network(self, method):
         if not (isinstance(self.body, Curve) and isinstance(self.body.layer, keras.Model)):

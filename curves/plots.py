@@ -19,7 +19,8 @@ LINE_STYLE = {"linestyle": "--", "color": "0.35"}
 def plot_paths(results: Mapping[str, "PathResult"], path: str | os.PathLike | None = None) -> "Figure":
     """Plots train loss, test error and ensemble error along one or more paths against t; circles mark the endpoints.
 
-    The third panel, the test error of the ensemble of phi(0) and phi(t), is left out if that was not measured.
+    The third panel, the test error (of values: mean squared error) of the ensemble of phi(0) and phi(t), is left out if
+    that was not measured.
 
     Args:
         results: Dictionary of label to `PathResult`. Paths with "line" in their label are dashed and grey.
@@ -39,8 +40,11 @@ def plot_paths(results: Mapping[str, "PathResult"], path: str | os.PathLike | No
         ("train", "loss", 1, "train loss", "the network φ(t)"),
         ("test", *(("error", 100, "test error (%)") if has_error else ("loss", 1, "test loss")), "the network φ(t)"),
     ]
-    if all(result.ensemble for result in results.values()):
-        panels.append(("ensemble", "with_start_error", 100, "test error (%)", "the ensemble of φ(0) and φ(t)"))
+    title = "the ensemble of φ(0) and φ(t)"
+    if all("with_start_error" in result.ensemble for result in results.values()):
+        panels.append(("ensemble", "with_start_error", 100, "test error (%)", title))
+    elif all("with_start_mse" in result.ensemble for result in results.values()):
+        panels.append(("ensemble", "with_start_mse", 1, "mean squared test error", title))
     figure = new_figure(figsize=(5 * len(panels), 3.8), layout="constrained")
     all_axes = figure.subplots(1, len(panels))
     for axes, (split, quantity, scale, label, title) in zip(all_axes, panels):

@@ -8,13 +8,17 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
+from keras_fge.core.figures import text_as_html
 from keras_fge.core.files import read_npz, to_npz, write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-@dataclasses.dataclass(frozen=True)
+WORDS = (("train", "loss", 1, "train loss"), ("test", "error", 100, "test error %"))  # What is said in a line.
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
 class PathResult:
     """Measurements along a curve, at n positions.
 
@@ -22,15 +26,15 @@ class PathResult:
         t: Positions in [0, 1], shape `(n,)`.
         distance: Arc length from phi(0) to phi(t), in the units of the weights, shape `(n,)`.
         straight_distance: ||phi(1) - phi(0)||.
-        train, test: Dictionaries of arrays of shape `(n,)`: "loss" (the compiled loss with all regularizers), "nll"
-            (the loss without weight regularizers and decay: the negative log-likelihood where the loss is a
-            cross-entropy), "error" (1 - accuracy, a fraction, if an accuracy was compiled) and every compiled metric
-            under its own name.
-        ensemble: Such a dictionary for ensembles (means of predicted probabilities) on the test data:
+        train, test: Dictionaries of arrays of shape `(n,)`: "loss" (the compiled loss with all regularizers), the same
+            without weight regularizers and decay ("nll" where it is a cross-entropy, "mse" where it is the mean squared
+            error, else "data_loss"), "error" (1 - accuracy, a fraction, if an accuracy was compiled) and every compiled
+            metric under its own name.
+        ensemble: Such a dictionary for ensembles (means of predicted probabilities, or values) on the test data:
             "with_start_error" and "with_start_nll" of {phi(0), phi(t)}, "so_far_error" and "so_far_nll" of all
-            positions up to t. Empty unless the test data are arrays and the loss is a categorical cross-entropy.
+            positions up to t; for values, "with_start_mse" and "so_far_mse". Empty where that was not measured.
         settings: Settings of the measurement: "num_points", "batch_size", "train_samples", "bn_samples" (None: all),
-            and checksums of the model and the data.
+            checksums of the model and the data, and "no_ensemble": why `ensemble` is empty.
         line: The same of the straight line between the endpoints, at these t; None if it was not measured.
 
     Example:
@@ -93,14 +97,21 @@ class PathResult:
 
     def __str__(self) -> str:
         rows = [] if self.line is None else [self.line._in_words("straight line")]
-        return "\n".join([*rows, self._in_words(self.settings.get("curve", ["path"])[0].partition(",")[0])])
+        rows.append(self._in_words(self.settings.get("curve", ["path"])[0].partition(",")[0]))
+        if why := self.settings.get("no_ensemble"):
+            rows.append(f"no ensemble was measured: {why}")
+        return "\n".join(rows)
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        return text_as_html(str(self))
 
     def _in_words(self, name):
-        quantities = [("train", "loss", 1, "train loss"), ("test", "error", 100, "test error %")]
         texts = [
             f"{label} {scale * np.min(values):.3g} to {scale * np.max(values):.3g}, barrier "
             f"{scale * self.barrier(split, quantity):.3g} at t = {self.t[np.argmax(values)]:.2f}"
-            for split, quantity, scale, label in quantities
+            for split, quantity, scale, label in WORDS
             if (values := getattr(self, split).get(quantity)) is not None
         ]
         return f"{name}: {'; '.join(texts)}; length {self.summary()['length_ratio']:.3f}"
@@ -130,7 +141,7 @@ class PathResult:
         return plot_paths({"curve": self, **({"straight line": line} if line else {})}, path)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class PlaneResult:
     """Measurements on the plane through three points w_0, w_1, w_2 of weight space.
 
@@ -176,6 +187,21 @@ class PlaneResult:
             "largest_distance_of_the_path": float(np.max(self.path_distance, initial=0.0)),
             "num_points": self.x.size * self.y.size,
         }
+
+    def __str__(self) -> str:
+        sides = [f"{value:.3g}" for name, value in self.summary().items() if name.startswith("distance_")]
+        rows = [f"plane of {self.x.size} x {self.y.size} points; distances of its three points: {', '.join(sides)}"]
+        for split, quantity, scale, label in WORDS:
+            if (values := getattr(self, split).get(quantity)) is not None:
+                rows.append(f"{label} {scale * np.nanmin(values):.3g} to {scale * np.nanmax(values):.3g}")
+        if self.path_distance.size:
+            rows.append(f"the curve lies in it up to a distance of {self.path_distance.max():.3g}")
+        return "\n".join(rows)
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        return text_as_html(str(self))
 
     def save(self, path: str | os.PathLike) -> None:
         """Writes the result to `path`, a .npz file, atomically: the file is never incomplete."""

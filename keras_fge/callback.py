@@ -13,9 +13,16 @@ from keras import ops
 from keras_fge import cycle as cycles
 from keras_fge import state
 from keras_fge.batches import Batches, announce_epoch
-from keras_fge.core.keras_internals import callbacks_around, last_learning_rate, optimizer_calls
+from keras_fge.core.compiled import AS_COMPILED, compiled_outputs
+from keras_fge.core.keras_internals import (
+    callbacks_around,
+    has_one_process,
+    last_learning_rate,
+    optimizer_calls,
+    validation_of_fit,
+)
 from keras_fge.core.networks import check_finite, distance
-from keras_fge.core.predictions import compiled_from_logits
+from keras_fge.core.tasks import Outputs
 from keras_fge.cycle import Cycle
 from keras_fge.ensemble import Ensemble
 from keras_fge.learning_rate import (
@@ -50,10 +57,16 @@ class CyclicEnsemble(keras.callbacks.Callback, abc.ABC):
     first update on, for which the velocity of the training before is taken over; with `rescale_momentum=False`, as
     Keras does. Adam and the like keep moments of the gradients alone, without the learning rate, and need nothing.
 
-    Each epoch logs "learning_rate". After each snapshot, and in `Snapshot.metrics`, it logs "distance_from_start" and
-    "distance_from_last": ||w - v|| over the trainable weights, from where the cycles began and from the snapshot
-    before; and with `validation_data`, "member_error" and "ensemble_error", "ensemble_nll" of the ensemble so far (or
-    the metrics that fit other outputs; see `Ensemble.evaluate`). Before the first snapshot these are NaN.
+    Each epoch logs "learning_rate" and "snapshots", their number. From the first snapshot on, it logs of the last one
+    what `Snapshot.metrics` holds too: "distance_from_start" and "distance_from_last", ||w - v|| over the trainable
+    weights, from where the cycles began and from the snapshot before; and with validation data, "member_error" and
+    "ensemble_error", "ensemble_nll" of the ensemble so far (or the metrics that fit other outputs; see
+    `Ensemble.evaluate`). Before that there is nothing to log; only where a CSVLogger follows, which takes its columns
+    from the first epoch, it is NaN.
+
+    Where there is no `validation_data`, those of `fit` are taken, also the part that `validation_split` keeps back:
+    arrays as they are, a data set if it can be read again in the same order. Where that cannot be measured, a warning
+    says why, and nothing is measured.
 
     With a `directory`, nothing is lost when the process dies. Every snapshot is written there as soon as it is taken,
     and no longer held in memory; `Ensemble.load(directory)` reads the folder, also of an unfinished run. At the end of
@@ -87,6 +100,8 @@ class CyclicEnsemble(keras.callbacks.Callback, abc.ABC):
         resume: bool,
         rescale_momentum: bool,
         from_logits: Any,
+        task: Any,
+        metrics: str | None,
     ):
         super().__init__()
         cycles.check_arguments(cycle_epochs, cycle_steps, start_epoch)
@@ -95,7 +110,8 @@ class CyclicEnsemble(keras.callbacks.Callback, abc.ABC):
         self.cycle_epochs = cycle_epochs and int(cycle_epochs)
         self.cycle_steps = cycle_steps and int(cycle_steps)
         self.start_epoch = int(start_epoch)
-        self.from_logits = from_logits
+        Outputs((None if task == "regression" else False) if from_logits == AS_COMPILED else from_logits, task)
+        self.from_logits, self.task, self.metrics = from_logits, task, metrics
         self._validation: Validation | None = None
         self.validation_data = validation_data
         self.directory = directory
@@ -109,12 +125,13 @@ class CyclicEnsemble(keras.callbacks.Callback, abc.ABC):
 
     @property
     def validation_data(self) -> Any:
-        """What each snapshot, and the ensemble so far, is measured on; None: nothing."""
-        return self._validation and self._validation.data
+        """What each snapshot, and the ensemble so far, is measured on; None: those of `fit`, if there are any."""
+        return self._validation.data if self._validation and self._has_own_validation else None
 
     @validation_data.setter
     def validation_data(self, data: Any) -> None:
-        self._validation = None if data is None else Validation(data, self.from_logits)
+        self._has_own_validation = data is not None
+        self._validation = None if data is None else Validation(data, self.from_logits, self.task, self.metrics)
 
     @abc.abstractmethod
     def learning_rate(self, step: Any, cycle_steps: int) -> Any:
@@ -127,23 +144,23 @@ class CyclicEnsemble(keras.callbacks.Callback, abc.ABC):
     def position_of_minimum(self, cycle_steps: int) -> int:
         """The update of the cycle, 1 to `cycle_steps`, after which the snapshot is taken."""
 
-    def ensemble(self, from_logits: Any = "as given") -> Ensemble:
+    def ensemble(self, from_logits: Any = "as given", task: Any = "as given") -> Ensemble:
         """The `Ensemble` of the snapshots so far.
 
         Args:
-            from_logits: What the network outputs; see `Ensemble`. Default: as given to this callback, or as the
-                compiled losses say.
+            from_logits, task: What the network outputs; see `Ensemble`. Default: as given to this callback, as the
+                compiled losses say, or as the outputs showed on validation data.
 
         Raises:
             ValueError: if there is no snapshot yet, or the compiled losses do not say whether they take logits.
         """
         if not self.snapshots:
             raise ValueError("No snapshot has been collected yet: pass this callback to `fit`.")
-        if from_logits == "as given":
-            from_logits = self.from_logits
-        if from_logits == "as compiled":
-            from_logits = compiled_from_logits(self.model)
-        return Ensemble(self.model, self.snapshots, from_logits)
+        given = self._said_of_outputs()
+        from_logits = given[0] if from_logits == "as given" else from_logits
+        task = given[1] if task == "as given" else task
+        outputs = compiled_outputs(self.model, None, from_logits, task)
+        return Ensemble(self.model, self.snapshots, outputs.from_logits, outputs.task)
 
     def batches(self, x: Any, y: Any, batch_size: int = 32, seed: int = 0, sample_weight: Any = None) -> Batches:
         """The arrays as a data set for a `fit` with this callback; see `Batches`.
@@ -192,8 +209,7 @@ class CyclicEnsemble(keras.callbacks.Callback, abc.ABC):
         cycle.check_executions(steps_per_epoch, model.steps_per_execution)
         cycle.check_accumulation(run.optimizer.gradient_accumulation_steps or 1)
         self._check_reached(run, 0)
-        if self._validation:
-            self._validation.check(model)
+        self._check_validation(model)
         with self._folder.lock.acquired() if self._folder else contextlib.nullcontext():
             stored = self._open_folder(run, model) if self._folder else None
             if self._validation and (stored or self._validation.count != len(self.snapshots)):
@@ -256,8 +272,9 @@ class CyclicEnsemble(keras.callbacks.Callback, abc.ABC):
             self._collect_if_due(run, step)
             rate = float(ops.convert_to_numpy(self.learning_rate(max(step, 1), run.cycle.length)))
         if logs is not None:
-            logs["learning_rate"] = rate
-            logs.update(run.latest or dict.fromkeys(self._names_of_metrics(), float("nan")))
+            logs.update(learning_rate=rate, snapshots=len(self.snapshots))
+            takes_columns = any(isinstance(other, keras.callbacks.CSVLogger) for other in callbacks_around(self)[1])
+            logs.update(run.latest or dict.fromkeys(self._names_of_metrics() if takes_columns else (), float("nan")))
         state.see_rate(self.model)
         if self._termination.is_requested:
             self.model.stop_training = True
@@ -296,6 +313,36 @@ class CyclicEnsemble(keras.callbacks.Callback, abc.ABC):
         factor = self._schedule(run).of_last_update(run.optimizer) / rate_then
         for velocity in run.optimizer.momentums:
             velocity.assign(velocity * factor)
+
+    def _said_of_outputs(self):
+        outputs = self._validation and self._validation.outputs
+        return (outputs.from_logits, outputs.task) if outputs else (self.from_logits, self.task)
+
+    # --- Validation ---------------------------------------------------------------------------------------------------
+
+    def _check_validation(self, model):
+        """What cannot be measured is refused before the training; of the data of `fit`, it is left out."""
+        if self._has_own_validation:
+            self._validation.check(model)
+            return
+        self._validation = None
+        data, steps = validation_of_fit(self)
+        if data is not None:
+            try:
+                if steps is not None:
+                    raise ValueError("Only whole data sets can be measured, and `fit` has `validation_steps`.")
+                if not has_one_process():
+                    raise ValueError("Each of several processes would have a part of them.")
+                validation = Validation(data, self.from_logits, self.task, self.metrics)
+                validation.check(model)
+            except ValueError as error:
+                warnings.warn(
+                    f"{type(self).__name__} does not measure its members on the validation data of `fit`: {error} "
+                    "Its own `validation_data` may be other ones.",
+                    stacklevel=2,
+                )
+            else:
+                self._validation = validation
 
     # --- Snapshots ----------------------------------------------------------------------------------------------------
 
@@ -372,7 +419,7 @@ class CyclicEnsemble(keras.callbacks.Callback, abc.ABC):
             "rescale_momentum": self._rescales(run),
         }
         if not (self._folder.exists() and self.resume):
-            self._folder.begin(run, model, settings, self.from_logits)
+            self._folder.begin(run, model, settings, self._said_of_outputs())
             return None
-        self.snapshots, stored = self._folder.resume(run, model, settings, self.from_logits)
+        self.snapshots, stored = self._folder.resume(run, model, settings, self._said_of_outputs())
         return stored

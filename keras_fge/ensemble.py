@@ -9,17 +9,10 @@ import keras
 import numpy as np
 
 from keras_fge.core.batch_norm import batch_norm_layers, update_batch_norm
+from keras_fge.core.compiled import compiled_metrics
 from keras_fge.core.networks import borrowed, clone, distance, set_weights
-from keras_fge.core.predictions import (
-    FromLogits,
-    RunningMean,
-    RunningVariance,
-    by_output,
-    check_order,
-    metrics_of_outputs,
-    predict_with_labels,
-    to_probabilities,
-)
+from keras_fge.core.predictions import RunningMean, RunningVariance, check_order, predict_with_labels
+from keras_fge.core.tasks import FromLogits, Outputs, Task
 from keras_fge.folder import Folder
 from keras_fge.snapshots import Snapshot, StoredSnapshot
 
@@ -39,9 +32,15 @@ class Ensemble:
             probabilities before they are averaged. False: probabilities. None: neither, as in regression. For a network
             with several outputs, one for all or a list with one for each. `callback.ensemble()` takes it from the
             compiled losses. Default: False.
+        task: What the outputs are for, also one for all or a list. "classification": the last axis holds classes, of
+            which one is right for each sample, or for each position of a sequence or an image; one column alone is the
+            probability of class 1 of two. "multilabel": each element is the probability of a label of its own, and
+            logits go through a sigmoid. "regression": values. Default: "regression" where `from_logits` is None, else
+            "classification".
 
     Raises:
-        ValueError: if there is no snapshot, or one that does not fit the network.
+        ValueError: if there is no snapshot, or one that does not fit the network, or `from_logits` and `task` are
+            other values or contradict each other.
 
     Example:
         ensemble = keras_fge.Ensemble(net_a, [net_a.get_weights(), net_b.get_weights()])
@@ -59,6 +58,7 @@ class Ensemble:
         network: keras.Model,
         snapshots: Sequence[Snapshot | Sequence[np.ndarray]],
         from_logits: FromLogits = False,
+        task: Task = None,
     ):
         snapshots = list(snapshots)
         if models := [s for s in snapshots if isinstance(s, keras.Model)]:
@@ -71,12 +71,11 @@ class Ensemble:
             raise ValueError("`snapshots` is empty: an ensemble needs at least one member.")
         for index, member in enumerate(members):
             member.check(network, index)
-        kinds = from_logits if isinstance(from_logits, (list, tuple)) else [from_logits]
-        if not all(kind in (True, False, None) for kind in kinds):
-            raise ValueError(f"`from_logits` must hold True, False or None. Received: from_logits={from_logits!r}")
+        self._outputs = Outputs(from_logits, task)
         self.network = network
         self.snapshots = members
         self.from_logits = from_logits
+        self.task = task
 
     def predict(self, x: Any, batch_size: int | None = None) -> Any:
         """The mean of the members' probabilities; of their outputs, for a network that does not classify.
@@ -95,7 +94,13 @@ class Ensemble:
         return self._add_up(RunningVariance(), x, batch_size).variance()
 
     def evaluate(
-        self, x: Any, y: Any = None, batch_size: int | None = None, calibrate: bool = False
+        self,
+        x: Any,
+        y: Any = None,
+        batch_size: int | None = None,
+        calibrate: bool = False,
+        sample_weight: Any = None,
+        metrics: str | None = None,
     ) -> dict[str, float]:
         """Test metrics of the whole ensemble, as floats.
 
@@ -106,49 +111,64 @@ class Ensemble:
             brier: 1/N sum_n sum_c (p_n[c] - [c = y_n])^2
             ece:   sum_b (n_b / N) |accuracy_b - confidence_b| over 15 equal bins of the largest probability
 
-        and, where `from_logits` is None, mse and mae: the mean squared and absolute error of the mean prediction. With
-        several outputs, the name of the output stands before each, as in "digit_error".
+        where N counts positions for sequences and images, and elements for labels that do not exclude each other. For
+        values instead: mse and mae, the mean squared and absolute error of the mean prediction. With several outputs,
+        the name of the output stands before each, as in "digit_error".
 
         Args:
-            x: Inputs, or a data set of (x, y) batches in an order that does not change.
-            y: Labels, for array inputs: integers of shape `(N,)` or `(N, 1)`, or one-hot of shape `(N, classes)`. For
-                several outputs, the structure of the outputs.
+            x: Inputs, or a data set of (x, y) or (x, y, sample_weight) batches in an order that does not change.
+            y: Labels, for array inputs: integers of shape `(N, ...)` or `(N, ..., 1)`, or one-hot of shape `(N, ...,
+                classes)`; for labels that do not exclude each other, 0 and 1 in the shape of the output. For several
+                outputs, the structure of the outputs.
             batch_size: Samples per batch, for arrays.
             calibrate: Whether to add "calibrated_nll", "calibrated_brier", "calibrated_ece" and "temperature": after
                 temperature scaling with 5-fold cross-validation on these data; see `calibrated_metrics`.
+            sample_weight: Weights of the samples, `(N,)`, or positions, `(N, ...)`, such as a mask: all metrics are
+                means with these weights. For several outputs, one for all, or the structure of the outputs.
+            metrics: "compiled": the loss (without regularizers) and the metrics with which the network is compiled,
+                instead of those above. They see the mean prediction (where the network outputs logits, its logits), so
+                this works for any task. Default: those above.
 
         Returns:
             `{"error", "nll", "brier", "ece", ...}`.
 
         Raises:
             ValueError: if outputs are no probabilities (see `from_logits`), labels do not fit, or the data set changes
-                its order between passes.
+                its order between passes; with `metrics="compiled"`, if the network is not compiled.
 
         References:
             Guo et al., On Calibration of Modern Neural Networks, ICML 2017, https://arxiv.org/abs/1706.04599
         """
         running = RunningMean()
         with borrowed(self.network):
-            for outputs, labels in self._labelled_predictions(x, y, batch_size):
+            for outputs, labels, shares in self._labelled_predictions(x, y, sample_weight, batch_size):
                 running.add(outputs)
-                last_labels = labels
-        return self._metrics(running.mean(), last_labels, calibrate)
+        return self._metrics(running.mean(), labels, shares, calibrate, metrics)
 
     def evaluate_sizes(
-        self, x: Any, y: Any = None, batch_size: int | None = None, calibrate: bool = False
+        self,
+        x: Any,
+        y: Any = None,
+        batch_size: int | None = None,
+        calibrate: bool = False,
+        sample_weight: Any = None,
+        metrics: str | None = None,
     ) -> dict[str, np.ndarray]:
         """The metrics of `evaluate` for the ensembles of the first 1, 2, ..., K members: arrays of shape `(K,)`."""
-        running, metrics = RunningMean(), []
+        running, rows = RunningMean(), []
         with borrowed(self.network):
-            for outputs, labels in self._labelled_predictions(x, y, batch_size):
+            for outputs, labels, shares in self._labelled_predictions(x, y, sample_weight, batch_size):
                 running.add(outputs)
-                metrics.append(self._metrics(running.mean(), labels, calibrate))
-        return {name: np.array([values[name] for values in metrics]) for name in metrics[0]}
+                rows.append(self._metrics(running.mean(), labels, shares, calibrate, metrics))
+        return {name: np.array([row[name] for row in rows]) for name in rows[0]}
 
     def disagreement(self, x: Any, batch_size: int | None = None) -> np.ndarray:
         """The fraction of samples for which two members predict different classes: array of shape `(K, K)`."""
         with borrowed(self.network):
-            classes = [_classes(outputs) for outputs in self._predictions(x, batch_size)]
+            predictions = list(self._predictions(x, batch_size))
+        if not isinstance(predictions[0], np.ndarray):
+            raise ValueError("`disagreement` needs a network with one output.")
+        classes = [self._outputs.each(1)[0].classes(array) for array in predictions]
         return np.array([[np.mean(a != b) for b in classes] for a in classes])
 
     def distances(self) -> np.ndarray:
@@ -208,7 +228,7 @@ class Ensemble:
             total = add(total, chosen[-1])
             guards.append(score(total, count, halves[1]))
         best = chosen[: np.argmin(guards) + 1]
-        return Ensemble(self.network, [self.snapshots[member] for member in best], self.from_logits)
+        return Ensemble(self.network, [self.snapshots[member] for member in best], self.from_logits, self.task)
 
     def average_weights(self, train: Any = None, batch_size: int = 128) -> keras.Model:
         """One network with the mean of the members' weights: stochastic weight averaging (SWA) from the same run.
@@ -266,7 +286,7 @@ class Ensemble:
             member.name = f"member_{index + 1}"
             set_weights(member, snapshot.weights)
             member.trainable = False
-            outputs.append(by_output(_probability_layer, member(inputs), self.from_logits))
+            outputs.append(self._outputs.layers(member(inputs)))
         mean = keras.tree.map_structure(_mean_layer, *outputs)
         return keras.Model(inputs, mean, name=f"{network.name}_ensemble")
 
@@ -282,7 +302,7 @@ class Ensemble:
         folder = Folder(directory)
         network = folder.create(self.network)
         members = [StoredSnapshot.write(snapshot, directory, "member") for snapshot in self.snapshots]
-        folder.write_manifest(members, network=network, from_logits=self.from_logits)
+        folder.write_manifest(members, network=network, from_logits=self.from_logits, task=self.task)
 
     @classmethod
     def load(
@@ -290,6 +310,7 @@ class Ensemble:
         directory: str | os.PathLike,
         network: keras.Model | None = None,
         from_logits: Any = "as saved",
+        task: Any = "as saved",
         skip_damaged: bool = False,
         verify: bool = True,
     ) -> "Ensemble":
@@ -299,7 +320,7 @@ class Ensemble:
             directory: The folder.
             network: A built network to use. Default: the one in the folder, whose classes must be Keras' own or
                 registered with `keras.saving.register_keras_serializable`.
-            from_logits: As for the constructor. Default: as saved.
+            from_logits, task: As for the constructor. Default: as saved.
             skip_damaged: Whether to leave out members whose file is missing or not as written, with a warning.
                 Default: no; they are an error.
             verify: Whether manifest, network and members must be what was written, by their checksums. Default: True.
@@ -323,11 +344,13 @@ class Ensemble:
             raise ValueError(f"There is no member in '{directory}'.")
         if from_logits == "as saved":
             from_logits = manifest["from_logits"]
+        if task == "as saved":
+            task = manifest.get("task")  # Version 0.1 knew none.
         if from_logits == "unknown":
             raise ValueError(f"Say `Ensemble.load('{directory}', from_logits=...)`: the losses of the run do not tell.")
         if network is None:
             network = folder.load_network(manifest.get("network") if verify else None)
-        return cls(network, snapshots, from_logits)
+        return cls(network, snapshots, from_logits, task)
 
     def __len__(self) -> int:
         return len(self.snapshots)
@@ -339,7 +362,7 @@ class Ensemble:
     def __getitem__(self, index: int | slice) -> "keras.Model | Ensemble":
         """`ensemble[0]` is a member, a network of its own; `ensemble[:3]` is the ensemble of the first three."""
         if isinstance(index, slice):
-            return Ensemble(self.network, self.snapshots[index], self.from_logits)
+            return Ensemble(self.network, self.snapshots[index], self.from_logits, self.task)
         network = clone(self.network)
         set_weights(network, self.snapshots[index].weights)
         return network
@@ -352,23 +375,24 @@ class Ensemble:
         return self.predict(x)
 
     def __repr__(self) -> str:
-        return f"Ensemble({len(self)} members of '{self.network.name}', from_logits={self.from_logits})"
+        task = f", task={self.task!r}" if self.task else ""
+        return f"Ensemble({len(self)} members of '{self.network.name}', from_logits={self.from_logits}{task})"
 
     def _predictions(self, x, batch_size):
         """Inside `borrowed`: the probabilities of one member after the other."""
         for snapshot in self.snapshots:
             set_weights(self.network, snapshot.weights)
-            yield to_probabilities(self.network.predict(x, batch_size=batch_size, verbose=0), self.from_logits)
+            yield self._outputs.probabilities(self.network.predict(x, batch_size=batch_size, verbose=0))
 
-    def _labelled_predictions(self, x, y, batch_size):
-        """Inside `borrowed`: (probabilities, labels) of one member after the other."""
+    def _labelled_predictions(self, x, y, weights, batch_size):
+        """Inside `borrowed`: (probabilities, labels, sample weights) of one member after the other."""
         labels = None
         for snapshot in self.snapshots:
             set_weights(self.network, snapshot.weights)
-            outputs, new_labels = predict_with_labels(self.network, x, y, batch_size)
+            outputs, new_labels, shares = predict_with_labels(self.network, x, y, weights, batch_size)
             check_order(labels, new_labels, "`x`")
             labels = new_labels
-            yield to_probabilities(outputs, self.from_logits), labels
+            yield self._outputs.probabilities(outputs), labels, shares
 
     def _add_up(self, running, x, batch_size):
         with borrowed(self.network):
@@ -376,21 +400,12 @@ class Ensemble:
                 running.add(outputs)
         return running
 
-    def _metrics(self, outputs, labels, calibrate=False):
-        return metrics_of_outputs(self.network, outputs, labels, self.from_logits, calibrate)
-
-
-def _classes(outputs):
-    """The predicted classes, for an output that has a column for each, or one for the second of two."""
-    if not isinstance(outputs, np.ndarray):
-        raise ValueError("`disagreement` needs a network with one output.")
-    return np.argmax(outputs, axis=-1) if outputs.shape[-1] > 1 else outputs[..., 0] > 0.5
-
-
-def _probability_layer(tensor, logits):
-    if not logits:
-        return tensor
-    return keras.layers.Activation("sigmoid" if tensor.shape[-1] == 1 else "softmax", dtype="float32")(tensor)
+    def _metrics(self, outputs, labels, weights=None, calibrate=False, metrics=None):
+        if metrics == "compiled":
+            return compiled_metrics(self.network, self._outputs, outputs, labels, weights)
+        if metrics is not None:
+            raise ValueError(f'`metrics` must be None or "compiled". Received: metrics={metrics!r}')
+        return self._outputs.metrics(self.network, outputs, labels, weights, calibrate)
 
 
 def _mean_layer(*tensors):

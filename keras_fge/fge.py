@@ -5,6 +5,7 @@ from typing import Any
 
 from keras_fge.callback import CyclicEnsemble
 from keras_fge.core.arguments import as_number
+from keras_fge.core.compiled import AS_COMPILED
 from keras_fge.cycle import middle
 from keras_fge.schedule import triangular
 
@@ -24,8 +25,8 @@ class FGE(CyclicEnsemble):
         cycle_epochs: Length c of a cycle in epochs. Default: 2, unless `cycle_steps` is given. The paper uses 2 or 4.
         cycle_steps: Length c of a cycle in iterations, instead of `cycle_epochs`. Must be even.
         start_epoch: The epoch, counted from 0, with which the cycles begin. Default: 0.
-        validation_data: Arrays `(x, y)` or a data set of such batches, on which each snapshot and the ensemble so far
-            are measured, one pass for each cycle. Default: none.
+        validation_data: Arrays `(x, y)` or `(x, y, sample_weight)`, or a data set of such batches, on which each
+            snapshot and the ensemble so far are measured, one pass for each cycle. Default: those of `fit`; see above.
         directory: Folder for members and state; see above. A network that is not built yet must be called first.
             Default: members stay in memory.
         resume: Whether to continue the run in `directory`, if there is one. Default: a run there is an error.
@@ -34,7 +35,10 @@ class FGE(CyclicEnsemble):
             the velocity is taken to be of the learning rate that the optimizer has when `fit` begins: where you have
             lowered that since the last update, the first steps would be too large; then give False.
         from_logits: What the network outputs: True, False, None or a list, as for `Ensemble`. Default: as the compiled
-            losses say; with `validation_data`, where they do not tell, as the outputs show.
+            losses say; with validation data, where they do not tell, as the outputs show.
+        task: "classification", "multilabel" or "regression", or a list, as for `Ensemble`. Default: as the losses say.
+        metrics: "compiled": validation data are measured by the compiled loss and metrics, "ensemble_loss" and so on,
+            for whatever task. Default: by those of `Ensemble.evaluate`.
 
     Raises:
         ValueError: on bad arguments here; by `fit`, before the first update, if the cycle has an odd number of
@@ -64,14 +68,16 @@ class FGE(CyclicEnsemble):
         directory: str | os.PathLike | None = None,
         resume: bool = False,
         rescale_momentum: bool = True,
-        from_logits: Any = "as compiled",
+        from_logits: Any = AS_COMPILED,
+        task: Any = None,
+        metrics: str | None = None,
     ):
         if max_learning_rate is None and min_learning_rate is not None:
             raise ValueError(
                 f"`min_learning_rate` needs `max_learning_rate`. Received: min_learning_rate={min_learning_rate}"
             )
         cycle_epochs = 2 if cycle_epochs is None and cycle_steps is None else cycle_epochs
-        others = validation_data, directory, resume, rescale_momentum, from_logits
+        others = validation_data, directory, resume, rescale_momentum, from_logits, task, metrics
         super().__init__(cycle_epochs, cycle_steps, start_epoch, *others)
         if cycle_steps is not None:
             middle(cycle_steps)  # Raises an error, if it is odd.

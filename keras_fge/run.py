@@ -10,8 +10,8 @@ import keras
 
 from keras_fge import state
 from keras_fge.batches import Batches
+from keras_fge.core.compiled import AS_COMPILED, compiled_outputs
 from keras_fge.core.keras_internals import is_chief
-from keras_fge.core.predictions import compiled_from_logits
 from keras_fge.cycle import Cycle
 from keras_fge.folder import Folder
 from keras_fge.learning_rate import ScheduledStep, rate_of_last_update
@@ -79,12 +79,12 @@ class RunFolder:
         """Whether there is a run, or an ensemble."""
         return self._ensemble.exists()
 
-    def begin(self, run: Run, model: keras.Model, settings: dict[str, Any], from_logits: Any) -> None:
+    def begin(self, run: Run, model: keras.Model, settings: dict[str, Any], given: tuple[Any, Any]) -> None:
         """Makes the folder of a new run.
 
         Args:
             run, model, settings: The run, what it trains, and what a resume must have in common with it.
-            from_logits: What the network outputs; "as compiled": as its losses say.
+            given: What the user says of the outputs: (from_logits, task).
 
         Raises:
             ValueError: if there is one already, or the state of another training.
@@ -106,19 +106,15 @@ class RunFolder:
                 f"`directory`: '{self.directory}' holds members, such as {min(members)}, but no manifest.json of a "
                 "run. Give another folder."
             )
-        if from_logits == "as compiled":
-            try:
-                from_logits = compiled_from_logits(model)
-            except ValueError:
-                from_logits = "unknown"
+        self._remove_leftovers()  # Of a process that was killed before there was a run.
         network = self._ensemble.create(model)
         identity = secrets.token_hex(8)  # Files of two runs with the same settings are not to be mixed up.
-        run.about = {"run": identity, "settings": settings, "from_logits": from_logits, "network": network}
+        run.about = {"run": identity, "settings": settings, **_said_of(model, given), "network": network}
         self.write_state(run, model, 0, [])
         self.write_manifest(run, [])
 
     def resume(
-        self, run: Run, model: keras.Model, settings: dict[str, Any], from_logits: Any
+        self, run: Run, model: keras.Model, settings: dict[str, Any], given: tuple[Any, Any]
     ) -> tuple[list[Snapshot], state.State]:
         """Brings `run` to where the state was written, and returns the members, and the state to restore.
 
@@ -136,8 +132,8 @@ class RunFolder:
         members = manifest.pop("members")
         network = manifest.get("network") or self._ensemble.network_entry()  # Version 0.1 listed none.
         run.about = {**manifest, "settings": settings, "network": network}
-        if from_logits != "as compiled":
-            run.about["from_logits"] = from_logits
+        if given != (AS_COMPILED, None):
+            run.about.update(_said_of(model, given))
         stored.check(model)
         counters = stored.counters
         if counters.get("run") != manifest.get("run"):
@@ -154,9 +150,12 @@ class RunFolder:
         run.rate_before = counters.get("rate_before", run.rate_before)  # Version 0.1 had none, and Keras' step.
         run.largest_rate = counters.get("largest_rate")
         run.latest = members[-1].metrics if members else {}
+        self._remove_leftovers()
+        return members, stored
+
+    def _remove_leftovers(self):
         self._state.remove_leftovers()
         self._ensemble.remove_leftovers()
-        return members, stored
 
     def store(self, snapshot: Snapshot, prefix: str) -> Snapshot:
         """Writes a snapshot, and returns it without its weights; as it is, in a process that does not write."""
@@ -202,3 +201,12 @@ class RunFolder:
             "start_snapshot": run.start_snapshot and run.start_snapshot.to_entry(),
         }
         self._state.write_training(counters, model)
+
+
+def _said_of(model, given):
+    """What the manifest says of the outputs of `model`."""
+    try:
+        outputs = compiled_outputs(model, None, *given)
+    except ValueError:  # The losses do not tell.
+        return {"from_logits": "unknown", "task": given[1]}
+    return {"from_logits": outputs.from_logits, "task": outputs.task}

@@ -5,6 +5,7 @@ from typing import Any
 
 from keras_fge.callback import CyclicEnsemble
 from keras_fge.core.arguments import as_number
+from keras_fge.core.compiled import AS_COMPILED
 from keras_fge.schedule import cosine
 
 
@@ -17,7 +18,8 @@ class SnapshotEnsemble(CyclicEnsemble):
         max_learning_rate: alpha_0, at the start of each cycle.
         cycle_epochs: Length of a cycle in epochs.
         cycle_steps: Length of a cycle in iterations, instead of `cycle_epochs`.
-        start_epoch, validation_data, directory, resume, rescale_momentum, from_logits: As for `FGE`.
+        start_epoch, validation_data, directory, resume, rescale_momentum, from_logits, task, metrics: As for
+            `FGE`.
 
     Raises:
         ValueError, OSError: As for `FGE`, but a cycle may have an odd number of iterations.
@@ -43,11 +45,13 @@ class SnapshotEnsemble(CyclicEnsemble):
         directory: str | os.PathLike | None = None,
         resume: bool = False,
         rescale_momentum: bool = True,
-        from_logits: Any = "as compiled",
+        from_logits: Any = AS_COMPILED,
+        task: Any = None,
+        metrics: str | None = None,
     ):
         if not as_number("max_learning_rate", max_learning_rate) > 0:
             raise ValueError(f"`max_learning_rate` must be positive. Received: max_learning_rate={max_learning_rate}")
-        others = validation_data, directory, resume, rescale_momentum, from_logits
+        others = validation_data, directory, resume, rescale_momentum, from_logits, task, metrics
         super().__init__(cycle_epochs, cycle_steps, start_epoch, *others)
         self.max_learning_rate = float(max_learning_rate)
 

@@ -7,16 +7,10 @@ import keras
 import numpy as np
 
 from keras_fge.core.arguments import check_data
+from keras_fge.core.compiled import AS_COMPILED, compiled_metrics, compiled_outputs
 from keras_fge.core.networks import borrowed, restored, set_weights
-from keras_fge.core.predictions import (
-    RunningMean,
-    batches_of,
-    check_order,
-    compiled_from_logits,
-    metrics_of_outputs,
-    predict_with_labels,
-    to_probabilities,
-)
+from keras_fge.core.predictions import RunningMean, batches_of, check_order, predict_with_labels
+from keras_fge.core.tasks import Outputs
 from keras_fge.snapshots import Snapshot
 
 
@@ -24,26 +18,37 @@ class Validation:
     """Measures snapshots on `data`, one pass for each; of those before, only the sum of probabilities is kept.
 
     Args:
-        data: Arrays `(x, y)`, or a data set of such batches in an order that does not change.
-        from_logits: What the network outputs; see `Ensemble`. Default: as the compiled losses say, or the outputs.
+        data: Arrays `(x, y)` or `(x, y, sample_weight)`, or a data set of such batches, always in the same order.
+        from_logits, task: What the network outputs; see `Ensemble`. Default: as the compiled losses, or the outputs,
+            say.
+        metrics: "compiled": the compiled loss and metrics. Default: those of `Ensemble.evaluate`.
 
     Attributes:
         data: As given.
         count: How many members `measure` or `sum_up` has added.
+        outputs: What the network outputs, after `check`.
 
     Raises:
         ValueError: if `data` cannot be read several times, or has other parts.
     """
 
-    def __init__(self, data: Any, from_logits: Any = "as compiled"):
-        if isinstance(data, tuple) and len(data) != 2:
-            raise ValueError(f"`validation_data` must be (x, y) or a data set. Received: {len(data)} parts")
+    def __init__(self, data: Any, from_logits: Any = AS_COMPILED, task: Any = None, metrics: str | None = None):
+        if isinstance(data, tuple) and len(data) not in (2, 3):
+            raise ValueError(
+                f"`validation_data` must be (x, y), (x, y, sample_weight) or a data set. Received: {len(data)} parts"
+            )
+        if metrics not in (None, "compiled"):
+            raise ValueError(f'`metrics` must be None or "compiled". Received: metrics={metrics!r}')
         check_data("validation_data", data)
         self.data = data
-        self._x, self._y = data if isinstance(data, tuple) else (data, None)
+        self._arrays = data if isinstance(data, tuple) else (data,)
         self._running = RunningMean()
         self._labels: Any = None
-        self._given = self._from_logits = from_logits
+        self._weights: Any = None
+        self._given = from_logits, task
+        self._metrics = metrics
+        self.outputs: Outputs | None = None
+        self._names: list[str] = []
 
     @property
     def count(self) -> int:
@@ -55,25 +60,21 @@ class Validation:
         Raises:
             ValueError: if outputs or labels do not fit, or the compiled losses do not say what the outputs are.
         """
-        self._labels, self._from_logits = None, self._given
-        outputs, labels = self._predict(model)
-        metrics_of_outputs(model, outputs, labels, self._from_logits)
-        if self._y is None:  # A data set, which may come in another order the next time.
-            again = [keras.tree.map_structure(np.asarray, batch[1]) for batch in batches_of(self._x)]
+        self._labels = self.outputs = None
+        outputs = self._predict(model)
+        metrics = self._measured(model, outputs)
+        self._names = [*self._named("member", metrics), *self._named("ensemble", metrics)]
+        if len(self._arrays) == 1:  # A data set, which may come in another order the next time.
+            again = [keras.tree.map_structure(np.asarray, batch[1]) for batch in batches_of(self.data)]
             again = keras.tree.map_structure(lambda *parts: np.concatenate(parts), *again)
-            check_order(labels, again, "`validation_data`")
+            check_order(self._labels, again, "`validation_data`")
 
     def measure(self, model: keras.Model) -> dict[str, float]:
         """Adds `model` as it is, and returns its metrics, "member_...", and those of all so far, "ensemble_..."."""
-        outputs, labels = self._predict(model)
-        from_logits = self._from_logits
+        outputs = self._predict(model)
         self._running.add(outputs)
-        member = metrics_of_outputs(model, outputs, labels, from_logits)
-        ensemble = metrics_of_outputs(model, self._running.mean(), labels, from_logits)
-        return {
-            **{f"member_{name}": value for name, value in member.items() if name.endswith(("error", "mse"))},
-            **{f"ensemble_{n}": value for n, value in ensemble.items() if n.endswith(("error", "nll", "mse"))},
-        }
+        member, ensemble = self._measured(model, outputs), self._measured(model, self._running.mean())
+        return {**self._named("member", member), **self._named("ensemble", ensemble)}
 
     def sum_up(self, model: keras.Model, snapshots: Sequence[Snapshot]) -> None:
         """Begins anew with the members that are there already."""
@@ -81,21 +82,31 @@ class Validation:
         with borrowed(model):
             for snapshot in snapshots:
                 set_weights(model, snapshot.weights)
-                self._running.add(self._predict(model)[0])
+                self._running.add(self._predict(model))
 
     def names(self) -> list[str]:
-        """The names in what `measure` will return, as far as they are known after `check`."""
-        if isinstance(self._from_logits, list):
-            return []
-        metrics = ["mse"] if self._from_logits is None else ["error", "nll"]
-        return [f"member_{metrics[0]}", *(f"ensemble_{metric}" for metric in metrics)]
+        """The names in what `measure` will return, known after `check`."""
+        return self._names
+
+    def _measured(self, model, outputs):
+        if self._metrics == "compiled":
+            return compiled_metrics(model, self.outputs, outputs, self._labels, self._weights)
+        return self.outputs.metrics(model, outputs, self._labels, self._weights)
+
+    def _named(self, name, metrics):
+        """The part of the metrics that is logged, by the names in the logs."""
+        if self._metrics == "compiled":
+            kept = list(metrics)
+        else:
+            kept = [key for key in metrics if key.endswith(("error", "mse", *(["nll"] if name == "ensemble" else [])))]
+        return {f"{name}_{key}": metrics[key] for key in kept}
 
     def _predict(self, model):
-        """(probabilities, labels)."""
+        """Probabilities."""
         with restored(model, only_on_error=True):
-            outputs, labels = predict_with_labels(model, self._x, self._y, None)
+            outputs, labels, self._weights = predict_with_labels(model, *self._arrays)
         check_order(self._labels, labels, "`validation_data`")
         self._labels = labels
-        if self._from_logits == "as compiled":
-            self._from_logits = compiled_from_logits(model, outputs)
-        return to_probabilities(outputs, self._from_logits), labels
+        if self.outputs is None:
+            self.outputs = compiled_outputs(model, outputs, *self._given)
+        return self.outputs.probabilities(outputs)

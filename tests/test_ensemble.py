@@ -217,7 +217,6 @@ def test_from_logits_of_every_form_of_loss(loss, expected):
     [
         (lambda y, p: p, r"Say `from_logits=True`, .* to `ensemble\(\)`.*does not tell what the network outputs"),
         (OwnLoss(), r"Say `from_logits=True`"),
-        (keras.losses.BinaryCrossentropy(from_logits=True), "several independent binary outputs"),
     ],
 )
 def test_losses_that_do_not_tell(loss, message):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import curves
+import keras_fge
 from conftest import batch_norm_network, logits_loss, to_numpy, values
 from keras_fge.core.files import read_npz, to_npz, write_atomically
 
@@ -148,13 +149,16 @@ def test_regression():
     model = curves.connect(network(), network(), curves.PolygonalChain(2))
     model.compile(loss="mse", metrics=["mae"])
     result = curves.evaluate_path(model, (x, x[:, :2]), (x, x[:, :2]), num_points=3, verbose=False)
-    assert set(result.test) == {"loss", "nll", "mae"} and result.ensemble == {}
+    assert set(result.test) == {"loss", "mse", "mae"}
+    assert set(result.ensemble) == {"with_start_mse", "so_far_mse"}
+    mean = np.mean([x @ kernel + bias for kernel, bias in map(model.weights_at, (0, 0.5))], axis=0)
+    assert result.ensemble["with_start_mse"][1] == pytest.approx(np.square(mean - x[:, :2]).mean(), rel=1e-5)
     kernel, bias = model.weights_at(0.5)
     residuals = x @ kernel + bias - x[:, :2]
     assert result.test["mae"][1] == pytest.approx(np.abs(residuals).mean(), rel=1e-5)
     assert result.train["loss"][1] == pytest.approx(np.square(residuals).mean(), rel=1e-5)
     figure = result.plot(line=result)
-    assert [axes.get_ylabel() for axes in figure.axes] == ["train loss", "test loss"]
+    assert [axes.get_ylabel() for axes in figure.axes] == ["train loss", "test loss", "mean squared test error"]
 
 
 def test_subsets(trained):
@@ -347,6 +351,7 @@ def test_the_straight_line_is_measured_too(trained, tmp_path):
     first, second = str(result).splitlines()
     assert first.startswith("straight line: train loss ") and second.startswith("Bezier(num_bends=3): train loss ")
     assert "barrier" in first and "test error %" in second
+    assert repr(result) == str(result) and result._repr_html_() == f"<pre>{result}</pre>"
     figure = result.plot()
     assert [line.get_label() for line in figure.axes[0].get_lines()[::2]] == ["curve", "straight line"]
 
@@ -386,19 +391,36 @@ def test_files_measured_with_another_loss_or_penalty_are_refused(trained, tmp_pa
         curves.evaluate_path(model, *data, num_points=2, path=path, verbose=False)
 
 
-@pytest.mark.parametrize("outputs", ["per position", "two"])
-def test_no_ensembles_of_outputs_that_are_not_one_class_for_each_sample(outputs):
-    def network():
-        inputs = keras.Input((5, 4))
-        logits = keras.layers.Dense(3)(inputs)
-        return keras.Model(inputs, logits if outputs == "per position" else [logits[:, 0], logits[:, 1]])
+def test_why_no_ensemble_was_measured(trained, tmp_path):
+    inputs = keras.Input((4,))
+    x, y = np.ones((20, 4), "float32"), np.zeros(20, int)
 
-    x, y = np.ones((20, 5, 4), "float32"), np.zeros((20, 5), int)
-    labels = y if outputs == "per position" else [y[:, 0], y[:, 1]]
-    model = curves.connect(network(), network(), seed=0)
-    model.compile("sgd", logits_loss())
-    result = curves.evaluate_path(model, (x, labels), (x, labels, None), num_points=2, verbose=False)
+    def two_outputs():
+        return keras.Model(inputs, [keras.layers.Dense(3)(inputs), keras.layers.Dense(3)(inputs)])
+
+    model = curves.connect(two_outputs(), two_outputs(), seed=0)
+    model.compile("sgd", [logits_loss(), logits_loss()])
+    path = tmp_path / "path.npz"
+    result = curves.evaluate_path(model, (x, [y, y]), (x, [y, y], None), num_points=2, path=path, verbose=False)
     assert not result.ensemble and np.all(np.isfinite(result.test["loss"]))
+    assert str(curves.PathResult.load(path)).endswith("no ensemble was measured: the network has several outputs")
+    start, end, x, y = trained
+    data = keras_fge.Batches(x, y)
+    result = curves.evaluate_path(compiled(curves.connect(start, end)), data, data, num_points=2, verbose=False)
+    assert "the test data are no arrays" in str(result)
+
+
+def test_ensembles_along_a_path_of_outputs_at_each_position():
+    inputs = keras.Input((5, 4))
+    networks = [keras.Model(inputs, keras.layers.Dense(3)(inputs)) for _ in range(2)]
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(20, 5, 4)).astype("float32"), rng.integers(0, 3, (20, 5))
+    model = curves.connect(*networks, seed=0)
+    model.compile("sgd", logits_loss(), metrics=["accuracy"])
+    result = curves.evaluate_path(model, (x, y), (x, y), num_points=2, verbose=False)
+    pair = keras_fge.Ensemble(networks[0], [n.get_weights() for n in networks], from_logits=True).evaluate(x, y)
+    assert result.ensemble["with_start_nll"] == pytest.approx([result.test["nll"][0], pair["nll"]], rel=1e-4)
+    assert result.ensemble["so_far_error"] == pytest.approx([result.test["error"][0], pair["error"]], abs=1e-6)
 
 
 def test_sample_weights_of_the_ensemble_are_those_of_the_loss(trained):

@@ -123,6 +123,13 @@ def test_only_leftovers_of_ours_are_removed(tmp_path):
     assert all((tmp_path / name).exists() for name in theirs) and folder.exists()
 
 
+def test_leftovers_of_a_run_that_never_began_are_removed(tmp_path):
+    left = tmp_path / f"network.{DEAD.pid}.0123456789abcdef.tmp.keras"
+    left.write_text("x")
+    fit(tmp_path, resume=True)
+    assert not left.exists()
+
+
 def test_leftovers_of_an_evaluation_are_removed(tmp_path):
     start, end = batch_norm_network(), batch_norm_network()
     line = curves.connect(start, end, curves.PolygonalChain(2))

@@ -7,7 +7,7 @@ import warnings
 import keras
 import numpy as np
 import pytest
-from keras import layers
+from keras import layers, ops
 from scipy import stats
 
 import curves
@@ -523,19 +523,53 @@ class OwnStep(keras.Model):
         return super().train_step(*args)
 
 
-class OwnLossHook(keras.Model):
-    def compute_loss(self, *args, **kwargs):
-        return super().compute_loss(*args, **kwargs)
-
-
-@pytest.mark.parametrize(("kind", "name"), [(OwnStep, "train_step"), (OwnLossHook, "compute_loss")])
-def test_networks_with_a_training_of_their_own(kind, name):
+def test_networks_with_a_train_step_of_their_own():
     def network():
         inputs = keras.Input((3,))
-        return kind(inputs, keras.layers.Dense(2)(inputs))
+        return OwnStep(inputs, keras.layers.Dense(2)(inputs))
 
-    with pytest.warns(UserWarning, match=f"has its own `{name}`, which a curve does not use"):
+    with pytest.warns(UserWarning, match="has its own `train_step`, which a curve does not use"):
         curves.connect(network(), network())
+
+
+class Consistent(keras.Model):
+    """A loss that looks at the weights and calls the network again, beside the compiled one or instead of it."""
+
+    uses_compiled = True
+
+    def compute_loss(self, x, y, y_pred, sample_weight=None):
+        again = ops.mean(ops.square(self(x + 0.1) - y_pred))
+        if self.uses_compiled:
+            return super().compute_loss(x, y, y_pred, sample_weight) + again
+        return ops.mean(ops.square(y - y_pred)) + again + ops.sum(ops.square(self.layers[-1].bias))
+
+
+@pytest.mark.parametrize("uses_compiled", [True, False])
+def test_a_curve_minimizes_the_loss_hook_of_its_network(uses_compiled, monkeypatch):
+    monkeypatch.setattr(Consistent, "uses_compiled", uses_compiled)
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(2, 16, 3)).astype("float32")
+
+    def network():
+        inputs = keras.Input((3,))
+        regularizer = keras.regularizers.L2(0.1)
+        network = Consistent(inputs, keras.layers.Dense(3, kernel_regularizer=regularizer)(inputs))
+        network.layers[-1].bias.assign(rng.normal(size=3))
+        return network
+
+    curve = curves.connect(network(), network(), weight_decay=0.2, seed=0)
+    curve.compile(keras.optimizers.SGD(0.1), "mse")
+    for t in (0.0, 0.3):
+        curve.t = t
+        kernel, bias = (array.astype("float64") for array in curve.weights_at(t))
+        outputs = x @ kernel + bias
+        expected = np.mean((y - outputs) ** 2) + np.mean((0.1 * kernel.sum(axis=0)) ** 2)
+        expected += 0.1 * np.sum(kernel**2) if uses_compiled else np.sum(bias**2)  # One that leaves regularizers out.
+        expected += 0.1 * (np.sum(kernel**2) + np.sum(bias**2))  # The decay of the curve.
+        assert curve.evaluate(x, y, verbose=0) == pytest.approx(expected, rel=1e-4)
+    before = curve.evaluate(x, y, verbose=0)
+    curve.fit(x, y, epochs=20, verbose=0)
+    assert curve.evaluate(x, y, verbose=0) < before
 
 
 def test_an_optimizer_that_would_decay_the_bends(trained):

@@ -195,3 +195,18 @@ def test_plot_with_two_inner_bends_and_a_point_that_is_not_finite():
     result.train["loss"][2, 1] = np.nan
     _, labels = result.plot().axes[0].get_legend_handles_labels()
     assert labels == ["curve", "bends", "endpoints"]  # No straight line: bend 2 is no end.
+
+
+def test_what_a_curve_and_a_plane_say_of_themselves(trained):
+    start, end, x, y = trained
+    curve = curves.connect(start, end, fix_end=False, seed=0)
+    curve.compile(keras.optimizers.SGD(0.02), logits_loss(), metrics=["accuracy"])
+    curve.fit(x, y, epochs=1, verbose=0)
+    size = sum(int(np.prod(v.shape)) for v in start.trainable_variables)
+    assert repr(curve) == f"CurveModel(Bezier(num_bends=3) of '{curve.body.name}', {size} weights a bend, t=0.5)"
+    plane = curves.evaluate_plane(curve, (x, y), (x, y), num_points=2, verbose=False)
+    lines = str(plane).splitlines()
+    assert lines[0].startswith("plane of 2 x 2 points; distances of its three points: ")
+    assert lines[1] == f"train loss {plane.train['loss'].min():.3g} to {plane.train['loss'].max():.3g}"
+    assert lines[2].startswith("test error % ") and lines[3].startswith("the curve lies in it up to a distance of ")
+    assert repr(plane) == str(plane) and plane._repr_html_() == f"<pre>{plane}</pre>"

@@ -452,7 +452,7 @@ def test_snapshots_hold_all_weights_and_stay_as_they_were(trained):
         (lambda: keras_fge.FGE(0.05, 0.01, cycle_steps="4"), "`cycle_steps` must be a positive integer"),
         (lambda: keras_fge.FGE(0.05, 0.01, resume=True), "`resume=True` needs the `directory`"),
         (lambda: keras_fge.FGE(0.05, 0.01, validation_data=iter([])), "`validation_data` is read many times"),
-        (lambda: keras_fge.FGE(0.05, 0.01, validation_data=(1, 2, 3)), r"`validation_data` must be \(x, y\)"),
+        (lambda: keras_fge.FGE(0.05, 0.01, validation_data=(1, 2, 3, 4)), r"`validation_data` must be \(x, y\)"),
         (lambda: keras_fge.SnapshotEnsemble(0.1), "either `cycle_epochs` or `cycle_steps`"),
         (lambda: keras_fge.SnapshotEnsemble(0.0, cycle_epochs=2), "`max_learning_rate` must be positive"),
     ],

@@ -1,5 +1,6 @@
-"""Figures that a notebook shows at the end of a cell, without pyplot. Only what draws needs matplotlib."""
+"""What a notebook shows at the end of a cell: figures, without pyplot, and texts. Only what draws needs matplotlib."""
 
+import html
 import io
 from typing import TYPE_CHECKING, Any
 
@@ -18,3 +19,8 @@ def new_figure(**arguments: Any) -> "Figure":
             return content.getvalue()
 
     return Shown(**arguments)
+
+
+def text_as_html(text: str) -> str:
+    """A text of several lines as a notebook is to show it."""
+    return f"<pre>{html.escape(text)}</pre>"

@@ -86,6 +86,28 @@ def callbacks_around(callback: keras.callbacks.Callback) -> tuple[list, list]:
     return [], []
 
 
+def validation_of_fit(callback: keras.callbacks.Callback) -> tuple[Any, Any]:
+    """`validation_data` and `validation_steps` of the `fit` that calls `callback` now; (None, None) where unseen.
+
+    (Of `validation_split`, `fit` makes arrays in the local variable of the same name.)
+    """
+    for variables in fits_on_the_stack(inspect.currentframe()):
+        if variables["self"] is callback.model and "validation_data" in variables:
+            return variables["validation_data"], variables.get("validation_steps")
+    return None, None
+
+
+@contextlib.contextmanager
+def compiled_loss_lent(owner: keras.Model, network: keras.Model) -> Iterator[None]:
+    """Inside, `network.compute_loss` has the loss with which `owner` is compiled (`Trainer._compile_loss`)."""
+    own = _get(network, "_compile_loss")
+    vars(network)["_compile_loss"] = _get(owner, "_compile_loss")  # Not by `setattr`: Keras would track it.
+    try:
+        yield
+    finally:
+        vars(network)["_compile_loss"] = own
+
+
 def inner_optimizer(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:
     """The optimizer that makes the updates: the one inside a `LossScaleOptimizer`, or `optimizer` itself."""
     return getattr(optimizer, "inner_optimizer", optimizer)

@@ -9,12 +9,17 @@ ECE_BINS = 15
 FOLDS = 5
 
 
-def classification_metrics(probabilities: ArrayLike, labels: ArrayLike) -> dict[str, float]:
+def classification_metrics(
+    probabilities: ArrayLike, labels: ArrayLike, sample_weight: ArrayLike | None = None
+) -> dict[str, float]:
     """Error, NLL, Brier score and expected calibration error of predicted probabilities; see `Ensemble.evaluate`.
 
     Args:
-        probabilities: Shape `(N, classes)`, or `(N, 1)` for the probability of class 1 of two.
-        labels: Integers of shape `(N,)` or `(N, 1)`, or one-hot of shape `(N, classes)`.
+        probabilities: Shape `(N, classes)`, or `(N, 1)` for the probability of class 1 of two; for sequences and
+            images, `(N, ..., classes)`, where each position counts as a sample.
+        labels: Integers of shape `(N, ...)` or `(N, ..., 1)`, or one-hot of shape `(N, ..., classes)`.
+        sample_weight: Weights of the samples, shape `(N,)`, or of the positions, such as a mask, shape `(N, ...)`. All
+            metrics are means with these weights, sum w m / sum w. Labels of weight 0 may be anything. Default: 1.
 
     Returns:
         `{"error", "nll", "brier", "ece"}`, floats.
@@ -22,7 +27,8 @@ def classification_metrics(probabilities: ArrayLike, labels: ArrayLike) -> dict[
     Example:
         keras_fge.classification_metrics([[0.9, 0.1], [0.4, 0.6]], [0, 0])["error"]  # 0.5
     """
-    return _metrics(*_checked(probabilities, labels))
+    probabilities, labels, weights, _ = _checked(probabilities, labels, sample_weight)
+    return _metrics(probabilities, labels, weights)
 
 
 def negative_log_likelihoods(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -66,7 +72,11 @@ def are_distributions(rows: np.ndarray) -> bool:
 
 
 def calibrated_metrics(
-    probabilities: ArrayLike, labels: ArrayLike, folds: int = FOLDS, seed: int = 0
+    probabilities: ArrayLike,
+    labels: ArrayLike,
+    folds: int = FOLDS,
+    seed: int = 0,
+    sample_weight: ArrayLike | None = None,
 ) -> dict[str, float]:
     """NLL, Brier score and calibration error after temperature scaling, cross-validated.
 
@@ -78,7 +88,7 @@ def calibrated_metrics(
     on test data, as Ashukha et al. do.
 
     Args:
-        probabilities, labels: As for `classification_metrics`.
+        probabilities, labels, sample_weight: As for `classification_metrics`.
         folds: Number of folds, at least 2. Default: 5.
         seed: Seed of the random split. Default: 0.
 
@@ -94,22 +104,29 @@ def calibrated_metrics(
         Ashukha et al., Pitfalls of In-Domain Uncertainty Estimation and Ensembling in Deep Learning, ICLR 2020,
         https://arxiv.org/abs/2002.06470
     """
-    checked, classes = _checked(probabilities, labels)
-    if as_integer("folds", folds, least=2) > len(classes):
-        raise ValueError(f"`folds` must be from 2 to the number of samples, {len(classes)}. Received: folds={folds}")
+    checked, classes, weights, owners = _checked(probabilities, labels, sample_weight)
+    samples = np.unique(owners)
+    if as_integer("folds", folds, least=2) > len(samples):
+        raise ValueError(f"`folds` must be from 2 to the number of samples, {len(samples)}. Received: folds={folds}")
     logits = np.log(np.maximum(checked, 1e-7))
     scaled, temperatures = np.empty_like(logits), []
-    for fold in np.array_split(np.random.default_rng(seed).permutation(len(classes)), folds):
-        others = np.setdiff1d(np.arange(len(classes)), fold)
-        temperatures.append(_best_temperature(logits[others], classes[others]))
-        scaled[fold] = _softmax(logits[fold] / temperatures[-1])
-    metrics = _metrics(scaled, classes)
+    for fold in np.array_split(np.random.default_rng(seed).permutation(samples), folds):
+        inside = np.isin(owners, fold)
+        temperatures.append(_best_temperature(logits[~inside], classes[~inside], weights[~inside]))
+        scaled[inside] = _softmax(logits[inside] / temperatures[-1])
+    metrics = _metrics(scaled, classes, weights)
     calibrated = {f"calibrated_{name}": metrics[name] for name in ("nll", "brier", "ece")}
     return {**calibrated, "temperature": float(np.mean(temperatures))}
 
 
-def regression_metrics(predictions: ArrayLike, targets: ArrayLike) -> dict[str, float]:
+def regression_metrics(
+    predictions: ArrayLike, targets: ArrayLike, sample_weight: ArrayLike | None = None
+) -> dict[str, float]:
     """Mean squared and mean absolute error over all elements: `{"mse", "mae"}`, floats.
+
+    Args:
+        predictions, targets: Arrays of one shape, `(N, ...)`; the predictions may have one more axis, of size 1.
+        sample_weight: Weights of the samples, or elements, of the means: shape `(N,)` or `(N, ...)`. Default: 1.
 
     Example:
         keras_fge.regression_metrics([1.0, 2.0], [1.0, 4.0])  # {"mse": 2.0, "mae": 1.0}
@@ -118,30 +135,33 @@ def regression_metrics(predictions: ArrayLike, targets: ArrayLike) -> dict[str, 
     if predictions.shape != targets.shape and predictions.shape != (*targets.shape, 1):
         raise ValueError(f"`y` must have the shape of the predictions, {predictions.shape}. Received: {targets.shape}")
     difference = predictions.reshape(targets.shape) - targets
-    return {"mse": float(np.mean(difference**2)), "mae": float(np.mean(np.abs(difference)))}
+    weights = _broadcast(sample_weight, targets.shape)
+    squares, sizes = np.where(weights, difference**2, 0.0), np.where(weights, np.abs(difference), 0.0)
+    return {"mse": float(np.average(squares, weights=weights)), "mae": float(np.average(sizes, weights=weights))}
 
 
-def _metrics(probabilities, labels):
-    samples, classes = probabilities.shape
+def _metrics(probabilities, labels, weights):
+    classes = probabilities.shape[1]
     correct = np.argmax(probabilities, axis=1) == labels
     confidence = np.max(probabilities, axis=1)
     bins = np.clip(np.ceil(confidence * ECE_BINS).astype(int) - 1, 0, ECE_BINS - 1)  # (b/15, (b+1)/15]
-    gaps = np.bincount(bins, weights=correct - confidence, minlength=ECE_BINS)
+    gaps = np.bincount(bins, weights=weights * (correct - confidence), minlength=ECE_BINS)
+    squares = np.sum((probabilities - np.eye(classes)[labels]) ** 2, axis=1)
     return {
-        "error": float(1 - np.mean(correct)),
-        "nll": float(np.mean(negative_log_likelihoods(probabilities, labels))),
-        "brier": float(np.mean(np.sum((probabilities - np.eye(classes)[labels]) ** 2, axis=1))),
-        "ece": float(np.sum(np.abs(gaps)) / samples),
+        "error": float(1 - np.average(correct, weights=weights)),
+        "nll": float(np.average(negative_log_likelihoods(probabilities, labels), weights=weights)),
+        "brier": float(np.average(squares, weights=weights)),
+        "ece": float(np.sum(np.abs(gaps)) / np.sum(weights)),
     }
 
 
-def _best_temperature(logits, labels):
+def _best_temperature(logits, labels, weights):
     """The T with the least NLL: it is convex in 1/T, so its slope there is brought to 0 by bisection."""
     of_labels = logits[np.arange(len(labels)), labels]
     low, high = -6.0, 6.0  # log2(1/T)
     for _ in range(30):
         middle = (low + high) / 2
-        slope = np.mean(np.sum(_softmax(logits * 2**middle) * logits, axis=1) - of_labels)
+        slope = np.average(np.sum(_softmax(logits * 2**middle) * logits, axis=1) - of_labels, weights=weights)
         low, high = (low, middle) if slope > 0 else (middle, high)
     return 2 ** -((low + high) / 2)
 
@@ -151,22 +171,55 @@ def _softmax(logits):
     return exponentials / np.sum(exponentials, axis=1, keepdims=True)
 
 
-def _checked(probabilities, labels):
-    """Probabilities of shape `(N, classes)` in float64, and integer labels of shape `(N,)`."""
+def _checked(probabilities, labels, weights):
+    """Of M positions that count: probabilities `(M, classes)` in float64, labels, weights and samples, `(M,)` each."""
     probabilities = np.asarray(probabilities, dtype="float64")
-    if probabilities.ndim != 2:
+    if probabilities.ndim < 2:
         raise ValueError(f"`probabilities` must have shape (samples, classes). Received: {probabilities.shape}")
-    if probabilities.shape[1] == 1:
-        probabilities = np.concatenate([1 - probabilities, probabilities], axis=1)
-    if not len(probabilities):
+    if probabilities.shape[-1] == 1:
+        probabilities = np.concatenate([1 - probabilities, probabilities], axis=-1)
+    if not probabilities.size:
         raise ValueError("There are no predictions: the data have no samples.")
+    *positions, classes = probabilities.shape
+    shares = _broadcast(weights, positions).ravel()
+    counts = shares > 0
+    owners = np.broadcast_to(np.arange(positions[0]).reshape(-1, *[1] * (len(positions) - 1)), positions).ravel()
+    if len(positions) > 1 or not counts.all():
+        labels = _flat_labels(labels, tuple(positions), classes)[counts]
+    probabilities = probabilities.reshape(-1, classes)[counts]
     if not np.all(np.isfinite(probabilities)):
         raise ValueError("The outputs of the network are not finite: the training has diverged, or an input is NaN.")
     if not are_distributions(probabilities):
         sums = np.sum(probabilities, axis=1)
         raise ValueError(
             "The outputs of the network are no probabilities: they must be non-negative and sum to 1. If they are "
-            "logits, set from_logits=True; if the network is no classifier, from_logits=None. Received: sums from "
-            f"{np.min(sums):.3g} to {np.max(sums):.3g}"
+            'logits, set from_logits=True; if they are independent labels, task="multilabel"; if the network is no '
+            f"classifier, from_logits=None. Received: sums from {np.min(sums):.3g} to {np.max(sums):.3g}"
         )
-    return probabilities, integer_labels(labels, *probabilities.shape)
+    return probabilities, integer_labels(labels, *probabilities.shape), shares[counts], owners[counts]
+
+
+def _flat_labels(labels, positions, classes):
+    """Labels of samples with several positions as a row for each position."""
+    labels = np.asarray(labels)
+    if labels.shape == (*positions, classes) and classes > 1:
+        return labels.reshape(-1, classes)
+    if labels.shape not in (positions, (*positions, 1)):
+        raise ValueError(
+            f"`y` must have shape {positions}, {(*positions, 1)} or {(*positions, classes)}, one label for each "
+            f"position. Received: shape {labels.shape}"
+        )
+    return labels.reshape(-1)
+
+
+def _broadcast(weights, shape):
+    """Weights of samples, or positions, as an array of `shape`, 1 if there are none."""
+    if weights is None:
+        return np.ones(shape)
+    weights = np.asarray(weights, dtype="float64")
+    weights = weights[..., 0] if weights.shape == (*shape, 1) else weights
+    if weights.shape != tuple(shape[: weights.ndim]):
+        raise ValueError(f"`sample_weight` must have shape {tuple(shape)} or {(shape[0],)}. Received: {weights.shape}")
+    if not (np.all(np.isfinite(weights)) and np.all(weights >= 0) and np.any(weights > 0)):
+        raise ValueError("`sample_weight` must be finite, not negative, and not 0 everywhere.")
+    return np.broadcast_to(weights.reshape(*weights.shape, *[1] * (len(shape) - weights.ndim)), shape)

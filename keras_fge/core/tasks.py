@@ -1,0 +1,167 @@
+"""What the outputs of a network are - classes, independent labels, or values - and what follows for each of them."""
+
+import dataclasses
+import warnings
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_fge.core.metrics import are_distributions, calibrated_metrics, classification_metrics, regression_metrics
+
+FromLogits = bool | None | list[bool | None]
+Task = str | None | list[str | None]
+TASKS = ("classification", "multilabel", "regression")
+
+
+@dataclasses.dataclass(frozen=True)
+class Output:
+    """What one output is.
+
+    Attributes:
+        task: "classification": the last axis holds the classes, of which one is right at each position; one column
+            alone is the probability of class 1 of two. "multilabel": each element is the probability of a label of its
+            own. "regression": values.
+        from_logits: Whether a softmax, or a sigmoid, is still to be taken.
+    """
+
+    task: str
+    from_logits: bool
+
+    def _activation(self, width):
+        return "sigmoid" if self.task == "multilabel" or width == 1 else "softmax"
+
+    def probabilities(self, array: Any) -> np.ndarray:
+        """Probabilities, or values, in float32."""
+        array = np.asarray(array, dtype="float32")
+        if not self.from_logits:
+            return array
+        if self.task == "classification" and are_probabilities(array):
+            warnings.warn(
+                "`from_logits` is True, but the outputs of the network are probabilities already: each row is "
+                "non-negative and sums to 1. A softmax of them is something else; give from_logits=False.",
+                stacklevel=2,
+            )
+        return ops.convert_to_numpy(getattr(ops, self._activation(array.shape[-1]))(array))
+
+    def of_network(self, probabilities: np.ndarray) -> np.ndarray:
+        """What a network with these probabilities would output: the inverse of `probabilities`, up to a constant."""
+        if not self.from_logits:
+            return probabilities
+        logits = np.log(np.maximum(probabilities, 1e-7))
+        if self._activation(probabilities.shape[-1]) == "sigmoid":
+            logits -= np.log(np.maximum(1 - probabilities, 1e-7))
+        return logits
+
+    def layer(self, tensor: Any) -> Any:
+        """`probabilities` as a layer of Keras."""
+        if not self.from_logits:
+            return tensor
+        return keras.layers.Activation(self._activation(tensor.shape[-1]), dtype="float32")(tensor)
+
+    def classes(self, array: np.ndarray) -> np.ndarray:
+        """The predicted classes, or labels, of probabilities."""
+        if self.task == "classification" and array.shape[-1] > 1:
+            return np.argmax(array, axis=-1)
+        return array > 0.5
+
+    def metrics(self, array: np.ndarray, labels: Any, weights: Any = None, calibrate: bool = False) -> dict[str, float]:
+        """The metrics of `Ensemble.evaluate` that fit the task."""
+        if self.task == "regression":
+            return regression_metrics(array, labels, weights)
+        if self.task == "multilabel":  # Each element is a choice between two classes.
+            array = np.asarray(array)[..., None]
+        values = classification_metrics(array, labels, weights)
+        return {**values, **calibrated_metrics(array, labels, sample_weight=weights)} if calibrate else values
+
+
+@dataclasses.dataclass(frozen=True)
+class Outputs:
+    """What the outputs of a network are, as a user says it.
+
+    Attributes:
+        from_logits: True, False or None (no probabilities), for all outputs, or a list with one for each.
+        task: One of `TASKS`, or None, for all outputs, or a list. None: "regression" where `from_logits` is None, else
+            "classification".
+
+    Raises:
+        ValueError: on other values, or if they contradict each other.
+    """
+
+    from_logits: FromLogits = False
+    task: Task = None
+
+    def __post_init__(self):
+        for logits in _listed(self.from_logits, 1):
+            if logits not in (True, False, None):
+                raise ValueError(f"`from_logits` must hold True, False or None. Received: {self.from_logits!r}")
+        for task in _listed(self.task, 1):
+            if task not in (*TASKS, None):
+                raise ValueError(f"`task` must be one of {TASKS}. Received: task={self.task!r}")
+        self.each(max(len(_listed(self.from_logits, 1)), len(_listed(self.task, 1))))
+
+    def each(self, count: int) -> list[Output]:
+        """One `Output` for each of `count` outputs."""
+        outputs = []
+        for name, values in (("from_logits", self.from_logits), ("task", self.task)):
+            if len(_listed(values, count)) != count:
+                raise ValueError(f"`{name}` must have one value for each of {count} outputs. Received: {values}")
+        for logits, task in zip(_listed(self.from_logits, count), _listed(self.task, count)):
+            task = task or ("regression" if logits is None else "classification")
+            if (task == "regression" and logits) or (task != "regression" and logits is None):
+                raise ValueError(f"`task` and `from_logits` contradict. Received: task={task!r}, from_logits={logits}")
+            outputs.append(Output(task, bool(logits)))
+        return outputs
+
+    def probabilities(self, predictions: Any) -> Any:
+        """Predictions as probabilities, or values, in float32, in the same structure."""
+        return self._by_output(Output.probabilities, predictions)
+
+    def of_network(self, probabilities: Any) -> Any:
+        """See `Output.of_network`."""
+        return self._by_output(Output.of_network, probabilities)
+
+    def layers(self, tensors: Any) -> Any:
+        """Layers that turn outputs into probabilities."""
+        return self._by_output(Output.layer, tensors)
+
+    def _by_output(self, function, structure):
+        flat = keras.tree.flatten(structure)
+        results = [function(output, part) for output, part in zip(self.each(len(flat)), flat)]
+        return keras.tree.pack_sequence_as(structure, results)
+
+    def metrics(
+        self, network: keras.Model, predictions: Any, labels: Any, weights: Any = None, calibrate: bool = False
+    ) -> dict[str, float]:
+        """Measures mean probabilities, or values, of `network`: the metrics of `Ensemble.evaluate`, which see."""
+        names = sorted(predictions) if isinstance(predictions, dict) else output_names(network)
+        if isinstance(labels, dict) and not isinstance(predictions, dict):
+            labels = [labels.get(name) for name in names]
+        arrays, targets = keras.tree.flatten(predictions), keras.tree.flatten(labels)  # Dictionaries by their keys.
+        if len(arrays) != len(targets):
+            raise ValueError(f"`y` must hold labels for {len(arrays)} outputs. Received: {len(targets)} arrays")
+        shares = keras.tree.flatten(weights) if weights is not None else [None]
+        if len(shares) not in (1, len(arrays)):
+            raise ValueError(f"`sample_weight` must hold 1 or {len(arrays)} arrays. Received: {len(shares)}")
+        shares = shares * len(arrays) if len(shares) == 1 else shares
+        names = names or [f"output_{index + 1}" for index in range(len(arrays))]
+        metrics = {}
+        for name, output, array, target, share in zip(names, self.each(len(arrays)), arrays, targets, shares):
+            values = output.metrics(array, target, share, calibrate)
+            metrics.update({f"{name}_{key}" if len(arrays) > 1 else key: value for key, value in values.items()})
+        return metrics
+
+
+def are_probabilities(array: np.ndarray) -> bool:
+    """Whether these are probabilities of several classes."""
+    return array.ndim > 1 and array.shape[-1] > 1 and are_distributions(array)
+
+
+def output_names(model: keras.Model) -> list[str]:
+    """The names of the outputs; none, where a class of one's own does not tell."""
+    return getattr(model, "output_names", None) or []
+
+
+def _listed(value, count):
+    return list(value) if isinstance(value, (list, tuple)) else [value] * count
