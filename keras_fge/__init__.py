@@ -13,11 +13,14 @@ from keras_fge.fge import FGE
 from keras_fge.schedule import cosine, piecewise_linear, triangular
 from keras_fge.snapshot_ensemble import SnapshotEnsemble
 from keras_fge.snapshots import Snapshot
+from keras_fge.swag import SWAG
+from keras_fge.uncertainty import ood_auroc, uncertainty
 
 __version__ = "0.1.0"
 
 __all__ = [
     "FGE",
+    "SWAG",
     "Batches",
     "Checkpoint",
     "Ensemble",
@@ -26,7 +29,9 @@ __all__ = [
     "calibrated_metrics",
     "classification_metrics",
     "cosine",
+    "ood_auroc",
     "piecewise_linear",
     "regression_metrics",
     "triangular",
+    "uncertainty",
 ]

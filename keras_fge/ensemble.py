@@ -8,13 +8,16 @@ from typing import Any, overload
 import keras
 import numpy as np
 
+from keras_fge.core.arguments import as_number
 from keras_fge.core.batch_norm import batch_norm_layers, update_batch_norm
 from keras_fge.core.compiled import compiled_metrics
-from keras_fge.core.networks import borrowed, clone, distance, set_weights
+from keras_fge.core.networks import borrowed, check_same_architecture, clone, distance, set_weights
 from keras_fge.core.predictions import RunningMean, RunningVariance, check_order, predict_with_labels
 from keras_fge.core.tasks import FromLogits, Outputs, Task
 from keras_fge.folder import Folder
+from keras_fge.selection import HoldOut, greedy_ensemble, greedy_soup
 from keras_fge.snapshots import Snapshot, StoredSnapshot
+from keras_fge.uncertainty import ood_auroc, uncertainty
 
 
 class Ensemble:
@@ -37,10 +40,11 @@ class Ensemble:
             probability of class 1 of two. "multilabel": each element is the probability of a label of its own, and
             logits go through a sigmoid. "regression": values. Default: "regression" where `from_logits` is None, else
             "classification".
+        weights: Shares v_k of the members, positive, brought to the sum 1: p = sum_k v_k p_k. Default: equal ones.
 
     Raises:
         ValueError: if there is no snapshot, or one that does not fit the network, or `from_logits` and `task` are
-            other values or contradict each other.
+            other values or contradict each other, or `weights` are not one positive number for each member.
 
     Example:
         ensemble = keras_fge.Ensemble(net_a, [net_a.get_weights(), net_b.get_weights()])
@@ -59,6 +63,7 @@ class Ensemble:
         snapshots: Sequence[Snapshot | Sequence[np.ndarray]],
         from_logits: FromLogits = False,
         task: Task = None,
+        weights: Sequence[float] | None = None,
     ):
         snapshots = list(snapshots)
         if models := [s for s in snapshots if isinstance(s, keras.Model)]:
@@ -76,21 +81,77 @@ class Ensemble:
         self.snapshots = members
         self.from_logits = from_logits
         self.task = task
+        self.weights = _checked_weights(weights, len(members))
 
-    def predict(self, x: Any, batch_size: int | None = None) -> Any:
+    @classmethod
+    def of(
+        cls,
+        networks: Sequence[keras.Model],
+        from_logits: FromLogits = False,
+        task: Task = None,
+        weights: Sequence[float] | None = None,
+    ) -> "Ensemble":
+        """The ensemble of networks of one architecture that were trained independently. They are copied.
+
+        Args:
+            networks: Built networks. The first one is what the members are put into, and keeps its weights.
+            from_logits, task, weights: As for the constructor.
+
+        Raises:
+            ValueError: if their architectures differ; the message names the first weight that does.
+
+        Example:
+            keras_fge.Ensemble.of([net_a, net_b]).evaluate(x_test, y_test)
+        """
+        networks = list(networks)
+        for index, network in enumerate(networks):
+            if not isinstance(network, keras.Model):
+                raise ValueError(f"`networks[{index}]` must be a keras.Model. Received: {network!r}")
+            check_same_architecture(networks[0], network, "`networks[0]`", f"`networks[{index}]`")
+        if not networks:
+            raise ValueError("`networks` is empty: an ensemble needs at least one member.")
+        return cls(networks[0], [Snapshot.of(network) for network in networks], from_logits, task, weights)
+
+    def __add__(self, other: "Ensemble") -> "Ensemble":
+        """The members of both, as of two runs, in the network of the first. Weights count for as many members."""
+        if not isinstance(other, Ensemble):
+            return NotImplemented
+        check_same_architecture(self.network, other.network, "the network of the first ensemble", "that of the second")
+        if (self.from_logits, self.task) != (other.from_logits, other.task):
+            raise ValueError(
+                f"The two ensembles must have the same `from_logits` and `task`. Received: {self!r} and {other!r}"
+            )
+        weights = None
+        if self.weights is not None or other.weights is not None:
+            parts = [[1 / len(part)] * len(part) if part.weights is None else part.weights for part in (self, other)]
+            weights = [share * len(part) for part in parts for share in part]
+        return Ensemble(self.network, [*self.snapshots, *other.snapshots], self.from_logits, self.task, weights)
+
+    def predict(self, x: Any, batch_size: int | None = None, members: bool = False) -> Any:
         """The mean of the members' probabilities; of their outputs, for a network that does not classify.
 
         Args:
-            x: What `keras.Model.predict` takes. A data set must come in the same order every time: no shuffling.
+            x: What `keras.Model.predict` takes. A data set must come in the same order every time: no shuffling. A
+                generator is read once: every member predicts each batch before the next one comes, which is slower.
             batch_size: Samples per batch, for arrays.
+            members: Whether to return the prediction of each member instead, shape `(K, N, ...)`. Default: no; then
+                only the sum and the prediction of one member are held.
 
         Returns:
             float32 array of the shape of the network's output (or the same structure of arrays for several outputs).
         """
+        if members:
+            with borrowed(self.network):
+                return keras.tree.map_structure(lambda *arrays: np.stack(arrays), *self._predictions(x, batch_size))
+        if hasattr(x, "__next__"):
+            means = [self._add_up(RunningMean(), _inputs(batch), None).mean() for batch in x]
+            if not means:
+                raise ValueError("`x` holds no batches: it may have been read before.")
+            return keras.tree.map_structure(lambda *arrays: np.concatenate(arrays), *means)
         return self._add_up(RunningMean(), x, batch_size).mean()
 
     def predict_variance(self, x: Any, batch_size: int | None = None) -> Any:
-        """The variance over the members, 1/K sum_k (p_k - p)^2, of what `predict` averages. Same shape."""
+        """The variance over the members, sum_k v_k (p_k - p)^2, of what `predict` averages. Same shape."""
         return self._add_up(RunningVariance(), x, batch_size).variance()
 
     def evaluate(
@@ -101,6 +162,7 @@ class Ensemble:
         calibrate: bool = False,
         sample_weight: Any = None,
         metrics: str | None = None,
+        ood: Any = None,
     ) -> dict[str, float]:
         """Test metrics of the whole ensemble, as floats.
 
@@ -128,6 +190,9 @@ class Ensemble:
             metrics: "compiled": the loss (without regularizers) and the metrics with which the network is compiled,
                 instead of those above. They see the mean prediction (where the network outputs logits, its logits), so
                 this works for any task. Default: those above.
+            ood: Foreign inputs, of another kind than `x`: adds "ood_auroc_entropy" and "ood_auroc_mutual_information",
+                how well the uncertainty tells them from `x`; see `keras_fge.ood_auroc`. Needs scikit-learn. Default:
+                none.
 
         Returns:
             `{"error", "nll", "brier", "ece", ...}`.
@@ -139,11 +204,14 @@ class Ensemble:
         References:
             Guo et al., On Calibration of Modern Neural Networks, ICML 2017, https://arxiv.org/abs/1706.04599
         """
-        running = RunningMean()
-        with borrowed(self.network):
-            for outputs, labels, shares in self._labelled_predictions(x, y, sample_weight, batch_size):
-                running.add(outputs)
-        return self._metrics(running.mean(), labels, shares, calibrate, metrics)
+        for part in self._means(x, y, sample_weight, batch_size):
+            mean, labels, shares = part
+        values = self._metrics(mean, labels, shares, calibrate, metrics)
+        if ood is not None:
+            scores = [self.uncertainty(data, batch_size) for data in (x, ood)]
+            for name in scores[0]:
+                values[f"ood_auroc_{name}"] = ood_auroc(*(score[name] for score in scores))
+        return values
 
     def evaluate_sizes(
         self,
@@ -155,12 +223,22 @@ class Ensemble:
         metrics: str | None = None,
     ) -> dict[str, np.ndarray]:
         """The metrics of `evaluate` for the ensembles of the first 1, 2, ..., K members: arrays of shape `(K,)`."""
-        running, rows = RunningMean(), []
-        with borrowed(self.network):
-            for outputs, labels, shares in self._labelled_predictions(x, y, sample_weight, batch_size):
-                running.add(outputs)
-                rows.append(self._metrics(running.mean(), labels, shares, calibrate, metrics))
+        rows = [
+            self._metrics(mean, labels, shares, calibrate, metrics)
+            for mean, labels, shares in self._means(x, y, sample_weight, batch_size)
+        ]
         return {name: np.array([row[name] for row in rows]) for name in rows[0]}
+
+    def uncertainty(self, x: Any, batch_size: int | None = None) -> dict[str, np.ndarray]:
+        """Predictive entropy and mutual information for each sample, of a classifier with one output.
+
+        Returns:
+            `{"entropy", "mutual_information"}`, in nats, arrays of shape `(N,)`; see `keras_fge.uncertainty`.
+        """
+        members = self.predict(x, batch_size, members=True)
+        if not isinstance(members, np.ndarray) or self._outputs.each(1)[0].task != "classification":
+            raise ValueError("`uncertainty` needs a classifier with one output.")
+        return uncertainty(members, self.weights)
 
     def disagreement(self, x: Any, batch_size: int | None = None) -> np.ndarray:
         """The fraction of samples for which two members predict different classes: array of shape `(K, K)`."""
@@ -196,39 +274,62 @@ class Ensemble:
         References:
             Caruana et al., Ensemble Selection from Libraries of Models, ICML 2004.
         """
-        samples = len(keras.tree.flatten(x)[0])
-        if samples < 2:
-            raise ValueError(f"`x` must hold at least 2 samples. Received: {samples}")
+        hold_out = HoldOut(self.network, self._outputs, x, y, seed)
         with borrowed(self.network):
             predictions = list(self._predictions(x, batch_size))
-        halves = np.array_split(np.random.default_rng(seed).permutation(samples), 2)
+        chosen = greedy_ensemble(hold_out, predictions)
+        return Ensemble(self.network, [self.snapshots[k] for k in chosen], self.from_logits, self.task)
 
-        def score(total, count, half):
-            mean = keras.tree.map_structure(lambda array: array[half] / np.float32(count), total)
-            labels = keras.tree.map_structure(lambda array: np.asarray(array)[half], y)
-            values = self._metrics(mean, labels)
-            value = sum(value for name, value in values.items() if name.endswith(("nll", "mse")))
-            return round(value, 6)  # Of ensembles that are as good, the smaller one.
+    def soup(
+        self,
+        x: Any,
+        y: Any,
+        train: Any = None,
+        method: str = "greedy",
+        batch_size: int = 128,
+        seed: int = 0,
+    ) -> keras.Model:
+        """One network with the mean of the weights of members that go well together, chosen on validation data.
 
-        def add(total, member):
-            return keras.tree.map_structure(np.add, total, predictions[member])
+        Greedy: on a random half of the data, in the order of their own NLL (for values, mean squared error), each
+        member joins if the network with the mean weights does not get worse. Among the networks on this way, the best
+        single member included, that with the lowest value on the *other* half is returned. Uniform: all members.
 
-        finite = [m for m, p in enumerate(predictions) if all(np.isfinite(a).all() for a in keras.tree.flatten(p))]
-        if not finite:
-            raise ValueError("No member has finite predictions: the training has diverged.")
-        if left_out := sorted(set(range(len(self))).difference(finite)):
-            names = ", ".join(map(str, left_out))
-            warnings.warn(f"Members {names} are left out: their predictions are not finite.", stacklevel=2)
-        chosen: list[int] = []
-        guards = []
-        total = keras.tree.map_structure(np.zeros_like, predictions[0])
-        for count in range(1, len(finite) + 1):
-            rest = set(finite).difference(chosen)
-            chosen.append(min(rest, key=lambda member: score(add(total, member), count, halves[0])))
-            total = add(total, chosen[-1])
-            guards.append(score(total, count, halves[1]))
-        best = chosen[: np.argmin(guards) + 1]
-        return Ensemble(self.network, [self.snapshots[member] for member in best], self.from_logits, self.task)
+        Args:
+            x, y: Validation arrays. Never test data.
+            train: Training data, for the statistics of BatchNormalization. Needed if the network has such layers.
+            method: "greedy" or "uniform". Default: "greedy".
+            batch_size: Samples per batch, for arrays. Default: 128.
+            seed: Seed of the random split. Default: 0.
+
+        Returns:
+            A `keras.Model` of its own, not compiled.
+
+        Raises:
+            ValueError: if the network has BatchNormalization and `train` is missing.
+
+        References:
+            Wortsman et al., Model soups, ICML 2022, recipe 1, https://arxiv.org/abs/2203.05482
+        """
+        if method == "uniform":
+            return self.average_weights(train, batch_size)
+        if method != "greedy":
+            raise ValueError(f"`method` must be 'greedy' or 'uniform'. Received: method={method!r}")
+        self._check_statistics(train)
+        hold_out = HoldOut(self.network, self._outputs, x, y, seed)
+        with borrowed(self.network):
+            predictions = list(self._predictions(x, batch_size))
+        network = clone(self.network)
+
+        def predict_mean(chosen):
+            self._put_mean_into(network, chosen, train, batch_size)
+            return self._outputs.probabilities(network.predict(x, batch_size=batch_size, verbose=0))
+
+        chosen = greedy_soup(hold_out, predictions, predict_mean)
+        if len(chosen) == 1:
+            return self[chosen[0]]
+        self._put_mean_into(network, chosen, train, batch_size)
+        return network
 
     def average_weights(self, train: Any = None, batch_size: int = 128) -> keras.Model:
         """One network with the mean of the members' weights: stochastic weight averaging (SWA) from the same run.
@@ -239,7 +340,8 @@ class Ensemble:
             batch_size: Samples per batch, for arrays. Default: 128.
 
         Returns:
-            A `keras.Model` of its own, not compiled. Weights that are no floats are those of the first member.
+            A `keras.Model` of its own, not compiled. The mean is weighted, if the ensemble is. Weights that are no
+            floats are those of the first member.
 
         Raises:
             ValueError: if the network has BatchNormalization and `train` is missing.
@@ -248,18 +350,29 @@ class Ensemble:
             Izmailov et al., Averaging Weights Leads to Wider Optima and Better Generalization, UAI 2018,
             https://arxiv.org/abs/1803.05407
         """
+        self._check_statistics(train)
+        network = clone(self.network)
+        self._put_mean_into(network, range(len(self)), train, batch_size)
+        return network
+
+    def _check_statistics(self, train):
         if train is None and batch_norm_layers(self.network):
             raise ValueError(f"`train` is needed: '{self.network.name}' has BatchNormalization, to be estimated anew.")
-        totals = [w.astype("float64") if w.dtype.kind == "f" else w for w in self.snapshots[0].weights]
-        for snapshot in self.snapshots[1:]:
-            for index, array in enumerate(snapshot.weights):
+
+    def _put_mean_into(self, network, chosen, train, batch_size):
+        """Gives `network` the mean of the weights of the members `chosen`; weights that are no floats, of the first."""
+        shares = np.array([self._shares()[k] for k in chosen])
+        totals = [w * shares[0] if w.dtype.kind == "f" else w for w in self._weights_in_float64(chosen[0])]
+        for k, share in zip(chosen[1:], shares[1:]):
+            for index, array in enumerate(self._weights_in_float64(k)):
                 if array.dtype.kind == "f":
-                    totals[index] += array
-        network = clone(self.network)
-        set_weights(network, [total / len(self) if total.dtype.kind == "f" else total for total in totals])
+                    totals[index] += array * share
+        set_weights(network, [total / sum(shares) if total.dtype.kind == "f" else total for total in totals])
         if train is not None:
             update_batch_norm(network, train, batch_size)
-        return network
+
+    def _weights_in_float64(self, index):
+        return [w.astype("float64") if w.dtype.kind == "f" else w for w in self.snapshots[index].weights]
 
     def to_model(self) -> keras.Model:
         """The ensemble as one `keras.Model` that outputs mean probabilities: to save as .keras, export, or serve.
@@ -286,7 +399,8 @@ class Ensemble:
             member.name = f"member_{index + 1}"
             set_weights(member, snapshot.weights)
             member.trainable = False
-            outputs.append(self._outputs.layers(member(inputs)))
+            share = 1 if self.weights is None else self.weights[index] * len(self)
+            outputs.append(_scaled(self._outputs.layers(member(inputs)), share))
         mean = keras.tree.map_structure(_mean_layer, *outputs)
         return keras.Model(inputs, mean, name=f"{network.name}_ensemble")
 
@@ -302,7 +416,9 @@ class Ensemble:
         folder = Folder(directory)
         network = folder.create(self.network)
         members = [StoredSnapshot.write(snapshot, directory, "member") for snapshot in self.snapshots]
-        folder.write_manifest(members, network=network, from_logits=self.from_logits, task=self.task)
+        folder.write_manifest(
+            members, network=network, from_logits=self.from_logits, task=self.task, weights=self.weights
+        )
 
     @classmethod
     def load(
@@ -330,8 +446,8 @@ class Ensemble:
         """
         folder = Folder(directory)
         manifest = folder.read_manifest(verify)
-        snapshots = []
-        for snapshot in manifest["members"]:
+        snapshots, kept = [], []
+        for index, snapshot in enumerate(manifest["members"]):
             try:
                 snapshot.check_file()
             except ValueError as error:
@@ -340,6 +456,7 @@ class Ensemble:
                 warnings.warn(f"{error} It is left out.", stacklevel=2)
             else:
                 snapshots.append(snapshot)
+                kept.append(index)
         if not snapshots:
             raise ValueError(f"There is no member in '{directory}'.")
         if from_logits == "as saved":
@@ -350,7 +467,8 @@ class Ensemble:
             raise ValueError(f"Say `Ensemble.load('{directory}', from_logits=...)`: the losses of the run do not tell.")
         if network is None:
             network = folder.load_network(manifest.get("network") if verify else None)
-        return cls(network, snapshots, from_logits, task)
+        weights = manifest.get("weights")
+        return cls(network, snapshots, from_logits, task, weights and [weights[index] for index in kept])
 
     def __len__(self) -> int:
         return len(self.snapshots)
@@ -362,7 +480,8 @@ class Ensemble:
     def __getitem__(self, index: int | slice) -> "keras.Model | Ensemble":
         """`ensemble[0]` is a member, a network of its own; `ensemble[:3]` is the ensemble of the first three."""
         if isinstance(index, slice):
-            return Ensemble(self.network, self.snapshots[index], self.from_logits, self.task)
+            weights = None if self.weights is None else self.weights[index]
+            return Ensemble(self.network, self.snapshots[index], self.from_logits, self.task, weights)
         network = clone(self.network)
         set_weights(network, self.snapshots[index].weights)
         return network
@@ -394,11 +513,24 @@ class Ensemble:
             labels = new_labels
             yield self._outputs.probabilities(outputs), labels, shares
 
+    def _means(self, x, y, weights, batch_size):
+        """(mean probabilities, labels, sample weights) of the first 1, 2, ..., K members."""
+        running = RunningMean()
+        with borrowed(self.network):
+            for share, (outputs, *targets) in zip(
+                self._shares(), self._labelled_predictions(x, y, weights, batch_size)
+            ):
+                running.add(outputs, share)
+                yield running.mean(), *targets
+
     def _add_up(self, running, x, batch_size):
         with borrowed(self.network):
-            for outputs in self._predictions(x, batch_size):
-                running.add(outputs)
+            for share, outputs in zip(self._shares(), self._predictions(x, batch_size)):
+                running.add(outputs, share)
         return running
+
+    def _shares(self):
+        return [1] * len(self) if self.weights is None else self.weights
 
     def _metrics(self, outputs, labels, weights=None, calibrate=False, metrics=None):
         if metrics == "compiled":
@@ -406,6 +538,27 @@ class Ensemble:
         if metrics is not None:
             raise ValueError(f'`metrics` must be None or "compiled". Received: metrics={metrics!r}')
         return self._outputs.metrics(self.network, outputs, labels, weights, calibrate)
+
+
+def _checked_weights(weights, members):
+    """The weights of the members, with the sum 1; None if there are none."""
+    if weights is None:
+        return None
+    shares = [as_number("weights", weight) for weight in weights]
+    if len(shares) != members or min(shares) <= 0:
+        raise ValueError(f"`weights` must be {members} positive numbers, one for each member. Received: {shares}")
+    return [share / sum(shares) for share in shares]
+
+
+def _inputs(batch):
+    """The inputs in a batch of a generator, which may hold labels too."""
+    return batch[0] if isinstance(batch, tuple) else batch
+
+
+def _scaled(tensors, factor):
+    if factor == 1:
+        return tensors
+    return keras.tree.map_structure(lambda tensor: keras.layers.Rescaling(factor, dtype="float32")(tensor), tensors)
 
 
 def _mean_layer(*tensors):

@@ -52,7 +52,7 @@ class Validation:
 
     @property
     def count(self) -> int:
-        return self._running.count
+        return int(self._running.count)
 
     def check(self, model: keras.Model) -> None:
         """Measures `model` as it is, so that what cannot be measured is known before the training.

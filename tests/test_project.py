@@ -27,7 +27,19 @@ HOUSE = {  # Each file may import only from what stands before it in its part, a
     ],
     "keras_fge": [
         *["schedule", "cycle", "learning_rate", "batches", "snapshots", "folder", "state", "lock", "termination"],
-        *["run", "validation", "ensemble", "plots", "callback", "fge", "snapshot_ensemble", "checkpoint"],
+        *[
+            "run",
+            "validation",
+            "selection",
+            "uncertainty",
+            "ensemble",
+            "swag",
+            "plots",
+            "callback",
+            "fge",
+            "snapshot_ensemble",
+            "checkpoint",
+        ],
     ],
     "curves": [
         *["parametrization", "curve", "layers", "model", "connect", "measure", "results", "plots", "points"],
@@ -47,7 +59,7 @@ BELOW = {
 }
 PUBLIC = {"benchmarks": {"curves", "keras_fge"}}
 OPTIONAL = {"plots": {"matplotlib"}, "results": {"matplotlib"}, "callback": {"matplotlib"}}
-OPTIONAL |= {"keras_internals": {"jax", "torch"}, "figures": {"matplotlib"}}
+OPTIONAL |= {"keras_internals": {"jax", "torch"}, "figures": {"matplotlib"}, "uncertainty": {"sklearn"}}
 
 
 def module_name(part, file):

@@ -8,21 +8,23 @@ import numpy as np
 
 
 class RunningMean:
-    """The mean of outputs that come one after the other: m_k = (1 / k) sum of the first k, in their own precision.
+    """The weighted mean of outputs that come one after the other: m_k = sum_i v_i p_i / sum_i v_i over the first k.
 
     Args:
         total: Sum of those before, to go on from there. Default: none.
-        count: How many there were. Default: 0.
+        count: How many there were, or the sum of their weights. Default: 0.
     """
 
-    def __init__(self, total: Any = None, count: int = 0):
+    def __init__(self, total: Any = None, count: float = 0):
         self.total = total
         self.count = count
 
-    def add(self, outputs: Any) -> None:
-        """Adds the outputs of one more network: an array, or a structure of arrays."""
-        self.count += 1
-        self.total = outputs if self.count == 1 else keras.tree.map_structure(np.add, self.total, outputs)
+    def add(self, outputs: Any, weight: float = 1) -> None:
+        """Adds the outputs of one more network, an array or a structure of arrays, in their own precision."""
+        if weight != 1:
+            outputs = keras.tree.map_structure(lambda array: array * np.asarray(weight, array.dtype), outputs)
+        self.total = keras.tree.map_structure(np.add, self.total, outputs) if self.count else outputs
+        self.count += weight
 
     def mean(self) -> Any:
         """The mean so far, of the structure of the outputs."""
@@ -30,19 +32,19 @@ class RunningMean:
 
 
 class RunningVariance(RunningMean):
-    """Variance over the outputs, 1/K sum_k (p_k - p)^2, beside their mean, by Welford's update."""
+    """Variance over the outputs, sum_i v_i (p_i - m)^2 / sum_i v_i, beside their mean, by Welford's update."""
 
     def __init__(self):
         super().__init__()
         self.squares = None
 
-    def add(self, outputs: Any) -> None:
+    def add(self, outputs: Any, weight: float = 1) -> None:
         before = self.mean() if self.count else outputs
-        super().add(outputs)
+        super().add(outputs, weight)
         if self.squares is None:
             self.squares = keras.tree.map_structure(np.zeros_like, outputs)
         self.squares = keras.tree.map_structure(  # No difference of large sums.
-            lambda squares, new, old, mean: squares + (new - old) * (new - mean),
+            lambda squares, new, old, mean: squares + np.float32(weight) * (new - old) * (new - mean),
             self.squares,
             outputs,
             before,

@@ -1,0 +1,101 @@
+"""Choosing on validation data: one half of them chooses members, greedily, and the other half guards the choice."""
+
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_fge.core.tasks import Outputs
+
+
+class HoldOut:
+    """Validation labels in two random halves.
+
+    Args:
+        network: The network, for the names of its outputs.
+        outputs: What it outputs.
+        x, y: Validation arrays.
+        seed: Seed of the split.
+
+    Raises:
+        ValueError: if there are fewer than two samples.
+    """
+
+    def __init__(self, network: keras.Model, outputs: Outputs, x: Any, y: Any, seed: int):
+        samples = len(keras.tree.flatten(x)[0])
+        if samples < 2:
+            raise ValueError(f"`x` must hold at least 2 samples. Received: {samples}")
+        self._network, self._outputs, self._labels = network, outputs, y
+        self._halves = np.array_split(np.random.default_rng(seed).permutation(samples), 2)
+
+    def score(self, predictions: Any, half: int) -> float:
+        """NLL, or mean squared error, of probabilities, or values, on one half: 0 chooses, 1 guards; less is better.
+
+        Several outputs are added up. Predictions that are not finite are worse than any other.
+        """
+        rows = self._halves[half]
+        if not all(np.isfinite(array).all() for array in keras.tree.flatten(predictions)):
+            return np.inf
+        chosen, labels = keras.tree.map_structure(lambda array: np.asarray(array)[rows], (predictions, self._labels))
+        values = self._outputs.metrics(self._network, chosen, labels)
+        # Of ensembles that are as good, the smaller one.
+        return round(sum(value for name, value in values.items() if name.endswith(("nll", "mse"))), 6)
+
+
+def finite_members(hold_out: HoldOut, predictions: Sequence[Any]) -> list[int]:
+    """The members whose predictions are finite; a warning names the others.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    finite = [k for k, array in enumerate(predictions) if np.isfinite(hold_out.score(array, 0))]
+    if not finite:
+        raise ValueError("No member has finite predictions: the training has diverged.")
+    if left_out := sorted(set(range(len(predictions))).difference(finite)):
+        names = ", ".join(map(str, left_out))
+        warnings.warn(f"Members {names} are left out: their predictions are not finite.", stacklevel=3)
+    return finite
+
+
+def greedy_ensemble(hold_out: HoldOut, predictions: Sequence[Any]) -> list[int]:
+    """The members that do best together (Caruana et al. 2004); see `Ensemble.select`."""
+    finite = finite_members(hold_out, predictions)
+    chosen: list[int] = []
+    guards = []
+    total = keras.tree.map_structure(np.zeros_like, predictions[0])
+
+    def with_member(k):
+        return keras.tree.map_structure(np.add, total, predictions[k])
+
+    def score(sums, half):
+        return hold_out.score(keras.tree.map_structure(lambda array: array / np.float32(len(chosen) + 1), sums), half)
+
+    while len(chosen) < len(finite):
+        best = min(set(finite).difference(chosen), key=lambda k: score(with_member(k), 0))
+        total = with_member(best)
+        guards.append(score(total, 1))
+        chosen.append(best)
+    return chosen[: np.argmin(guards) + 1]
+
+
+def greedy_soup(
+    hold_out: HoldOut, predictions: Sequence[Any], predict_mean: Callable[[Sequence[int]], Any]
+) -> list[int]:
+    """The members of a greedy soup (Wortsman et al. 2022, recipe 1); see `Ensemble.soup`.
+
+    Args:
+        hold_out: What judges.
+        predictions: Those of each member.
+        predict_mean: Returns the predictions of the network with the mean weights of some members.
+    """
+    order = sorted(finite_members(hold_out, predictions), key=lambda k: hold_out.score(predictions[k], 0))
+    chosen, best = order[:1], hold_out.score(predictions[order[0]], 0)
+    guards = [hold_out.score(predictions[order[0]], 1)]
+    for k in order[1:]:
+        mixed = predict_mean([*chosen, k])
+        if (value := hold_out.score(mixed, 0)) <= best:
+            chosen, best = [*chosen, k], value
+            guards.append(hold_out.score(mixed, 1))
+    return chosen[: np.argmin(guards) + 1]
