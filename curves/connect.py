@@ -9,6 +9,7 @@ from curves.curve import Curve, check_can_lie_on_a_curve
 from curves.model import CurveModel
 from curves.parametrization import Bezier, Parametrization
 from keras_fge.core.batch_norm import batch_norm_statistics
+from keras_fge.core.keras_internals import all_layers
 from keras_fge.core.networks import check_same_architecture, clone, locked, read, set_weights
 
 
@@ -26,6 +27,11 @@ def connect(
 
     The inner bends start on the straight line. The networks are copied and do not change. If their class has a
     `compute_loss` of its own, the curve minimizes that, at w(t); an own `train_step` is left out, with a warning.
+
+    Only trained weights lie on the curve. What is frozen must be equal in both networks, and exists once. With LoRA,
+    these are the factors A and B of each layer: the curve is one over (A, B), so that the kernel W + s A(t) B(t) is on
+    no Bezier curve between the two kernels; and the line between (A, B) and the same product with other factors, such
+    as (-A, -B), is not flat.
 
     Args:
         start, end: Two built `keras.Model` of one architecture: phi(0) and phi(1).
@@ -58,6 +64,7 @@ def connect(
         if not isinstance(network, keras.Model):
             raise ValueError(f"`{name}` must be a keras.Model. Received: {name}={network!r}")
     _warn_of_own_training(start)
+    _check_same_lora(start, end)
     check_same_architecture(start, end)
     check_can_lie_on_a_curve(start)
     check_can_lie_on_a_curve(end)
@@ -83,6 +90,18 @@ def _warn_of_own_training(network):
             "compile it with, at w(t), and the regularizers of the network. A `compute_loss` of its own would be used.",
             stacklevel=3,
         )
+
+
+def _check_same_lora(start, end):
+    """Raises a ValueError if LoRA is enabled in one network only: its weights would have no partners."""
+    for ours, theirs in zip(all_layers(start), all_layers(end)):
+        enabled = [getattr(layer, "lora_enabled", False) for layer in (ours, theirs)]
+        if enabled[0] != enabled[1]:
+            name, layer = ("`start`", ours) if enabled[0] else ("`end`", theirs)
+            raise ValueError(
+                f"LoRA is enabled in {name} only: layer '{layer.name}'. Enable it in both networks, on the same frozen "
+                "weights, or in none (saving and loading a network merges it)."
+            )
 
 
 def check_same_constants(start: keras.Model, end: keras.Model, start_name: str, end_name: str) -> None:

@@ -48,7 +48,7 @@ class Curve(keras.layers.Layer):
 
     Raises:
         ValueError: on a bad argument; from `build`, if a layer inside cannot lie on a curve, because it has weights
-            with constraints, quantized weights, LoRA, or state outside of its weights, such as a text layer's
+            with constraints, quantized weights (without LoRA), or state outside of its weights, such as a text layer's
             vocabulary.
 
     Example:
@@ -313,10 +313,9 @@ def check_can_lie_on_a_curve(network: keras.layers.Layer) -> None:
             )
     for layer in all_layers(network):
         reason = None
-        if getattr(layer, "lora_enabled", False):
-            reason = "uses LoRA: save the network, which merges the weights, and load it into one without"
-        elif getattr(layer, "quantization_mode", None):
-            reason = f"is quantized to {layer.quantization_mode}: use the network before quantization"
+        # Under LoRA, what is quantized is frozen.
+        if getattr(layer, "quantization_mode", None) and not getattr(layer, "lora_enabled", False):
+            reason = f"is quantized to {layer.quantization_mode}: use the network before quantization, or LoRA"
         elif hasattr(layer, "save_assets"):
             reason = "keeps state outside of its weights: apply it to the data instead"
         if reason:

@@ -242,7 +242,7 @@ class CyclicEnsemble(keras.callbacks.Callback, abc.ABC):
                 if self.params.get("verbose"):
                     print(f"\n{type(self).__name__}: rates {self.max_learning_rate:g} to {self.min_learning_rate:g}")
             run.largest_rate = self.max_learning_rate
-            start = Snapshot.of(model)
+            start = Snapshot.of(model, like=self.snapshots[-1] if self.snapshots else None)
             run.start_snapshot = self._folder.store(start, "start") if self._folder else start
         if run.start is not None:
             if run.scheduled_step is None:
@@ -360,7 +360,7 @@ class CyclicEnsemble(keras.callbacks.Callback, abc.ABC):
             return
         model = self.model
         rate = float(ops.convert_to_numpy(self.learning_rate(step, run.cycle.length)))
-        snapshot = Snapshot.of(model, step, rate)
+        snapshot = Snapshot.of(model, step, rate, run.start_snapshot)
         kept = f" '{self.directory}' keeps what came before." if self.directory else ""
         check_finite(model.weights, snapshot.weights, f"in epoch {self.epoch + 1}, step {step} of the cycles.{kept}")
         last = self.snapshots[-1] if run.last_step else run.start_snapshot

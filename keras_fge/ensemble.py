@@ -14,6 +14,7 @@ from keras_fge.core.compiled import compiled_metrics
 from keras_fge.core.networks import borrowed, check_same_architecture, clone, distance, set_weights
 from keras_fge.core.predictions import RunningMean, RunningVariance, check_order, predict_with_labels
 from keras_fge.core.tasks import FromLogits, Outputs, Task
+from keras_fge.export import one_model
 from keras_fge.folder import Folder
 from keras_fge.selection import HoldOut, greedy_ensemble, greedy_soup
 from keras_fge.snapshots import Snapshot, StoredSnapshot
@@ -110,7 +111,9 @@ class Ensemble:
             check_same_architecture(networks[0], network, "`networks[0]`", f"`networks[{index}]`")
         if not networks:
             raise ValueError("`networks` is empty: an ensemble needs at least one member.")
-        return cls(networks[0], [Snapshot.of(network) for network in networks], from_logits, task, weights)
+        first = Snapshot.of(networks[0])
+        others = [Snapshot.of(network, like=first) for network in networks[1:]]
+        return cls(networks[0], [first, *others], from_logits, task, weights)
 
     def __add__(self, other: "Ensemble") -> "Ensemble":
         """The members of both, as of two runs, in the network of the first. Weights count for as many members."""
@@ -378,6 +381,8 @@ class Ensemble:
         """The ensemble as one `keras.Model` that outputs mean probabilities: to save as .keras, export, or serve.
 
         It holds all members side by side, and only layers of Keras' own, so a file of it loads without this package.
+        Layers whose weights all members share, as those of a frozen backbone, are in it once, and run once where their
+        input is the same.
 
         Raises:
             ValueError: if the network is of a class of its own: only functional and Sequential networks tell what goes
@@ -388,21 +393,7 @@ class Ensemble:
                 f"`to_model` needs a functional or Sequential network. Received: {type(self.network).__name__}, which "
                 "you can call inside a functional model: keras.Model(inputs, network(inputs))."
             )
-        network = self.network
-        structure = network.inputs[0] if isinstance(network, keras.Sequential) else network.input
-        inputs = keras.tree.map_structure(
-            lambda tensor: keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype, name=tensor.name), structure
-        )
-        outputs = []
-        for index, snapshot in enumerate(self.snapshots):
-            member = clone(network)
-            member.name = f"member_{index + 1}"
-            set_weights(member, snapshot.weights)
-            member.trainable = False
-            share = 1 if self.weights is None else self.weights[index] * len(self)
-            outputs.append(_scaled(self._outputs.layers(member(inputs)), share))
-        mean = keras.tree.map_structure(_mean_layer, *outputs)
-        return keras.Model(inputs, mean, name=f"{network.name}_ensemble")
+        return one_model(self.network, self.snapshots, self._outputs, self.weights)
 
     def save(self, directory: str | os.PathLike) -> None:
         """Writes the ensemble to a new folder: the network (.keras), a file for each member, and a manifest.
@@ -415,7 +406,10 @@ class Ensemble:
         """
         folder = Folder(directory)
         network = folder.create(self.network)
-        members = [StoredSnapshot.write(snapshot, directory, "member") for snapshot in self.snapshots]
+        members: list[Snapshot] = []
+        for snapshot in self.snapshots:  # What is frozen stands in the file of the first one.
+            relative = snapshot.relative_to(members[0], self.network) if members else snapshot.alone()
+            members.append(StoredSnapshot.write(relative, directory, "member"))
         folder.write_manifest(
             members, network=network, from_logits=self.from_logits, task=self.task, weights=self.weights
         )
@@ -553,13 +547,3 @@ def _checked_weights(weights, members):
 def _inputs(batch):
     """The inputs in a batch of a generator, which may hold labels too."""
     return batch[0] if isinstance(batch, tuple) else batch
-
-
-def _scaled(tensors, factor):
-    if factor == 1:
-        return tensors
-    return keras.tree.map_structure(lambda tensor: keras.layers.Rescaling(factor, dtype="float32")(tensor), tensors)
-
-
-def _mean_layer(*tensors):
-    return keras.layers.Average(dtype="float32")(tensors) if len(tensors) > 1 else tensors[0]

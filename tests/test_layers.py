@@ -181,13 +181,6 @@ def test_weights_that_their_layer_assigns_itself():
         layer(VECTORS, t=0.5, training=True)
 
 
-def with_lora():
-    dense = layers.Dense(3)
-    dense.build((None, 5))
-    dense.enable_lora(2)
-    return dense
-
-
 def quantized():
     dense = layers.Dense(3)
     dense.build((None, 5))
@@ -204,7 +197,6 @@ class Vocabulary(layers.Dense):
     ("make", "message"),
     [
         (lambda: layers.Dense(3, bias_constraint="non_neg"), "bias' has the constraint NonNeg"),
-        (with_lora, r"\(Dense\) cannot lie on a curve. It uses LoRA"),
         (quantized, r"\(Dense\) cannot lie on a curve. It is quantized to int8"),
         (
             lambda: layers.MultiHeadAttention(2, 3),
@@ -212,7 +204,7 @@ class Vocabulary(layers.Dense):
         ),
         (lambda: Vocabulary(3), r"\(Vocabulary\) cannot lie on a curve. It keeps state outside"),
     ],
-    ids=["constraint", "lora", "quantized", "unbuilt", "vocabulary"],
+    ids=["constraint", "quantized", "unbuilt", "vocabulary"],
 )
 def test_layers_that_cannot_lie_on_a_curve(make, message):
     with pytest.raises(ValueError, match=message):

@@ -32,6 +32,7 @@ HOUSE = {  # Each file may import only from what stands before it in its part, a
             "validation",
             "selection",
             "uncertainty",
+            "export",
             "ensemble",
             "swag",
             "plots",
