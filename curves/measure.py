@@ -13,6 +13,7 @@ from keras_fge.core.compiled import compiled_outputs, name_of_data_loss
 from keras_fge.core.files import checksum_of_arrays
 from keras_fge.core.networks import read
 from keras_fge.core.predictions import RunningMean
+from keras_fge.core.tasks import Outputs
 
 ACCURACIES = ("accuracy", "acc", "sparse_categorical_accuracy", "categorical_accuracy", "binary_accuracy")
 
@@ -107,6 +108,7 @@ class PathEnsemble:
     def __init__(self, model: keras.Model, data: Any, batch_size: int, carry: Mapping[str, Any]):
         self.model, self.data, self.batch_size = model, _without_none(data), batch_size
         self.why_not = None if isinstance(data, tuple) else "the test data are no arrays, and may change their order"
+        self._kind: Outputs | None = None
         self.start = carry.get("start")
         self.so_far = RunningMean(carry.get("total"), int(carry.get("count", 0)))
 
@@ -126,20 +128,20 @@ class PathEnsemble:
         try:
             if not isinstance(outputs, np.ndarray):
                 raise ValueError("the network has several outputs")
-            kind = compiled_outputs(self.model, outputs)
+            self._kind = kind = self._kind or compiled_outputs(self.model, outputs)  # Once: a NaN shows nothing.
             present = kind.probabilities(outputs).astype("float64")
-            start, so_far = present if self.start is None else self.start, RunningMean(*vars(self.so_far).values())
-            if is_finite := bool(np.all(np.isfinite(present))):  # A point that is not spoils no other.
-                so_far.add(present)
+            self.start = present if self.start is None else self.start
+            means: dict[str, Any] = {"with_start": None, "so_far": None}
+            if np.all(np.isfinite(present)):  # A point that is not spoils no other.
+                self.so_far.add(present)
+                means = {"with_start": (self.start + present) / 2, "so_far": self.so_far.mean()}
             row = {}
-            means = {"with_start": (start + present) / 2, "so_far": so_far.mean() if so_far.count else None}
             for name, mean in means.items():
-                values = self._metrics(kind, mean if is_finite else None, y, *weights)
+                values = self._metrics(kind, mean, y, *weights)
                 row.update({f"ensemble_{name}_{key}": value for key, value in values.items()})
         except ValueError as error:
             self.why_not = str(error)
             return {}, {}
-        self.start, self.so_far = start, so_far
         return row, {"start": self.start, "total": self.so_far.total, "count": self.so_far.count}
 
     def _metrics(self, kind, mean, labels, weights=None):

@@ -13,7 +13,7 @@ from keras import ops
 from keras_fge import cycle as cycles
 from keras_fge import state
 from keras_fge.batches import Batches, announce_epoch
-from keras_fge.core.compiled import AS_COMPILED, compiled_outputs
+from keras_fge.core.compiled import AS_COMPILED, check_metrics, compiled_outputs
 from keras_fge.core.keras_internals import (
     callbacks_around,
     has_one_process,
@@ -110,7 +110,8 @@ class CyclicEnsemble(keras.callbacks.Callback, abc.ABC):
         self.cycle_epochs = cycle_epochs and int(cycle_epochs)
         self.cycle_steps = cycle_steps and int(cycle_steps)
         self.start_epoch = int(start_epoch)
-        Outputs((None if task == "regression" else False) if from_logits == AS_COMPILED else from_logits, task)
+        Outputs(False if from_logits == AS_COMPILED else from_logits, task)  # Raises an error on bad ones.
+        check_metrics(metrics)
         self.from_logits, self.task, self.metrics = from_logits, task, metrics
         self._validation: Validation | None = None
         self.validation_data = validation_data

@@ -9,8 +9,8 @@ import keras
 import numpy as np
 
 from keras_fge.core.arguments import as_number
-from keras_fge.core.batch_norm import batch_norm_layers, update_batch_norm
-from keras_fge.core.compiled import compiled_metrics
+from keras_fge.core.batch_norm import check_can_be_estimated, update_batch_norm
+from keras_fge.core.compiled import check_metrics, compiled_metrics
 from keras_fge.core.networks import borrowed, check_same_architecture, clone, distance, set_weights
 from keras_fge.core.predictions import RunningMean, RunningVariance, check_order, predict_with_labels
 from keras_fge.core.tasks import FromLogits, Outputs, Task
@@ -126,8 +126,7 @@ class Ensemble:
             )
         weights = None
         if self.weights is not None or other.weights is not None:
-            parts = [[1 / len(part)] * len(part) if part.weights is None else part.weights for part in (self, other)]
-            weights = [share * len(part) for part in parts for share in part]
+            weights = [v * len(part) / sum(part._shares()) for part in (self, other) for v in part._shares()]
         return Ensemble(self.network, [*self.snapshots, *other.snapshots], self.from_logits, self.task, weights)
 
     def predict(self, x: Any, batch_size: int | None = None, members: bool = False) -> Any:
@@ -144,8 +143,7 @@ class Ensemble:
             float32 array of the shape of the network's output (or the same structure of arrays for several outputs).
         """
         if members:
-            with borrowed(self.network):
-                return keras.tree.map_structure(lambda *arrays: np.stack(arrays), *self._predictions(x, batch_size))
+            return keras.tree.map_structure(lambda *arrays: np.stack(arrays), *self._all_predictions(x, batch_size))
         if hasattr(x, "__next__"):
             means = [self._add_up(RunningMean(), _inputs(batch), None).mean() for batch in x]
             if not means:
@@ -207,9 +205,9 @@ class Ensemble:
         References:
             Guo et al., On Calibration of Modern Neural Networks, ICML 2017, https://arxiv.org/abs/1706.04599
         """
-        for part in self._means(x, y, sample_weight, batch_size):
-            mean, labels, shares = part
-        values = self._metrics(mean, labels, shares, calibrate, metrics)
+        for part in self._growing(x, y, sample_weight, batch_size):
+            running, labels, shares = part  # In the end, those of all members.
+        values = self._metrics(running.mean(), labels, shares, calibrate, metrics)
         if ood is not None:
             scores = [self.uncertainty(data, batch_size) for data in (x, ood)]
             for name in scores[0]:
@@ -227,8 +225,8 @@ class Ensemble:
     ) -> dict[str, np.ndarray]:
         """The metrics of `evaluate` for the ensembles of the first 1, 2, ..., K members: arrays of shape `(K,)`."""
         rows = [
-            self._metrics(mean, labels, shares, calibrate, metrics)
-            for mean, labels, shares in self._means(x, y, sample_weight, batch_size)
+            self._metrics(running.mean(), labels, shares, calibrate, metrics)
+            for running, labels, shares in self._growing(x, y, sample_weight, batch_size)
         ]
         return {name: np.array([row[name] for row in rows]) for name in rows[0]}
 
@@ -245,8 +243,7 @@ class Ensemble:
 
     def disagreement(self, x: Any, batch_size: int | None = None) -> np.ndarray:
         """The fraction of samples for which two members predict different classes: array of shape `(K, K)`."""
-        with borrowed(self.network):
-            predictions = list(self._predictions(x, batch_size))
+        predictions = self._all_predictions(x, batch_size)
         if not isinstance(predictions[0], np.ndarray):
             raise ValueError("`disagreement` needs a network with one output.")
         classes = [self._outputs.each(1)[0].classes(array) for array in predictions]
@@ -278,8 +275,7 @@ class Ensemble:
             Caruana et al., Ensemble Selection from Libraries of Models, ICML 2004.
         """
         hold_out = HoldOut(self.network, self._outputs, x, y, seed)
-        with borrowed(self.network):
-            predictions = list(self._predictions(x, batch_size))
+        predictions = self._all_predictions(x, batch_size)
         chosen = greedy_ensemble(hold_out, predictions)
         return Ensemble(self.network, [self.snapshots[k] for k in chosen], self.from_logits, self.task)
 
@@ -318,10 +314,9 @@ class Ensemble:
             return self.average_weights(train, batch_size)
         if method != "greedy":
             raise ValueError(f"`method` must be 'greedy' or 'uniform'. Received: method={method!r}")
-        self._check_statistics(train)
+        check_can_be_estimated(self.network, train)
         hold_out = HoldOut(self.network, self._outputs, x, y, seed)
-        with borrowed(self.network):
-            predictions = list(self._predictions(x, batch_size))
+        predictions = self._all_predictions(x, batch_size)
         network = clone(self.network)
 
         def predict_mean(chosen):
@@ -353,14 +348,10 @@ class Ensemble:
             Izmailov et al., Averaging Weights Leads to Wider Optima and Better Generalization, UAI 2018,
             https://arxiv.org/abs/1803.05407
         """
-        self._check_statistics(train)
+        check_can_be_estimated(self.network, train)
         network = clone(self.network)
         self._put_mean_into(network, range(len(self)), train, batch_size)
         return network
-
-    def _check_statistics(self, train):
-        if train is None and batch_norm_layers(self.network):
-            raise ValueError(f"`train` is needed: '{self.network.name}' has BatchNormalization, to be estimated anew.")
 
     def _put_mean_into(self, network, chosen, train, batch_size):
         """Gives `network` the mean of the weights of the members `chosen`; weights that are no floats, of the first."""
@@ -420,9 +411,9 @@ class Ensemble:
         directory: str | os.PathLike,
         network: keras.Model | None = None,
         from_logits: Any = "as saved",
-        task: Any = "as saved",
         skip_damaged: bool = False,
         verify: bool = True,
+        task: Any = "as saved",
     ) -> "Ensemble":
         """The ensemble that `save` or a callback with `directory=` wrote. Weights are read when they are needed.
 
@@ -497,6 +488,10 @@ class Ensemble:
             set_weights(self.network, snapshot.weights)
             yield self._outputs.probabilities(self.network.predict(x, batch_size=batch_size, verbose=0))
 
+    def _all_predictions(self, x, batch_size):
+        with borrowed(self.network):
+            return list(self._predictions(x, batch_size))
+
     def _labelled_predictions(self, x, y, weights, batch_size):
         """Inside `borrowed`: (probabilities, labels, sample weights) of one member after the other."""
         labels = None
@@ -507,15 +502,15 @@ class Ensemble:
             labels = new_labels
             yield self._outputs.probabilities(outputs), labels, shares
 
-    def _means(self, x, y, weights, batch_size):
-        """(mean probabilities, labels, sample weights) of the first 1, 2, ..., K members."""
+    def _growing(self, x, y, weights, batch_size):
+        """(`RunningMean` of probabilities, labels, sample weights) of the first 1, 2, ..., K members."""
         running = RunningMean()
         with borrowed(self.network):
             for share, (outputs, *targets) in zip(
                 self._shares(), self._labelled_predictions(x, y, weights, batch_size)
             ):
                 running.add(outputs, share)
-                yield running.mean(), *targets
+                yield running, *targets
 
     def _add_up(self, running, x, batch_size):
         with borrowed(self.network):
@@ -527,10 +522,9 @@ class Ensemble:
         return [1] * len(self) if self.weights is None else self.weights
 
     def _metrics(self, outputs, labels, weights=None, calibrate=False, metrics=None):
+        check_metrics(metrics)
         if metrics == "compiled":
             return compiled_metrics(self.network, self._outputs, outputs, labels, weights)
-        if metrics is not None:
-            raise ValueError(f'`metrics` must be None or "compiled". Received: metrics={metrics!r}')
         return self._outputs.metrics(self.network, outputs, labels, weights, calibrate)
 
 

@@ -25,12 +25,11 @@ def one_model(
         lambda tensor: keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype, name=tensor.name), structure
     )
     shared = _shared_layers(network, snapshots)
-    functional = keras.Model(structure, network.outputs[0] if isinstance(network, keras.Sequential) else network.output)
     results: dict = {}
     predictions = []
     for index, snapshot in enumerate(snapshots):
         if shared:
-            member = _with_shared_layers(functional, inputs, shared, results, index + 1)
+            member = _with_shared_layers(network, inputs, shared, results, index + 1)
             set_weights(member, snapshot.weights)
             tensors = member.output
         else:
@@ -46,18 +45,19 @@ def one_model(
 
 
 def _shared_layers(network, snapshots):
-    """{layer: copy} of the layers of `network` whose weights are the same arrays in all snapshots."""
-    same = [True] * len(network.weights)
-    first = snapshots[0].weights
-    for snapshot in snapshots[1:]:
-        same = [flag and a is b for flag, a, b in zip(same, first, snapshot.weights)]
-    fixed = {id(variable) for variable, flag in zip(network.weights, same) if flag and len(snapshots) > 1}
+    """{id of layer: copy} of the layers of `network` whose weights all snapshots share."""
+    first, *others = snapshots
+    shared = [snapshot.relative_to(first, network).shared for snapshot in others]
+    indices = frozenset.intersection(*shared, *([first.shared] if first.base else [])) if shared else frozenset()
+    fixed = {id(network.weights[index]) for index in indices}
     layers = [layer for layer in network.layers if layer.weights and all(id(v) in fixed for v in layer.weights)]
     return {id(layer): clone(layer) for layer in layers}
 
 
 def _with_shared_layers(network, inputs, shared, results, number):
-    """A copy of a functional network on `inputs` that has the layers `shared`, and their `results` of before."""
+    """A copy of a network on `inputs` that has the layers `shared`, and their `results` of before."""
+    if isinstance(network, keras.Sequential):
+        network = keras.Model(network.inputs[0], network.outputs[0])
 
     def copy(layer):
         if id(layer) in shared:
@@ -68,10 +68,10 @@ def _with_shared_layers(network, inputs, shared, results, number):
     copies = {id(layer) for layer in shared.values()}
 
     def call(layer, *args, **kwargs):
-        # What stands before the first layer that differs between members gives the same tensors again.
-        key = (id(layer), *(id(tensor) for tensor in keras.tree.flatten((args, kwargs))))
         if id(layer) not in copies:
             return layer(*args, **kwargs)
+        # What stands before the first layer that differs between members gives the same tensors again.
+        key = (id(layer), *(id(tensor) for tensor in keras.tree.flatten((args, kwargs))))
         if key not in results:
             results[key] = layer(*args, **kwargs)
         return results[key]

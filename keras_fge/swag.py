@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from keras_fge.core.arguments import as_integer, as_number
-from keras_fge.core.batch_norm import batch_norm_layers, update_batch_norm
+from keras_fge.core.batch_norm import check_can_be_estimated, update_batch_norm
 from keras_fge.core.networks import clone, set_weights
 from keras_fge.ensemble import Ensemble
 from keras_fge.snapshots import Snapshot
@@ -94,16 +94,13 @@ class SWAG:
         """
         num_samples, generator = as_integer("num_samples", num_samples), np.random.default_rng(seed)
         network = clone(self._ensemble.network)
-        needs_statistics = bool(batch_norm_layers(network))
-        if needs_statistics and train is None:
-            raise ValueError(f"`train` is needed: '{network.name}' has BatchNormalization, to be estimated anew.")
-        snapshots = []
+        check_can_be_estimated(network, train)
+        first, snapshots = self._ensemble, []
         for _ in range(num_samples):
             set_weights(network, self._draw(generator))
-            if needs_statistics:
+            if train is not None:
                 update_batch_norm(network, train, batch_size)
-            snapshots.append(Snapshot.of(network))
-        first = self._ensemble
+            snapshots.append(Snapshot.of(network, like=first.snapshots[0]))
         return Ensemble(first.network, snapshots, first.from_logits, first.task)
 
     def _draw(self, generator):

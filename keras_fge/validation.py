@@ -37,8 +37,6 @@ class Validation:
             raise ValueError(
                 f"`validation_data` must be (x, y), (x, y, sample_weight) or a data set. Received: {len(data)} parts"
             )
-        if metrics not in (None, "compiled"):
-            raise ValueError(f'`metrics` must be None or "compiled". Received: metrics={metrics!r}')
         check_data("validation_data", data)
         self.data = data
         self._arrays = data if isinstance(data, tuple) else (data,)

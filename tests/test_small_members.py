@@ -159,6 +159,10 @@ def test_one_model_has_the_frozen_part_once(nested, tmp_path):
     weighted = keras_fge.Ensemble(model, ensemble.snapshots, weights=[1, 2, 3])
     assert weighted.to_model().predict(X, verbose=0) == pytest.approx(weighted.predict(X), abs=1e-6)
     assert ensemble.average_weights().count_params() == model.count_params()
+    ensemble.save(tmp_path / "saved")
+    again = keras_fge.Ensemble.load(tmp_path / "saved").to_model()
+    assert again.count_params() == one.count_params()
+    assert again.predict(X, verbose=0) == pytest.approx(ensemble.predict(X), abs=1e-6)
 
 
 def test_networks_that_share_a_backbone_by_its_values():

@@ -137,6 +137,10 @@ def test_several_outputs_of_mixed_kinds():
     network.compile(keras.optimizers.SGD(0.05), losses)
     y = {"digit": LABELS, "flags": FLAGS, "size": X[:, :1]}
     fge, ensemble = fitted(network, X, y, validation_data=(X, y))
+    said = keras_fge.FGE(0.1, from_logits=[True, False, None], task=["classification", "multilabel", "regression"])
+    said.set_model(network)
+    said.snapshots = fge.snapshots
+    assert said.ensemble().from_logits == [True, False, None] == ensemble.from_logits
     p = ensemble.predict(X)
     metrics = ensemble.evaluate(X, y)
     assert metrics["digit_nll"] == pytest.approx(sklearn.metrics.log_loss(LABELS, p["digit"].astype("float64")), 1e-5)
@@ -243,6 +247,8 @@ def test_what_contradicts_itself_is_refused_at_once():
             make(task="multilabel", from_logits=None)
     with pytest.raises(ValueError, match='`metrics` must be None or "compiled"'):
         keras_fge.FGE(0.1, metrics="loss", validation_data=(X, LABELS))
+    with pytest.raises(ValueError, match='`metrics` must be None or "compiled"'):
+        keras_fge.FGE(0.1, metrics="loss")
     with pytest.raises(ValueError, match='task="multilabel"'):  # The rows do not sum to 1.
         keras_fge.Ensemble(model(3, "sigmoid"), weights).evaluate(X, LABELS)
 
@@ -257,3 +263,14 @@ def test_a_task_that_a_user_says_is_stronger_than_the_loss():
     measured = keras_fge.Ensemble(own, fge.snapshots, True, "multilabel").evaluate(X, FLAGS)
     assert fge.snapshots[-1].metrics["ensemble_nll"] == pytest.approx(measured["nll"], rel=1e-5)
     assert fge.ensemble(from_logits=True).task == "multilabel"
+
+
+def test_what_is_said_of_each_output_stands_where_one_loss_is_for_all():
+    inputs = keras.Input((4,))
+    network = keras.Model(inputs, [layers.Dense(3, activation="softmax")(inputs), layers.Dense(3)(inputs)])
+    network.compile("sgd", keras.losses.SparseCategoricalCrossentropy())
+    fge = keras_fge.FGE(0.1, from_logits=[False, True])
+    fge.set_model(network)
+    fge.snapshots = [keras_fge.Snapshot.of(network)]
+    assert fge.ensemble().from_logits == [False, True]
+    assert fge.ensemble().predict(X)[1].sum(axis=1) == pytest.approx(np.ones(60), abs=1e-5)

@@ -72,6 +72,12 @@ def update_batch_norm(network: keras.Model, data: Any, batch_size: int = 128) ->
             )
 
 
+def check_can_be_estimated(network: keras.Model, train: Any) -> None:
+    """Raises a ValueError if `network` has BatchNormalization, and there are no data `train` to estimate it on."""
+    if train is None and batch_norm_layers(network):
+        raise ValueError(f"`train` is needed: '{network.name}' has BatchNormalization, to be estimated anew.")
+
+
 class BatchNormEstimator:
     """Does what `update_batch_norm` does, repeatedly on one network and without compiling the pass anew."""
 

@@ -33,12 +33,10 @@ def compiled_outputs(
     # One loss may stand for all outputs; the outputs of a class of one's own are not known before it is called.
     tensors = keras.tree.flatten(getattr(model, "outputs", None) or [None])
     arrays = [None] if predictions is None else [np.asarray(array) for array in keras.tree.flatten(predictions)]
-    count = max(len(losses), len(arrays))
-    columns = [
-        list(itertools.islice(itertools.cycle(values if isinstance(values, (list, tuple)) else [values]), count))
-        for values in (losses, tensors, arrays, from_logits, task)
-    ]
-    answers = [_answer(*row) for row in zip(*columns)]
+    given = [list(value) if isinstance(value, (list, tuple)) else [value] for value in (from_logits, task)]
+    count = max(map(len, (losses, arrays, *given)))
+    columns = [itertools.islice(itertools.cycle(values), count) for values in (losses, tensors, arrays, *given)]
+    answers = [_answer(*row) for row in zip(*columns, strict=True)]
     return Outputs(*(values[0] if count == 1 else list(values) for values in zip(*answers)))
 
 
@@ -97,6 +95,12 @@ def name_of_data_loss(model: keras.Model) -> str:
     return "mse" if names == {"meansquarederror"} else "data_loss"
 
 
+def check_metrics(metrics: str | None) -> None:
+    """Raises a ValueError unless `metrics` is one of the two kinds."""
+    if metrics not in (None, "compiled"):
+        raise ValueError(f'`metrics` must be None or "compiled". Received: metrics={metrics!r}')
+
+
 def compiled_metrics(
     network: keras.Model, outputs: Outputs, predictions: Any, labels: Any, weights: Any = None
 ) -> dict[str, float]:
@@ -116,7 +120,7 @@ def compiled_metrics(
     predictions = outputs.of_network(predictions)
     samples = len(keras.tree.flatten(predictions)[0])
     before = [(variable, read(variable)) for variable in network.metrics_variables]
-    loss, metrics = 0.0, {}
+    loss, metrics = -regularization(network), {}
     try:
         network.reset_metrics()
         for rows in np.array_split(np.arange(samples), -(-samples // 1024)):
@@ -124,7 +128,7 @@ def compiled_metrics(
             arguments = {name: _tensors(part, rows) for name, part in parts.items()}
             with keras.StatelessScope([(v, v.value) for v in network.variables], collect_losses=True):
                 value = network.compute_loss(x=None, **arguments)
-            loss += (float(ops.convert_to_numpy(value)) - regularization(network)) * len(rows) / samples
+            loss += float(ops.convert_to_numpy(value)) * len(rows) / samples
             metrics = network.compute_metrics(x=None, **arguments)
         values = {name: ops.convert_to_numpy(value) for name, value in metrics.items()}
     finally:
