@@ -12,6 +12,7 @@ from keras import ops
 
 from curves.curve import Curve
 from curves.parametrization import check_position
+from keras_fge.core.figures import text_as_html
 from keras_fge.core.keras_internals import all_layers, compiled_loss_lent, is_stateless, layers_inside
 from keras_fge.core.networks import clone, read, regularization, set_weights
 
@@ -272,6 +273,9 @@ class CurveModel(keras.Model):
         size = sum(int(np.prod(slot.shape)) for layer in layers for slot in layer.bends[0])
         kinds = ", ".join(sorted({repr(layer.curve) for layer in layers}))
         return f"CurveModel({kinds} of '{self.body.name}', {size:,} weights a bend, t={float(read(self.t)):g})"
+
+    def _repr_html_(self) -> str:
+        return text_as_html(repr(self))
 
     def _whole_network(self, method):
         if not (isinstance(self.body, Curve) and isinstance(self.body.layer, keras.Model)):

@@ -14,6 +14,7 @@ from keras_fge import cycle as cycles
 from keras_fge import state
 from keras_fge.batches import Batches, announce_epoch
 from keras_fge.core.compiled import AS_COMPILED, check_metrics, compiled_outputs
+from keras_fge.core.figures import text_as_html
 from keras_fge.core.keras_internals import (
     callbacks_around,
     has_one_process,
@@ -195,6 +196,9 @@ class CyclicEnsemble(keras.callbacks.Callback, abc.ABC):
         return (
             f"{type(self).__name__}({len(self.snapshots)} snapshots, cycles of {length} from epoch {self.start_epoch})"
         )
+
+    def _repr_html_(self) -> str:
+        return text_as_html(repr(self))
 
     # --- The hooks, in the order in which `fit` calls them ------------------------------------------------------------
 

@@ -11,6 +11,7 @@ import numpy as np
 from keras_fge.core.arguments import as_number
 from keras_fge.core.batch_norm import check_can_be_estimated, update_batch_norm
 from keras_fge.core.compiled import check_metrics, compiled_metrics
+from keras_fge.core.figures import text_as_html
 from keras_fge.core.networks import borrowed, check_same_architecture, clone, distance, set_weights
 from keras_fge.core.predictions import RunningMean, RunningVariance, check_order, predict_with_labels
 from keras_fge.core.tasks import FromLogits, Outputs, Task
@@ -481,6 +482,9 @@ class Ensemble:
     def __repr__(self) -> str:
         task = f", task={self.task!r}" if self.task else ""
         return f"Ensemble({len(self)} members of '{self.network.name}', from_logits={self.from_logits}{task})"
+
+    def _repr_html_(self) -> str:
+        return text_as_html(repr(self))
 
     def _predictions(self, x, batch_size):
         """Inside `borrowed`: the probabilities of one member after the other."""

@@ -1,10 +1,13 @@
 """Planes through three networks or bends against plain networks put there by hand."""
 
+import html
+
 import keras
 import numpy as np
 import pytest
 
 import curves
+import keras_fge
 from conftest import batch_norm_network, images, logits_loss, to_numpy, values
 
 
@@ -204,6 +207,9 @@ def test_what_a_curve_and_a_plane_say_of_themselves(trained):
     curve.fit(x, y, epochs=1, verbose=0)
     size = sum(int(np.prod(v.shape)) for v in start.trainable_variables)
     assert repr(curve) == f"CurveModel(Bezier(num_bends=3) of '{curve.body.name}', {size} weights a bend, t=0.5)"
+    fge = keras_fge.FGE(0.1)
+    for shown in (curve, fge, keras_fge.Ensemble.of([start, end])):
+        assert shown._repr_html_() == f"<pre>{html.escape(repr(shown))}</pre>"
     plane = curves.evaluate_plane(curve, (x, y), (x, y), num_points=2, verbose=False)
     lines = str(plane).splitlines()
     assert lines[0].startswith("plane of 2 x 2 points; distances of its three points: ")

@@ -249,3 +249,45 @@ def test_endpoints_with_different_adapters_or_frozen_weights_are_refused():
         curves.connect(start, lora_network())
     with pytest.raises(ValueError, match="differ in"):
         curves.connect(start, lora_network(rank=3, backbone_weights=weights))
+
+
+@pytest.mark.parametrize("kind", ["dense", "einsum", "embedding", "int8"])
+def test_lora_of_every_layer_on_a_curve_and_in_members(kind):
+    x = RNG.integers(0, 10, (60, 6)) if kind == "embedding" else V
+
+    def build(seed):
+        keras.utils.set_random_seed(5)  # The same frozen weights.
+        inputs = keras.Input((6,), dtype=str(x.dtype))
+        layer = {
+            "einsum": layers.EinsumDense("ab,bc->ac", output_shape=16, bias_axes="c"),
+            "embedding": layers.Embedding(10, 16),
+        }.get(kind, layers.Dense(16))
+        h = layer(inputs)
+        h = layers.GlobalAveragePooling1D()(h) if kind == "embedding" else h
+        model = keras.Model(inputs, layers.Dense(3, activation="softmax")(h))
+        if kind == "int8":
+            layer.quantize("int8")
+        layer.enable_lora(2)
+        model.compile(keras.optimizers.Adam(0.01), "sparse_categorical_crossentropy", metrics=["accuracy"])
+        keras.utils.set_random_seed(seed)
+        model.fit(x, LABELS, batch_size=10, epochs=1, verbose=0)
+        return model
+
+    start, end = build(1), build(2)
+    curve = curves.connect(start, end, seed=0)
+    curve.compile(keras.optimizers.SGD(0.05), "sparse_categorical_crossentropy", metrics=["accuracy"])
+    for t, model in ((0.0, start), (1.0, end)):
+        curve.t = t
+        assert curve.predict(x, verbose=0) == pytest.approx(model.predict(x, verbose=0), abs=1e-6)
+    before = values(curve.body.bends[1])
+    curve.fit(x, LABELS, batch_size=10, epochs=1, verbose=0)
+    assert any(not np.array_equal(a, b) for a, b in zip(before, values(curve.body.bends[1])))
+    curve.t = 0.5
+    assert curve.predict(x, verbose=0) == pytest.approx(curve.network_at(0.5).predict(x, verbose=0), abs=1e-6)
+    fge = keras_fge.FGE(0.01, 0.001, cycle_epochs=1)
+    start.fit(x, LABELS, batch_size=10, epochs=2, shuffle=False, verbose=0, callbacks=[fge])
+    _, second = fge.snapshots
+    own = [array.shape for index, array in enumerate(second.weights) if index not in second.shared]
+    assert sorted(own) == sorted(tuple(variable.shape) for variable in start.trainable_variables)
+    mean = np.mean([member.predict(x, verbose=0) for member in fge.ensemble()], axis=0)
+    assert fge.ensemble().predict(x) == pytest.approx(mean, abs=1e-5)
