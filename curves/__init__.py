@@ -15,6 +15,7 @@ from curves.plane import evaluate_plane
 from curves.plots import plot_paths, plot_planes
 from curves.results import PathResult, PlaneResult
 from curves.validation import PathValidation
+from curves.wise_ft import wise_ft
 from keras_fge.core.batch_norm import update_batch_norm
 
 __version__ = keras_fge.__version__
@@ -36,4 +37,5 @@ __all__ = [
     "plot_paths",
     "plot_planes",
     "update_batch_norm",
+    "wise_ft",
 ]

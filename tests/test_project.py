@@ -44,7 +44,7 @@ HOUSE = {  # Each file may import only from what stands before it in its part, a
     ],
     "curves": [
         *["parametrization", "curve", "layers", "model", "connect", "measure", "results", "plots", "points"],
-        *["path", "plane", "validation"],
+        *["path", "plane", "validation", "wise_ft"],
     ],
     "benchmarks": [
         *["presets", "reference", "transforms", "networks", "data", "records", "progress", "units", "training"],

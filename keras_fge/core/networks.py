@@ -46,7 +46,23 @@ def clone(layer: keras.layers.Layer) -> keras.layers.Layer:
             f"A part of '{layer.name}' is a Sequential model in which one layer stands twice. Keras copies (and saves) "
             "it only once: share the layer in a functional model instead."
         )
+    _make_inner_layers_alike(layer, copy)
     return copy
+
+
+def _make_inner_layers_alike(layer, copy):
+    """Freezes, and gives LoRA to, layers inside a layer, of which that layer's configuration does not tell."""
+    # The copy of a functional model of a class of its own is a plain one, with inputs of its own.
+    parts = [
+        [part for part in all_layers(root) if not isinstance(part, keras.layers.InputLayer)] for root in (layer, copy)
+    ]
+    pairs = list(zip(*parts)) if len(parts[0]) == len(parts[1]) else []
+    for ours, theirs in pairs:  # First, as it would make all variables of a layer trainable, or none.
+        if ours.trainable != theirs.trainable:
+            theirs.trainable = ours.trainable
+    for ours, theirs in pairs:
+        if getattr(ours, "lora_enabled", False) and getattr(theirs, "lora_enabled", None) is False and theirs.built:
+            theirs.enable_lora(ours.lora_rank, lora_alpha=ours.lora_alpha)
 
 
 def _sequential_parts(network):

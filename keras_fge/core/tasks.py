@@ -131,6 +131,16 @@ class Outputs:
         results = [function(output, part) for output, part in zip(self.each(len(flat)), flat)]
         return keras.tree.pack_sequence_as(structure, results)
 
+    def loss(self, network: keras.Model, predictions: Any, labels: Any) -> float:
+        """The NLL, or mean squared error, of probabilities, or values, summed over the outputs; infinite if not finite.
+
+        It is rounded, so that of choices that are as good the first one can be taken.
+        """
+        if not all(np.isfinite(array).all() for array in keras.tree.flatten(predictions)):
+            return np.inf
+        values = self.metrics(network, predictions, labels)
+        return round(sum(value for name, value in values.items() if name.endswith(("nll", "mse"))), 6)
+
     def metrics(
         self, network: keras.Model, predictions: Any, labels: Any, weights: Any = None, calibrate: bool = False
     ) -> dict[str, float]:
