@@ -368,7 +368,8 @@ class CyclicEnsemble(keras.callbacks.Callback, abc.ABC):
         snapshot = Snapshot.of(model, step, rate, run.start_snapshot)
         kept = f" '{self.directory}' keeps what came before." if self.directory else ""
         check_finite(model.weights, snapshot.weights, f"in epoch {self.epoch + 1}, step {step} of the cycles.{kept}")
-        last = self.snapshots[-1] if run.last_step else run.start_snapshot
+        before = self.snapshots[-1] if self.snapshots else run.start_snapshot
+        last = before if run.last_step else run.start_snapshot
         self.snapshots.append(snapshot)  # Before anything that may fail.
         run.last_step = step
         if self._folder:
@@ -377,6 +378,13 @@ class CyclicEnsemble(keras.callbacks.Callback, abc.ABC):
             "distance_from_start": distance(model, snapshot.weights, run.start_snapshot.weights),
             "distance_from_last": distance(model, snapshot.weights, last.weights),
         }
+        if distance(model, snapshot.weights, before.weights) == 0:
+            warnings.warn(
+                f"Snapshot {len(self.snapshots)} has the same weights as the one before. If it is of another `fit` "
+                "from the same start, that took the same batches, as TensorFlow does after "
+                "`keras.utils.set_random_seed`: use `keras_fge.Batches` with another seed.",
+                stacklevel=2,
+            )
         measured = self._validation.measure(model) if self._validation else {}
         self.snapshots[-1].metrics = run.latest = {**distances, **measured}
         if self._folder:

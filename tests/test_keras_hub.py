@@ -1,4 +1,4 @@
-"""A KerasHub model with LoRA, from a small random configuration: members and curves are in the space of the adapters."""
+"""A KerasHub model with LoRA, from a small random configuration: members and curves of the adapters."""
 
 import keras
 import numpy as np

@@ -49,7 +49,8 @@ HOUSE = {  # Each file may import only from what stands before it in its part, a
     "benchmarks": [
         *["presets", "reference", "transforms", "networks", "data", "records", "progress", "units", "training"],
         *["ensembles", "connectivity", "search", "comparisons", "tables", "figures", "report", "cifar"],
-        *["draw_fashion", "speed", "gradient_variance", "readme_example", "choosing", "documents"],
+        *["draw_fashion", "speed", "gradient_variance", "readme_example", "choosing", "run_examples"],
+        *["small_members", "documents"],
     ],
 }
 BELOW = {

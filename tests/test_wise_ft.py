@@ -77,7 +77,7 @@ def test_bad_input():
     end.compile("sgd", logits_loss())
     with pytest.raises(ValueError, match="`num_points` must be an integer of at least 2"):
         curves.wise_ft(start, end, x, y, train=(x, y), num_points=1)
-    with pytest.raises(ValueError, match="keras.Model"):
+    with pytest.raises(ValueError, match="must be a keras"):
         curves.wise_ft("pretrained", end, x, y)
     other_head = keras.Sequential([keras.Input((4,)), layers.Dense(5)])
     other_head.compile("sgd", logits_loss())

@@ -1,0 +1,72 @@
+"""The examples run, at small size, and are as short as promised; the members of their ensembles differ."""
+
+import importlib
+import pathlib
+
+import keras
+import numpy as np
+import pytest
+import sklearn
+
+from conftest import slow_elsewhere
+
+FOLDER = pathlib.Path(__file__).parent.parent / "examples"
+SIZES = {
+    "tabular": {"epochs": 4},
+    "regression": {"epochs": 4},
+    "fine_tuning": {"pretrain_epochs": 1, "epochs": 20},
+    "lora_text": {"most": 150, "pretrain_epochs": 1, "epochs": 4},
+}
+METHODS = {"fine_tuning": {"one network", "WiSE-FT", "FGE", "SWAG", "StarSSE", "its soup"}}
+
+
+@pytest.fixture
+def example(request, monkeypatch):
+    monkeypatch.syspath_prepend(FOLDER)
+    module = importlib.import_module(request.param)
+    if request.param == "lora_text":  # To read all files takes a while.
+        parts = [pathlib.Path(sklearn.__file__).parent / name for name in ("svm", "tree", "neighbors")]
+        monkeypatch.setattr(module, "PACKAGES", parts)
+    return request.param, module
+
+
+@slow_elsewhere
+@pytest.mark.parametrize("example", SIZES, indirect=True)
+def test_examples_run(example):
+    name, module = example
+    results = module.run(0, **SIZES[name])
+    assert set(results) - {"a member"} == METHODS.get(name, {"one network", "FGE"})
+    for values in results.values():
+        assert all(np.isfinite(value) for value in values.values())
+    nll = [values["nll"] for key, values in results.items() if key not in ("a member", "WiSE-FT", "its soup")]
+    assert len({round(float(value), 6) for value in nll}) == len(nll)  # No method is another one.
+    if name == "lora_text":
+        assert results["a member"]["share of the weights"] < 0.03
+
+
+def test_examples_are_short():
+    files = sorted(FOLDER.glob("*.py"))
+    assert [file.stem for file in files] == sorted(SIZES)
+    for file in files:
+        lines = [line for line in file.read_text().splitlines() if line.strip()]
+        assert len(lines) < 60, file
+
+
+def test_a_second_fit_from_the_same_start_with_the_same_batches_is_told():
+    import keras_fge
+
+    x, y = np.random.default_rng(0).normal(size=(32, 3)).astype("float32"), np.arange(32) % 2
+    network = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+    start = network.get_weights()
+    sse = keras_fge.SnapshotEnsemble(0.1, cycle_epochs=1)
+
+    def fit(seed):
+        network.set_weights(start)
+        network.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+        network.fit(keras_fge.Batches(x, y, 8, seed), shuffle=False, verbose=0, callbacks=[sse])
+
+    fit(0)
+    fit(1)
+    assert (sse.ensemble().distances()[np.triu_indices(2, 1)] > 0).all()
+    with pytest.warns(UserWarning, match="Snapshot 3 has the same weights as the one before"):
+        fit(1)
