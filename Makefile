@@ -53,7 +53,7 @@ format: .venv/ready
 	.venv/bin/ruff format .
 	.venv/bin/ruff check --fix .
 
-.venv/ready: PACKAGES = -e ".[tensorflow,tfds,benchmarks,dev]"
+.venv/ready: PACKAGES = -e ".[tensorflow,tfds,hub,benchmarks,dev]"
 .venv-jax/ready: PACKAGES = -e ".[jax,benchmarks,dev]"
 .venv-oldest/ready: PACKAGES = $(OLDEST) -e ".[tensorflow,benchmarks,dev]"
 .venv-torch/ready: PACKAGES = "$(TORCH)" -e ".[torch,benchmarks,dev]"

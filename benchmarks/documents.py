@@ -1,4 +1,4 @@
-"""Puts the numbers of the committed records into README.md and docs/results.md, and draws docs/opening.png.
+"""Puts the numbers of the committed records into README.md and docs/, and draws docs/opening.png.
 
     python benchmarks/documents.py
 
@@ -78,8 +78,55 @@ def results(folder):
     return "\n\n".join(table.to_markdown() for make in makers for table in make(records))
 
 
+def small_members():
+    """Bytes of a member and time of a snapshot, before and after members share what is frozen."""
+    record = json.loads((RESULTS / "small_members.json").read_text())
+    lines = ["| | bytes per member | time of a snapshot, ms |", "|---|---|---|"]
+    for place in ("in memory", "in a folder"):
+        for name in ("before", "after"):
+            size, seconds = record[name][place].values()
+            lines.append(f"| {place}, {name} | {size:,.0f} | {1000 * seconds:.0f} |")
+    return "\n".join(lines)
+
+
+EXAMPLES = {
+    "fine_tuning": "fine-tuning on 200 images of Fashion-MNIST's classes 5-9, digits as foreign data",
+    "tabular": "breast cancer table, AdamW",
+    "lora_text": "LoRA, docstrings of scikit-learn, 4 classes",
+    "regression": "regression with predictive variance, diabetes table",
+}
+COLUMNS = (  # Metric, its label, scale, digits.
+    *[("error", "error %", 100, 1), ("rmse", "RMSE", 1, 3), ("nll", "NLL", 1, 3)],
+    *[("calibrated_nll", "calibrated NLL", 1, 3), ("inside 90 %", "inside the 90 % interval, %", 100, 1)],
+    *[("ood_auroc_entropy", "AUROC entropy", 1, 2), ("ood_auroc_mutual_information", "AUROC mutual information", 1, 2)],
+)
+
+
+def examples():
+    """The tables of the examples, each method beside one network."""
+    runs_of = json.loads((RESULTS / "examples.json").read_text())["runs"]
+    parts = []
+    for name, title in EXAMPLES.items():
+        runs = list(runs_of[name].values())
+        methods = [method for method, values in runs[0].items() if "nll" in values]
+        columns = [column for column in COLUMNS if column[0] in runs[0]["one network"]]
+        header = [f"{title}, {len(runs)} seeds", *[label for _, label, _, _ in columns], "NLL minus one network"]
+        lines = ["| " + " | ".join(header) + " |", "|---" * len(header) + "|"]
+        for method in methods:
+            cells = [method]
+            for metric, _, scale, digits in columns:
+                values = scale * np.array([run[method][metric] for run in runs])
+                cells.append(f"{values.mean():.{digits}f} ± {values.std(ddof=1) / np.sqrt(len(values)):.{digits}f}")
+            change = np.array([run[method]["nll"] - run["one network"]["nll"] for run in runs])
+            text = comparisons.estimate(change, np.mean).text(1, 3).rpartition(" (")[0]
+            lines.append("| " + " | ".join([*cells, "" if method == "one network" else text]) + " |")
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts)
+
+
 PARTS = {  # file, name of the part, what makes it
     "README.md": {"gain": gain, "example": example},
+    "docs/fine_tuning.md": {"small members": small_members, "examples": examples},
     "docs/results.md": {name: lambda name=name: results(name) for name in ("fashion_subset", "cifar10_jpeg")},
 }
 

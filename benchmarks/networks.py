@@ -48,7 +48,11 @@ def _architecture(name):
 
 # --- Layers -----------------------------------------------------------------------------------------------------------
 
-HE_FAN_OUT = initializers.VarianceScaling(2.0, "fan_out", "untruncated_normal")  # N(0, sqrt(2 / (k * k * filters)))
+# An initializer draws the same numbers each time, so each weight needs one of its own.
+
+
+def he_fan_out():
+    return initializers.VarianceScaling(2.0, "fan_out", "untruncated_normal")  # N(0, sqrt(2 / (k * k * filters)))
 
 
 def torch_uniform(fan_in):
@@ -61,11 +65,13 @@ class Decayed:
     def __init__(self, weight_decay):
         self.decay = keras.regularizers.L2(weight_decay / 2) if weight_decay else None
 
-    def conv(self, x, filters, size, stride=1, use_bias=True, initializer=HE_FAN_OUT):
+    def conv(self, x, filters, size, stride=1, use_bias=True, initializer="he_fan_out"):
         """A convolution that keeps the size of the image, or divides it by `stride`."""
         bias_initializer = "zeros"
         if initializer == "torch":
-            initializer = bias_initializer = torch_uniform(size * size * x.shape[-1])
+            initializer, bias_initializer = (torch_uniform(size * size * x.shape[-1]) for _ in range(2))
+        elif initializer == "he_fan_out":
+            initializer = he_fan_out()
         if stride > 1 and size > 1:  # Keras' "same" would pad on one side only.
             x = layers.ZeroPadding2D(size // 2)(x)
         return layers.Conv2D(
@@ -88,7 +94,7 @@ class Decayed:
     def dense(self, x, units, initializer="torch", **arguments):
         bias_initializer = "zeros"
         if initializer == "torch":
-            initializer = bias_initializer = torch_uniform(x.shape[-1])
+            initializer, bias_initializer = (torch_uniform(x.shape[-1]) for _ in range(2))
         return layers.Dense(
             units,
             kernel_initializer=initializer,

@@ -5,6 +5,7 @@ NeurIPS 2018, https://arxiv.org/abs/1802.10026
 """
 
 import keras_fge  # Chooses the backend, before anything here loads Keras.
+from curves.align import align
 from curves.connect import connect
 from curves.curve import Curve
 from curves.layers import CurveBatchNormalization, CurveConv2D, CurveDense
@@ -31,6 +32,7 @@ __all__ = [
     "PathValidation",
     "PlaneResult",
     "PolygonalChain",
+    "align",
     "connect",
     "evaluate_path",
     "evaluate_plane",

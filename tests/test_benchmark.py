@@ -141,6 +141,20 @@ def crops(image, padding):
     return windows + [window[:, ::-1] for window in windows]
 
 
+def test_every_weight_is_drawn_anew_and_by_the_seed():
+    def kernels(name, seed):
+        keras.utils.set_random_seed(seed)
+        network = make_network(name, (32, 32, 3), 10)
+        return [to_numpy(v) for v in network.trainable_variables if len(v.shape) > 1]
+
+    for name in ("vgg16", "preresnet20", "convfc", "wrn10x1"):
+        first, again, other = (kernels(name, seed) for seed in (0, 0, 1))
+        assert all(np.array_equal(a, b) for a, b in zip(first, again))
+        assert not any(np.array_equal(a, b) for a, b in zip(first, other))
+        for k, kernel in enumerate(first):
+            assert not any(np.array_equal(kernel, earlier) for earlier in first[:k])
+
+
 @pytest.mark.parametrize("compiled", [False, True])
 def test_augmented_images_are_padded_crops_and_flips(compiled):
     x = images(40)

@@ -44,7 +44,7 @@ HOUSE = {  # Each file may import only from what stands before it in its part, a
     ],
     "curves": [
         *["parametrization", "curve", "layers", "model", "connect", "measure", "results", "plots", "points"],
-        *["path", "plane", "validation", "wise_ft"],
+        *["path", "plane", "validation", "wise_ft", "units", "symmetry", "align"],
     ],
     "benchmarks": [
         *["presets", "reference", "transforms", "networks", "data", "records", "progress", "units", "training"],
@@ -62,6 +62,7 @@ BELOW = {
 PUBLIC = {"benchmarks": {"curves", "keras_fge"}}
 OPTIONAL = {"plots": {"matplotlib"}, "results": {"matplotlib"}, "callback": {"matplotlib"}}
 OPTIONAL |= {"keras_internals": {"jax", "torch"}, "figures": {"matplotlib"}, "uncertainty": {"sklearn"}}
+OPTIONAL |= {"align": {"scipy"}}
 
 
 def module_name(part, file):

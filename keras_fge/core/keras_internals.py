@@ -43,6 +43,28 @@ def layers_inside(network: keras.layers.Layer) -> list[keras.layers.Layer]:
     return list(_get(network, "_flatten_layers")(include_self=False))
 
 
+def graph_of(model: keras.Model) -> list[tuple[Any, tuple, dict[str, Any], list[keras.KerasTensor]]]:
+    """The graph of a functional or Sequential network: (operation, args, kwargs, outputs) of each call, in order.
+
+    An operation is a layer, or a function of `keras.ops`. A tensor knows the call that it comes from
+    (`KerasTensor._keras_history`, `Operation._inbound_nodes`).
+    """
+    calls, done, stack = [], {id(tensor) for tensor in model.inputs}, list(model.outputs)
+    while stack:
+        tensor = stack[-1]
+        if id(tensor) in done:
+            stack.pop()
+            continue
+        history = _get(tensor, "_keras_history")
+        node = _get(history.operation, "_inbound_nodes")[history.node_index]
+        missing = [source for source in node.input_tensors if id(source) not in done]
+        stack.extend(missing)
+        if not missing:
+            calls.append((history.operation, node.arguments.args, node.arguments.kwargs, node.outputs))
+            done.update(id(output) for output in node.outputs)
+    return calls
+
+
 class _EpochOfOneFit(int):
     """The epoch with which the `fit` begins that `model` is in; 0, so nothing to Keras, in every other one."""
 

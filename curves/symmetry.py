@@ -1,0 +1,312 @@
+"""The units of a network, read off its Keras graph: a rule for each kind of layer says what it does to them.
+
+A layer without a rule keeps its inputs and outputs where they are, so that the result is right for any network.
+"""
+
+import dataclasses
+import inspect
+import numbers
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+from keras import layers
+
+from curves.units import Axis, Units
+from keras_fge.core.keras_internals import graph_of
+
+
+@dataclasses.dataclass(frozen=True)
+class Channels:
+    """The axis of a tensor along which units stand, and the unit at each position."""
+
+    dimension: int
+    axis: Axis
+
+
+@dataclasses.dataclass(frozen=True)
+class Weight:
+    """A weight, seen as an array of `shape`, with the units along some of its axes (None: no units)."""
+
+    variable: keras.Variable
+    shape: tuple[int, ...]
+    axes: tuple[Axis | None, ...]
+
+
+class Symmetry:
+    """All units of a functional or Sequential network.
+
+    Attributes:
+        units: The units.
+        weights: Weights with units, each once.
+        pinned: Names of the layers without a rule.
+        calls: `Channels` of the outputs of each call of an operation, in the order of `walk`.
+    """
+
+    def __init__(self, network: keras.Model):
+        self.units = Units()
+        self.weights: list[Weight] = []
+        self.pinned: list[str] = []
+        self.calls: list[Channels | None] = []
+        self._known: dict[int, tuple[Axis | None, ...]] = {}
+        outputs = walk(network, [self._fixed(tensor) for tensor in network.inputs], self._visit)
+        for channels in outputs:
+            self.units.pin(channels.axis)
+        self.weights = [
+            dataclasses.replace(w, axes=tuple(None if a is None else self.units.roots(a) for a in w.axes))
+            for w in self.weights
+        ]
+
+    def _fixed(self, tensor):
+        """The channels of a tensor whose units stay where they are."""
+        size = tensor.shape[-1] if len(tensor.shape) > 1 else 1
+        channels = Channels(len(tensor.shape) - 1, self.units.new(size or 1))
+        self.units.pin(channels.axis)
+        return channels
+
+    def _visit(self, operation, inputs, args, kwargs, tensors):
+        """The channels of the outputs of one call."""
+        leaves = _in_order(operation, args, kwargs)
+        channels = [value for value in leaves if isinstance(value, Channels)]
+        shapes = [tuple(tensor.shape) for tensor in inputs]
+        rule, outputs = _rule_of(operation), None
+        if rule and channels and all(isinstance(leaf, (Channels, numbers.Number, str, type(None))) for leaf in leaves):
+            outputs = rule(self, operation, channels, shapes, [tuple(tensor.shape) for tensor in tensors])
+        if outputs is None:
+            for each in channels:
+                self.units.pin(each.axis)
+            outputs = [self._fixed(tensor) for tensor in tensors]
+            if getattr(operation, "weights", None):
+                self.pinned.append(operation.name)
+        self.calls.extend(outputs)
+        return outputs
+
+    def add(self, variable: keras.Variable | None, *axes: Axis | None, shape: tuple[int, ...] | None = None) -> None:
+        """Says which units stand along the axes of a weight. Those of a shared layer are tied."""
+        if variable is None:
+            return
+        if id(variable) in self._known:
+            for old, new in zip(self._known[id(variable)], axes):
+                if old is not None:
+                    self.units.tie(old, new)
+        else:
+            self._known[id(variable)] = axes
+            self.weights.append(Weight(variable, shape or tuple(variable.shape), axes))
+
+    def outputs_of(self, variable: keras.Variable, position: int, size: int) -> Axis:
+        """The units that a weight makes: new ones, or, of a shared layer, those that are known."""
+        known = self._known.get(id(variable))
+        return self.units.new(size) if known is None else known[position]
+
+
+def walk(network: keras.Model, inputs: list[Any], visit: Callable[..., list[Any]]) -> list[Any]:
+    """Follows the graph of a network, and of the networks in it, and returns what stands for its outputs.
+
+    Args:
+        network: A functional or Sequential network.
+        inputs: What stands for its inputs.
+        visit: Called as `visit(operation, tensors in, args, kwargs, tensors out)`, where args and kwargs hold what
+            stands for the tensors; returns what stands for those that come out.
+    """
+    values = {id(tensor): value for tensor, value in zip(network.inputs, inputs)}
+    for operation, args, kwargs, outputs in graph_of(network):
+        tensors = [leaf for leaf in _in_order(operation, args, kwargs) if isinstance(leaf, keras.KerasTensor)]
+        ours = [values[id(tensor)] for tensor in tensors]
+        if is_graph(operation):
+            results = walk(operation, ours, visit)
+        else:
+            args, kwargs = keras.tree.map_structure(lambda leaf: values.get(id(leaf), leaf), (args, kwargs))
+            results = visit(operation, tensors, args, kwargs, outputs)
+        values.update(zip(map(id, outputs), results))
+    return [values[id(tensor)] for tensor in network.outputs]
+
+
+def _in_order(operation, args, kwargs):
+    """All arguments of a call, one after the other, in the order of the signature."""
+    bound = inspect.signature(operation.call).bind(*args, **kwargs)
+    return keras.tree.flatten(list(bound.arguments.values()))
+
+
+def is_graph(network: Any) -> bool:
+    """Whether the layers of a network can be read: it is functional or Sequential, and built."""
+    return isinstance(network, keras.Model) and bool(getattr(network, "inputs", None) and network.outputs)
+
+
+# --- Rules: (symmetry, layer, channels and shapes of inputs, shapes of outputs) -> channels of outputs --------------
+
+
+def _is_last(channels, shape):
+    return channels.dimension == len(shape) - 1 and len(channels.axis) == shape[-1]
+
+
+def _dense(symmetry, layer, channels, shapes, outputs):
+    if layer.lora_enabled or layer.quantization_mode or not _is_last(channels[0], shapes[0]):
+        return None
+    out = symmetry.outputs_of(layer.kernel, 1, outputs[0][-1])
+    symmetry.add(layer.kernel, channels[0].axis, out)
+    symmetry.add(layer.bias, out)
+    return [Channels(len(outputs[0]) - 1, out)]
+
+
+def _channel_dimension(layer, shape):
+    return 1 if layer.data_format == "channels_first" else len(shape) - 1
+
+
+def _conv(symmetry, layer, channels, shapes, outputs):
+    dimension = _channel_dimension(layer, shapes[0])
+    if getattr(layer, "groups", 1) != 1 or getattr(layer, "lora_enabled", False):
+        return None
+    if getattr(layer, "quantization_mode", None) or channels[0].dimension != dimension:
+        return None
+    is_transposed = "Transpose" in type(layer).__name__
+    spatial = [None] * (len(layer.kernel.shape) - 2)
+    out = symmetry.outputs_of(layer.kernel, len(spatial) + (not is_transposed), layer.filters)
+    pair = (out, channels[0].axis) if is_transposed else (channels[0].axis, out)
+    symmetry.add(layer.kernel, *spatial, *pair)
+    symmetry.add(layer.bias, out)
+    return [Channels(dimension, out)]
+
+
+def _depthwise(symmetry, layer, channels, shapes, outputs):
+    dimension = _channel_dimension(layer, shapes[0])
+    if channels[0].dimension != dimension:
+        return None
+    out = np.repeat(channels[0].axis, layer.depth_multiplier)
+    symmetry.add(layer.kernel, *[None] * (len(layer.kernel.shape) - 2), channels[0].axis, None)
+    symmetry.add(layer.bias, out)
+    return [Channels(dimension, out)]
+
+
+def _separable(symmetry, layer, channels, shapes, outputs):
+    dimension = _channel_dimension(layer, shapes[0])
+    if channels[0].dimension != dimension:
+        return None
+    spatial = [None] * (len(layer.depthwise_kernel.shape) - 2)
+    out = symmetry.outputs_of(layer.pointwise_kernel, len(spatial) + 1, layer.filters)
+    symmetry.add(layer.depthwise_kernel, *spatial, channels[0].axis, None)
+    symmetry.add(layer.pointwise_kernel, *spatial, np.repeat(channels[0].axis, layer.depth_multiplier), out)
+    symmetry.add(layer.bias, out)
+    return [Channels(dimension, out)]
+
+
+def _normalization(symmetry, layer, channels, shapes, outputs):
+    """BatchNormalization, LayerNormalization, RMSNormalization, GroupNormalization over the axis of the channels."""
+    axes = layer.axis if isinstance(layer.axis, (list, tuple)) else [layer.axis]
+    if [axis % len(shapes[0]) for axis in axes] != [channels[0].dimension]:
+        return None
+    axis = channels[0].axis
+    if isinstance(layer, layers.GroupNormalization) and 1 < layer.groups < len(axis):
+        symmetry.units.divide(layer.groups, axis)
+    for name in ("gamma", "beta", "scale", "moving_mean", "moving_variance"):
+        variable = getattr(layer, name, None)
+        if isinstance(variable, keras.Variable):
+            symmetry.add(variable, axis)
+    return [channels[0]]
+
+
+def _prelu(symmetry, layer, channels, shapes, outputs):
+    axes = [None] * len(layer.alpha.shape)
+    position = channels[0].dimension - 1
+    if layer.alpha.shape[position] != 1:
+        axes[position] = channels[0].axis
+    symmetry.add(layer.alpha, *axes)
+    return [channels[0]]
+
+
+def _embedding(symmetry, layer, channels, shapes, outputs):
+    if layer.lora_enabled or layer.quantization_mode:
+        return None
+    out = symmetry.outputs_of(layer.embeddings, 1, outputs[0][-1])
+    symmetry.add(layer.embeddings, None, out)
+    return [Channels(len(outputs[0]) - 1, out)]
+
+
+def _attention(symmetry, layer, channels, shapes, outputs):
+    """MultiHeadAttention: heads change places, and inside a head the parts of queries and keys, and those of values."""
+    if not all(_is_last(each, shape) for each, shape in zip(channels, shapes)) or len(channels) not in (2, 3):
+        return None
+    parts = [layer.query_dense, layer.key_dense, layer.value_dense, layer.output_dense]
+    if any(part.lora_enabled or part.quantization_mode for part in parts) or len(layer.output_dense.kernel.shape) != 3:
+        return None
+    query, value, key = (*channels, channels[1])[:3]  # Called as (query, value, key); the key is the value by default.
+    (heads, size), width = layer.query_dense.kernel.shape[1:], layer.output_dense.kernel.shape[2]
+    value_size = layer.value_dense.kernel.shape[2]
+    inner = symmetry.outputs_of(layer.query_dense.kernel, 1, heads * size)
+    values = symmetry.outputs_of(layer.value_dense.kernel, 1, heads * value_size)
+    out = symmetry.outputs_of(layer.output_dense.kernel, 1, width)
+    symmetry.units.divide(heads, inner, values)
+    for dense, source, made in zip(parts, (query, key, value), (inner, inner, values)):
+        symmetry.add(dense.kernel, source.axis, made, shape=(len(source.axis), len(made)))
+        symmetry.add(dense.bias, made, shape=(len(made),))
+    symmetry.add(layer.output_dense.kernel, values, out, shape=(len(values), width))
+    symmetry.add(layer.output_dense.bias, out)
+    return [Channels(len(outputs[0]) - 1, out)]
+
+
+def _same(symmetry, layer, channels, shapes, outputs):
+    """What treats all channels alike, one by one, and leaves them where they are."""
+    if hasattr(layer, "data_format") and channels[0].dimension != _channel_dimension(layer, shapes[0]):
+        return None
+    if len(outputs[0]) < len(shapes[0]):  # Pooling over all positions without keeping them.
+        return [Channels(len(outputs[0]) - 1, channels[0].axis)] if outputs[0][-1] == len(channels[0].axis) else None
+    return [channels[0]] if outputs[0][channels[0].dimension] == len(channels[0].axis) else None
+
+
+def _merge(symmetry, layer, channels, shapes, outputs):
+    """Sums, products and the like, element by element. A number in place of a tensor changes nothing."""
+    if len({(c.dimension - len(s), len(c.axis)) for c, s in zip(channels, shapes)}) > 1:
+        return None  # Broadcasting along the channels.
+    symmetry.units.tie(*(each.axis for each in channels))
+    return [Channels(len(outputs[0]) - 1 - (len(shapes[0]) - 1 - channels[0].dimension), channels[0].axis)]
+
+
+def _concatenate(symmetry, layer, channels, shapes, outputs):
+    if len({c.dimension for c in channels}) > 1:
+        return None
+    if layer.axis % len(shapes[0]) == channels[0].dimension:
+        return [Channels(channels[0].dimension, np.concatenate([each.axis for each in channels]))]
+    symmetry.units.tie(*(each.axis for each in channels))
+    return [channels[0]]
+
+
+def _flatten(symmetry, layer, channels, shapes, outputs):
+    size, axis, last = outputs[0][-1], channels[0].axis, channels[0].dimension == len(shapes[0]) - 1
+    if size is None or size % len(axis) or channels[0].dimension not in (1, len(shapes[0]) - 1):
+        return None
+    return [Channels(1, np.tile(axis, size // len(axis)) if last else np.repeat(axis, size // len(axis)))]
+
+
+_POOLING = [
+    f"{kind}{n}D" for kind in ("MaxPooling", "AveragePooling", "ZeroPadding", "Cropping", "UpSampling") for n in "123"
+]
+_POOLING += [f"Global{kind}Pooling{n}D" for kind in ("Max", "Average") for n in "123"]
+_NOISE = ["Dropout", "SpatialDropout1D", "SpatialDropout2D", "SpatialDropout3D", "GaussianDropout", "GaussianNoise"]
+_ACTIVATIONS = ["Activation", "ReLU", "LeakyReLU", "ELU", "ActivityRegularization", "Identity", "AlphaDropout"]
+RULES = {
+    **dict.fromkeys([f"Conv{n}D{kind}" for n in "123" for kind in ("", "Transpose")], _conv),
+    **dict.fromkeys(["DepthwiseConv1D", "DepthwiseConv2D"], _depthwise),
+    **dict.fromkeys(["SeparableConv1D", "SeparableConv2D"], _separable),
+    **dict.fromkeys(
+        ["BatchNormalization", "LayerNormalization", "RMSNormalization", "GroupNormalization"], _normalization
+    ),
+    **dict.fromkeys(["Add", "Subtract", "Multiply", "Average", "Maximum", "Minimum"], _merge),
+    **dict.fromkeys([*_POOLING, *_NOISE, *_ACTIVATIONS], _same),
+    **{"Dense": _dense, "PReLU": _prelu, "Embedding": _embedding, "MultiHeadAttention": _attention},
+    **{"Concatenate": _concatenate, "Flatten": _flatten},
+}
+# Functions of `keras.ops` that act on each element.
+OPERATIONS = {
+    **dict.fromkeys(["Add", "Subtract", "Multiply", "Maximum", "Minimum"], _merge),
+    **dict.fromkeys(
+        ["Relu", "Relu6", "Gelu", "Silu", "Sigmoid", "Tanh", "Elu", "Selu", "Softplus", "LeakyRelu"], _same
+    ),
+}
+
+
+def _rule_of(operation):
+    """The rule of a layer of Keras' own, by its class; none of a subclass, whose `call` may be another one."""
+    kind = type(operation)
+    if isinstance(operation, keras.layers.Layer):
+        return RULES.get(kind.__name__) if getattr(layers, kind.__name__, None) is kind else None
+    return OPERATIONS.get(kind.__name__) if kind.__module__.startswith("keras.") else None
