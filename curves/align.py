@@ -107,7 +107,7 @@ class _Matching:
         for weight, index in zip(symmetry.weights, self._indices):
             places = [None if axis is None else self._places_of(axis) for axis in weight.axes]
             if weight.variable.trainable:
-                values = [read(each.weights[index]).astype("float64") for each in (network, reference)]
+                values = [read(each.weights[index]) for each in (network, reference)]
                 self._views.append((places, *(value.reshape(weight.shape) for value in values)))
 
     def _places_of(self, axis):
@@ -118,23 +118,39 @@ class _Matching:
 
     def match_weights(self, groups, rng):
         """Moves the units of one group after the other, until none gets better."""
+        self._start_from_the_inputs(groups)
         changed = True
         while changed:
             changed = False
             for index in rng.permutation(len(groups)):
                 changed |= self._improve(groups[index])
 
+    def _start_from_the_inputs(self, groups):
+        """Matches each group by the weights whose other units are matched already, if that is a better start.
+
+        So a network whose units were only permuted comes back at once.
+        """
+        before, score = self.moves, self._score()
+        is_open = np.zeros(len(self.moves), dtype=bool)
+        for group in groups:
+            is_open[group.units] = True
+        for group in sorted(groups, key=lambda group: group.units.min()):  # In the order of the graph.
+            self._move(group, [self._similarity(family.ravel(), is_open) for family in group.families])
+            is_open[group.units] = False
+        if self._score() <= score:
+            self.moves = before
+
     def _improve(self, group):
         """Moves the units of one group; returns False, and leaves them, if that is no gain."""
         similarities = [self._similarity(family.ravel()) for family in group.families]
         before = self.moves
         if any(self._stands_twice(family.ravel()) for family in group.families):
-            value = lambda moves: self._score(group, moves)  # noqa: E731 - The similarity depends on where the group is.
+            value = lambda moves: self._score(group.units, moves)  # noqa: E731 - The similarity depends on where the group is.
         else:
             value = lambda moves: _total(group, similarities, moves)  # noqa: E731
         self._move(group, similarities)
         old, new = value(before), value(self.moves)
-        if new > old + 1e-9 * abs(old):
+        if new > old + 1e-6 * abs(old):  # Weights are float32.
             return True
         self.moves = before
         return False
@@ -151,21 +167,26 @@ class _Matching:
             if any(place is not None and np.isin(units, place.axis).any() for place in places):
                 yield places, ours, theirs
 
-    def _score(self, group, moves):
-        """sum_w <w_reference, P w_network> over the weights in which the group stands."""
-        units = np.concatenate([family.ravel() for family in group.families])
+    def _score(self, units=slice(None), moves=None):
+        """sum_w <w_reference, P w_network> over the weights in which units stand."""
+        units, moves = np.arange(len(self.moves))[units], self.moves if moves is None else moves
         return sum(
-            float(np.sum(theirs * _moved(ours, places, moves))) for places, ours, theirs in self._views_with(units)
+            float(np.vdot(theirs, _moved(ours, places, moves))) for places, ours, theirs in self._views_with(units)
         )
 
-    def _similarity(self, units):
-        """S[u, v] = sum_w <entries of unit u in the reference, entries of unit v in the network, other units moved>."""
-        total = np.zeros((len(units), len(units)))
+    def _similarity(self, units, is_open=None):
+        """S[u, v] = sum_w <entries of unit u in the reference, entries of unit v in the network, other units moved>.
+
+        Only over weights without other units that are `is_open`, if given.
+        """
+        total = np.zeros((len(units), len(units)), "float64")
         for places, ours, theirs in self._views_with(units):
             for dimension, place in enumerate(places):
                 if place is None or not np.isin(units[0], place.axis):
                     continue
                 others = [None if d == dimension else p for d, p in enumerate(places)]
+                if is_open is not None and any(p is not None and is_open[p.axis].any() for p in others):
+                    continue
                 positions = place.of(units)
                 rows = [
                     np.moveaxis(array, dimension, 0)[positions].reshape(len(units), -1)
@@ -211,7 +232,7 @@ class _Matching:
         return weights
 
     def report(self, network, reference, aligned):
-        movable = {int(u) for group in self.groups for family in group.families for u in family.ravel()}
+        movable = {unit for group in self.groups for unit in group.units.tolist()}
         matched = sum(
             int(np.prod(weight.shape))
             for weight in self.symmetry.weights

@@ -24,6 +24,11 @@ class Group:
     def blocks(self) -> int:
         return len(self.families[0])
 
+    @property
+    def units(self) -> np.ndarray:
+        """All units of the group."""
+        return np.concatenate([family.ravel() for family in self.families])
+
 
 class Units:
     """All units of a network, as they are found. Two that turn out to be the same are tied."""

@@ -1,0 +1,346 @@
+"""`align`: the same function, and a permuted network comes back, for random architectures and each kind of layer."""
+
+import os
+
+import keras
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from keras import layers
+
+import curves
+from conftest import values
+from curves.align import _Matching
+from curves.units import Units
+
+RNG = np.random.default_rng(0)
+EXAMPLES = int(os.environ.get("KFGE_EXAMPLES", 12))
+
+
+def randomized(network, seed=0):
+    """Weights that are all different, also those that begin as 0 or 1."""
+    rng = np.random.default_rng(seed)
+    network.set_weights(
+        [
+            rng.uniform(0.2, 1.0, w.shape) * rng.choice([-1, 1], w.shape)
+            if "variance" not in v.path
+            else rng.uniform(0.5, 2.0, w.shape)
+            for v, w in zip(network.weights, network.get_weights())
+        ]
+    )
+    return network
+
+
+def permuted(network, seed=1):
+    """The network with its units in random order."""
+    matching = _Matching(network, network)
+    rng = np.random.default_rng(seed)
+    for group in matching.groups:
+        blocks = rng.permutation(group.blocks)
+        orders = [[rng.permutation(family.shape[1]) for _ in blocks] for family in group.families]
+        for family, each in zip(group.families, orders):
+            for a, (b, order) in enumerate(zip(blocks, each)):
+                matching.moves[family[a]] = family[b][order]
+    other = keras.models.clone_model(network)
+    other.set_weights(matching.moved_weights(network))
+    return other, matching
+
+
+def check(network, least_groups=1):
+    """A permuted network computes the same, and comes back exactly."""
+    randomized(network)
+    other, matching = permuted(network)
+    assert len(matching.groups) >= least_groups
+    inputs = [
+        RNG.normal(size=(4, *t.shape[1:])).astype("float32")
+        if "float" in str(t.dtype)
+        else RNG.integers(0, 5, (4, *t.shape[1:]))
+        for t in network.inputs
+    ]
+    inputs = inputs[0] if len(inputs) == 1 else inputs
+    expected = network.predict(inputs, verbose=0)
+    scale = float(np.abs(expected).max())
+    assert other.predict(inputs, verbose=0) == pytest.approx(expected, abs=2e-4 * scale)
+    before = values(other.weights + network.weights)
+    back = curves.align(other, network, verbose=False)
+    assert all(np.array_equal(a, b) for a, b in zip(before, values(other.weights + network.weights)))
+    assert all(np.array_equal(a, b) for a, b in zip(back.get_weights(), network.get_weights()))
+    return any(not np.array_equal(a, b) for a, b in zip(other.get_weights(), network.get_weights()))
+
+
+def image_input():
+    return keras.Input((8, 8, 3))
+
+
+def head(x):
+    return layers.Dense(3)(layers.GlobalAveragePooling2D()(x))
+
+
+def plain():
+    x = layers.Conv2D(6, 3, activation="relu")(i := image_input())
+    x = layers.PReLU(shared_axes=[1, 2])(layers.BatchNormalization()(x))
+    x = layers.MaxPooling2D()(layers.ZeroPadding2D()(layers.Dropout(0.2)(x)))
+    return i, layers.Dense(3)(layers.Dense(7, activation="tanh")(layers.Flatten()(x)))
+
+
+def residual():
+    x = layers.Conv2D(6, 3, padding="same")(i := image_input())
+    for _ in range(2):
+        y = layers.Conv2D(5, 3, padding="same")(layers.ReLU()(layers.BatchNormalization()(x)))
+        x = layers.Add()([x, layers.Conv2D(6, 3, padding="same")(y)])
+    return i, head(x)
+
+
+def dense_connections():
+    x = layers.Conv2D(4, 3, padding="same")(i := image_input())
+    for _ in range(2):
+        x = layers.Concatenate()([x, layers.Conv2D(5, 3, padding="same", activation="relu")(x)])
+    x = layers.Concatenate(axis=1)([x, x])
+    return i, head(x)
+
+
+def separable():
+    x = layers.SeparableConv2D(6, 3, depth_multiplier=2)(i := image_input())
+    x = layers.DepthwiseConv2D(3, depth_multiplier=2, padding="same")(x)
+    return i, head(layers.Conv2D(5, 1)(layers.LayerNormalization()(x)))
+
+
+def groups():
+    x = layers.Conv2D(8, 3, padding="same")(i := image_input())
+    x = layers.GroupNormalization(4)(x)
+    y = layers.GroupNormalization(4)(layers.Conv2D(8, 3, padding="same")(x))
+    return i, head(layers.Add()([x, y]))
+
+
+def groups_that_cross():
+    x = layers.Conv2D(8, 3)(i := image_input())
+    return i, head(layers.GroupNormalization(2)(layers.GroupNormalization(4)(x)))
+
+
+def squeeze_and_excitation():
+    x = layers.Conv2D(6, 3)(i := image_input())
+    s = layers.GlobalAveragePooling2D(keepdims=True)(x)
+    s = layers.Dense(6, activation="sigmoid")(layers.Dense(4, activation="relu")(s))
+    return i, head(layers.Multiply()([x, s]))
+
+
+def operations():
+    x = layers.Conv2D(6, 3)(i := image_input())
+    y = keras.ops.relu(layers.Conv2D(6, 3, padding="same")(x) * 2.0 + 1.0)
+    return i, head(x + y)
+
+
+def transposed():
+    x = layers.Conv2DTranspose(5, 3)(layers.Conv2D(6, 3)(i := image_input()))
+    return i, head(layers.Conv2D(4, 1)(x))
+
+
+def attention():
+    h = layers.Embedding(9, 8)(i := keras.Input((6,), dtype="int32"))
+    for _ in range(2):
+        h = layers.LayerNormalization()(h + layers.MultiHeadAttention(3, 4, value_dim=5)(h, h))
+        h = h + layers.Dense(8)(layers.Dense(10, activation="gelu")(h))
+    return i, layers.Dense(3)(layers.GlobalAveragePooling1D()(h))
+
+
+def cross_attention():
+    a, b = keras.Input((4, 6)), keras.Input((5, 7))
+    x, y = layers.Dense(8)(a), layers.Dense(9)(b)
+    z = layers.MultiHeadAttention(2, 4)(query=x, value=y, key=y)
+    return [a, b], layers.Dense(2)(z)
+
+
+def nested_and_shared():
+    block = keras.Sequential([layers.Conv2D(6, 3, padding="same"), layers.BatchNormalization(), layers.ReLU()])
+    shared = layers.Conv2D(6, 3, padding="same")
+    x = block(i := image_input())
+    x = shared(shared(x))
+    return i, head(keras.Sequential([layers.Conv2D(5, 3), layers.ReLU()])(x))
+
+
+def pinned_by_an_unknown_layer():
+    x = layers.Conv2D(6, 3)(i := image_input())
+    x = layers.Permute((2, 1, 3))(x)  # No rule.
+    x = layers.Conv2D(5, 3)(x)
+    return i, head(x)
+
+
+def constants_that_differ():
+    x = layers.Conv2D(6, 3)(i := image_input())
+    x = layers.Conv2D(5, 3)(keras.ops.add(x, np.arange(6, dtype="float32")))
+    return i, head(x)
+
+
+KINDS = [plain, residual, dense_connections, separable, groups, groups_that_cross, squeeze_and_excitation, operations]
+KINDS += [transposed, attention, cross_attention, nested_and_shared, pinned_by_an_unknown_layer, constants_that_differ]
+LEAST = {groups_that_cross: 0, groups: 1, separable: 2, attention: 5, cross_attention: 3, plain: 2, residual: 3}
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+def test_a_permuted_network_comes_back(kind):
+    least = LEAST.get(kind, 1)
+    assert check(keras.Model(*kind()), least) == (least > 0)
+
+
+@settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.data())
+def test_random_architectures(data):
+    i = x = keras.Input((8, 8, 3))
+    rank = 4
+    for _ in range(data.draw(st.integers(2, 7))):
+        width = data.draw(st.integers(2, 8))
+        kinds = [
+            "conv",
+            "norm",
+            "layer_norm",
+            "relu",
+            "pool",
+            "branch",
+            "concatenate",
+            "depthwise",
+            "separable",
+            "flatten",
+        ]
+        kind = data.draw(st.sampled_from(kinds if rank == 4 else ["dense", "norm", "relu", "residual", "concatenate"]))
+        if kind == "conv":
+            x = layers.Conv2D(width, 3, padding="same", use_bias=data.draw(st.booleans()))(x)
+        elif kind == "norm":
+            x = layers.BatchNormalization()(x)
+        elif kind == "layer_norm":
+            x = layers.LayerNormalization()(x)
+        elif kind == "relu":
+            x = layers.ReLU()(x)
+        elif kind == "pool":
+            x = layers.AveragePooling2D(2, padding="same")(x)
+        elif kind == "branch":
+            x = layers.Add()([x, layers.Conv2D(x.shape[-1], 3, padding="same", activation="relu")(x)])
+        elif kind == "concatenate":
+            x = layers.Concatenate()([x, layers.Dense(width)(x)])
+        elif kind == "depthwise":
+            x = layers.DepthwiseConv2D(3, padding="same", depth_multiplier=data.draw(st.integers(1, 2)))(x)
+        elif kind == "separable":
+            x = layers.SeparableConv2D(width, 3, padding="same")(x)
+        elif kind == "flatten":
+            x, rank = layers.Flatten()(x), 2
+        elif kind == "dense":
+            x = layers.Dense(width, activation="tanh")(x)
+        elif kind == "residual":
+            x = layers.Add()([x, layers.Dense(x.shape[-1])(layers.Dense(width, activation="relu")(x))])
+    x = x if rank == 2 else layers.Flatten()(x)
+    check(keras.Model(i, layers.Dense(2)(layers.Dense(4, activation="relu")(x))))
+
+
+def test_the_matching_is_the_best_for_one_hidden_layer():
+    import itertools
+
+    networks = [randomized(keras.Sequential([keras.Input((3,)), layers.Dense(4), layers.Dense(2)]), s) for s in (1, 2)]
+    (k, b, out, c), (rk, rb, rout, _) = (network.get_weights() for network in networks)
+    best = min(
+        itertools.permutations(range(4)),
+        key=lambda p: np.sum((k[:, p] - rk) ** 2) + np.sum((b[list(p)] - rb) ** 2) + np.sum((out[list(p)] - rout) ** 2),
+    )
+    aligned = curves.align(*networks, verbose=False).get_weights()
+    for ours, expected in zip(aligned, (k[:, best], b[list(best)], out[list(best)], c)):
+        assert np.array_equal(ours, expected)
+
+
+def test_it_is_the_same_for_a_seed_and_no_farther():
+    networks = [keras.Model(*residual()) for _ in range(2)]
+    first, again = (curves.align(*networks, seed=3, verbose=False) for _ in range(2))
+    assert all(np.array_equal(a, b) for a, b in zip(first.get_weights(), again.get_weights()))
+    lengths = [curves.connect(n, networks[1], curves.Bezier(2)).arc_length(2) for n in (networks[0], first)]
+    assert lengths[1] < lengths[0]
+
+
+def test_report(capsys):
+    keras.utils.set_random_seed(0)
+    networks = [keras.Sequential([keras.Input((3,)), layers.Dense(4), layers.Dense(2)]) for _ in range(2)]
+    curves.align(*networks)
+    assert capsys.readouterr().out.startswith("align: 92.3 % of the weights belong to 1 groups of units that can move.")
+    i = keras.Input((5, 3))
+    recurrent = keras.Model(i, layers.Dense(2)(layers.LSTM(4)(layers.Dense(6)(i))))
+    curves.align(recurrent, recurrent)
+    assert "without a rule: lstm" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("kind", [plain, residual, attention], ids=lambda kind: kind.__name__)
+def test_activations_bring_it_back_too(kind):
+    network = randomized(keras.Model(*kind()))
+    other, _ = permuted(network)
+    x = RNG.normal(size=(40, 8, 8, 3)).astype("float32") if kind is not attention else RNG.integers(0, 9, (60, 6))
+    back = curves.align(other, network, data=x, method="activations", verbose=False)
+    assert back.predict(x, verbose=0) == pytest.approx(network.predict(x, verbose=0), rel=1e-3, abs=1e-3)
+    assert all(np.array_equal(a, b) for a, b in zip(back.get_weights(), network.get_weights()))
+
+
+def test_activations_match_units_whose_weights_do_not():
+    """The same function of the inputs in other units: weights scaled in and out, which correlations do not see."""
+    network = randomized(keras.Sequential([keras.Input((6,)), layers.Dense(5, activation="relu"), layers.Dense(2)]))
+    scales, order = np.array([0.01, 100, 1, 10, 0.1], "float32"), np.array([3, 0, 4, 1, 2])
+    k, b, out, c = network.get_weights()
+    other = keras.models.clone_model(network)
+    other.set_weights([(k * scales)[:, order], (b * scales)[order], (out / scales[:, None])[order], c])
+    back = curves.align(other, network, data=RNG.normal(size=(200, 6)), method="activations", verbose=False)
+    assert back.get_weights()[0] == pytest.approx(k * scales)
+
+
+def test_bad_input():
+    i = image_input()
+    network, other = keras.Model(*plain()), keras.Model(i, head(layers.Conv2D(6, 3)(i)))
+    with pytest.raises(ValueError, match="`network` and `reference` must have the same architecture"):
+        curves.align(network, other)
+    with pytest.raises(ValueError, match="`method` must be"):
+        curves.align(network, network, method="magic")
+    with pytest.raises(ValueError, match="`reference` must be a keras"):
+        curves.align(network, "network")
+    with pytest.raises(ValueError, match="`data` is needed"):
+        curves.align(network, network, method="activations")
+    with pytest.raises(ValueError, match="`data` must hold inputs of shapes"):
+        curves.align(network, network, data=np.zeros((4, 7)), method="activations")
+    with pytest.raises(ValueError, match="`data` must show each layer at least as often"):
+        curves.align(network, network, data=np.zeros((3, 8, 8, 3)), method="activations")
+    with pytest.raises(ValueError, match="must be a built network"):
+        unbuilt = keras.Sequential([layers.Dense(3)])
+        curves.align(unbuilt, unbuilt)
+
+    class Own(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.dense = layers.Dense(3)
+
+        def call(self, x):
+            return self.dense(x)
+
+    own = Own()
+    own(np.zeros((1, 2), "float32"))
+    with pytest.raises(ValueError, match="a class of its own"):
+        curves.align(own, own)
+
+
+@keras.saving.register_keras_serializable("tests")
+def running_sum(x):
+    return keras.ops.cumsum(x, axis=-1)
+
+
+def test_a_layer_that_is_not_what_its_rule_takes_it_for_is_an_error():
+    i = keras.Input((6,))
+    x = layers.Activation(running_sum)(layers.Dense(5)(i))
+    network = keras.Model(i, layers.Dense(2)(x))
+    with pytest.raises(RuntimeError, match="would compute something else"):
+        curves.align(permuted_by_hand(network), network)
+
+
+def permuted_by_hand(network):
+    other = keras.models.clone_model(network)
+    other.set_weights([w[..., ::-1] if w.shape[-1] == 5 else w for w in network.get_weights()])
+    return other
+
+
+def test_units_that_are_tied_across_parts_are_grouped_apart():
+    units = Units()
+    a, b = units.new(3), units.new(2)
+    whole = units.new(5)
+    units.tie(np.concatenate([a, b]), whole)
+    groups = units.groups([units.roots(axis) for axis in (a, b, whole)])
+    assert sorted(family.tolist() for group in groups for family in group.families) == [[[0, 1, 2]], [[3, 4]]]
