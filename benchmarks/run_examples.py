@@ -22,7 +22,7 @@ from records import new_record, write_json
 
 FLAGS = flags.FLAGS
 FOLDER = pathlib.Path(__file__).parent.parent / "examples"
-EXAMPLES = ("tabular", "fine_tuning", "lora_text", "regression")
+EXAMPLES = ("tabular", "fine_tuning", "lora_text", "regression", "learned_line")
 
 
 def main(_):

@@ -10,11 +10,13 @@ from curves.connect import connect
 from curves.curve import Curve
 from curves.layers import CurveBatchNormalization, CurveConv2D, CurveDense
 from curves.model import CurveModel
-from curves.parametrization import Bezier, PolygonalChain
+from curves.parametrization import Bezier, PolygonalChain, Simplex
 from curves.path import evaluate_path
 from curves.plane import evaluate_plane
 from curves.plots import plot_paths, plot_planes
+from curves.regularizers import CosineRegularizer, VolumeRegularizer
 from curves.results import PathResult, PlaneResult
+from curves.subspace import sample_subspace
 from curves.validation import PathValidation
 from curves.wise_ft import wise_ft
 from keras_fge.core.batch_norm import update_batch_norm
@@ -23,6 +25,7 @@ __version__ = keras_fge.__version__
 
 __all__ = [
     "Bezier",
+    "CosineRegularizer",
     "Curve",
     "CurveBatchNormalization",
     "CurveConv2D",
@@ -32,12 +35,15 @@ __all__ = [
     "PathValidation",
     "PlaneResult",
     "PolygonalChain",
+    "Simplex",
+    "VolumeRegularizer",
     "align",
     "connect",
     "evaluate_path",
     "evaluate_plane",
     "plot_paths",
     "plot_planes",
+    "sample_subspace",
     "update_batch_norm",
     "wise_ft",
 ]

@@ -1,32 +1,36 @@
 """`connect`: builds a curve between two trained networks."""
 
 import warnings
+from collections.abc import Sequence
 
 import keras
 import numpy as np
 
 from curves.curve import Curve, check_can_lie_on_a_curve
 from curves.model import CurveModel
-from curves.parametrization import Bezier, Parametrization
+from curves.parametrization import Bezier, Parametrization, PolygonalChain, Simplex
 from keras_fge.core.batch_norm import batch_norm_statistics
 from keras_fge.core.keras_internals import all_layers
 from keras_fge.core.networks import check_same_architecture, clone, locked, read, set_weights
 
 
 def connect(
-    start: keras.Model,
-    end: keras.Model,
-    curve: Parametrization = Bezier(3),
+    start: keras.Model | Sequence[keras.Model],
+    end: keras.Model | None = None,
+    curve: Parametrization | None = None,
     fix_start: bool = True,
     fix_end: bool = True,
     weight_decay: float = 0.0,
     objective: str = "uniform",
     seed: int | None = None,
+    fix_inner: bool = True,
 ) -> CurveModel:
-    """Builds a curve between two trained networks, ready to `compile` and `fit`.
+    """Builds a curve between two trained networks, or through several, ready to `compile` and `fit`.
 
-    The inner bends start on the straight line. The networks are copied and do not change. If their class has a
-    `compute_loss` of its own, the curve minimizes that, at w(t); an own `train_step` is left out, with a warning.
+    Between two networks, the inner bends start on the straight line. `connect([net_1, ..., net_k])` puts network i into
+    bend i: of a polygonal chain, which goes through all of them, or of a simplex, whose vertices they are. The
+    networks are copied and do not change. If their class has a `compute_loss` of its own, the curve minimizes that, at
+    w(t); an own `train_step` is left out, with a warning.
 
     Only trained weights lie on the curve. What is frozen must be equal in both networks, and exists once. With LoRA,
     these are the factors A and B of each layer: the curve is one over (A, B), so that the kernel W + s A(t) B(t) is on
@@ -34,15 +38,18 @@ def connect(
     as (-A, -B), is not flat.
 
     Args:
-        start, end: Two built `keras.Model` of one architecture: phi(0) and phi(1).
+        start, end: Two built `keras.Model` of one architecture: phi(0) and phi(1). Or `start` alone, a list of such.
         curve: `Bezier(num_bends)` or `PolygonalChain(num_bends)`; `num_bends` counts both endpoints, so the default
-            `Bezier(3)` trains one bend, and `num_bends=2` is the straight line, with nothing to train.
+            `Bezier(3)` trains one bend, and `num_bends=2` is the straight line, with nothing to train. For a list of k
+            networks, `PolygonalChain(k)`, the default, `Simplex(k)`, or `Bezier(k)`.
         fix_start, fix_end: Whether training leaves the start / the end unchanged. Default: both.
         weight_decay: Factor `wd` of a loss term `0.5 * wd * ||w(t)||^2` over all trainable weights, as in the paper.
             Use this or the regularizers of the network, never the optimizer's `weight_decay`, which would act on the
             bends. Default: 0.
         objective: The mean that training minimizes, "uniform" or "arc_length"; see `CurveModel`. Default: "uniform".
         seed: Seed of the sequence of t. Default: random.
+        fix_inner: Of a list, whether training leaves the networks between the first and the last unchanged. If all are
+            fixed, there is nothing to train, and the path can be measured as it is. Default: yes.
 
     Returns:
         A `CurveModel`.
@@ -60,26 +67,51 @@ def connect(
     References:
         Garipov et al., NeurIPS 2018, section 3.1, https://arxiv.org/abs/1802.10026
     """
-    for network, name in ((start, "start"), (end, "end")):
+    networks = _named(start, end)
+    for name, network in networks.items():
         if not isinstance(network, keras.Model):
-            raise ValueError(f"`{name}` must be a keras.Model. Received: {name}={network!r}")
-    _warn_of_own_training(start)
-    _check_same_lora(start, end)
-    check_same_architecture(start, end)
-    check_can_lie_on_a_curve(start)
-    check_can_lie_on_a_curve(end)
-    if not start.trainable_variables:
-        raise ValueError("`start` has no trainable weights: there is nothing to connect.")
-    with locked(start, end):
-        check_same_constants(start, end, "`start`", "`end`")
-        network = clone(start)
-        set_weights(network, start.get_weights())
-        body = Curve(network, curve, fix_start, fix_end, weight_decay)
-        model = CurveModel(body, seed, objective, dtype=start.dtype_policy)
-        model.set_bend(0, start)
-        model.set_bend(-1, end)
-    model.init_linear()
+            raise ValueError(f"{name} must be a keras.Model. Received: {name.strip('`')}={network!r}")
+    is_list = end is None
+    curve = curve or (PolygonalChain(len(networks)) if is_list else Bezier(3))
+    if is_list and curve.num_bends != len(networks):
+        raise ValueError(f"`curve` must have one bend for each of {len(networks)} networks. Received: curve={curve!r}")
+    if isinstance(curve, Simplex) and not is_list:
+        raise ValueError(
+            f"For a simplex give a list of networks, one for each vertex: connect([...], curve={curve!r})."
+        )
+    (first_name, first), *others = networks.items()
+    _warn_of_own_training(first)
+    for name, network in others:
+        _check_same_lora(first, network, first_name, name)
+        check_same_architecture(first, network, first_name, name)
+    for network in networks.values():
+        check_can_lie_on_a_curve(network)
+    if not first.trainable_variables:
+        raise ValueError(f"{first_name} has no trainable weights: there is nothing to connect.")
+    with locked(*networks.values()):
+        for name, network in others:
+            check_same_constants(first, network, first_name, name)
+        copy = clone(first)
+        set_weights(copy, first.get_weights())
+        body = Curve(copy, curve, fix_start, fix_end, weight_decay, fix_inner=fix_inner and is_list)
+        model = CurveModel(body, seed, objective, dtype=first.dtype_policy)
+        bends = range(len(networks)) if is_list else (0, -1)
+        for bend, network in zip(bends, networks.values()):
+            model.set_bend(bend, network)
+    if not is_list:
+        model.init_linear()
     return model
+
+
+def _named(start, end):
+    """The networks by what to call them in errors."""
+    if not isinstance(start, list | tuple):
+        return {"`start`": start, "`end`": end}
+    if end is not None:
+        raise ValueError("Give two networks, `start` and `end`, or one list of networks, not both.")
+    if len(start) < 2:
+        raise ValueError(f"`start` must be a list of at least 2 networks. Received: {len(start)}")
+    return {f"`start[{index}]`": network for index, network in enumerate(start)}
 
 
 def _warn_of_own_training(network):
@@ -92,12 +124,12 @@ def _warn_of_own_training(network):
         )
 
 
-def _check_same_lora(start, end):
+def _check_same_lora(start, end, start_name, end_name):
     """Raises a ValueError if LoRA is enabled in one network only: its weights would have no partners."""
     for ours, theirs in zip(all_layers(start), all_layers(end)):
         enabled = [getattr(layer, "lora_enabled", False) for layer in (ours, theirs)]
         if enabled[0] != enabled[1]:
-            name, layer = ("`start`", ours) if enabled[0] else ("`end`", theirs)
+            name, layer = (start_name, ours) if enabled[0] else (end_name, theirs)
             raise ValueError(
                 f"LoRA is enabled in {name} only: layer '{layer.name}'. Enable it in both networks, on the same frozen "
                 "weights, or in none (saving and loading a network merges it)."

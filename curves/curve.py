@@ -10,6 +10,7 @@ import numpy as np
 from keras import ops
 
 from curves.parametrization import Bezier, Parametrization
+from curves.regularizers import BendRegularizer
 from keras_fge.core.arguments import as_number
 from keras_fge.core.batch_norm import batch_norm_statistics
 from keras_fge.core.keras_internals import all_layers
@@ -35,15 +36,18 @@ class Curve(keras.layers.Layer):
             bend gets its own initialization. The curve neither uses nor changes the layer's own trainable weights, but
             takes over its state (BatchNormalization statistics, seeds): to keep a trained network as it is, wrap a
             clone, as `curves.connect` does.
-        curve: `Bezier` or `PolygonalChain`. `num_bends` counts both endpoints. Default: `Bezier(3)`.
+        curve: `Bezier`, `PolygonalChain` (`num_bends` counts both endpoints) or `Simplex`. Default: `Bezier(3)`.
         fix_start, fix_end: Whether training leaves the first / the last bend unchanged. Default: both.
         weight_decay: Factor `wd` of a loss term `0.5 * wd * ||w(t)||^2` over all slots. It equals `weight_decay=wd` of
             PyTorch's SGD on w(t), and `L2(wd / 2)` as a Keras regularizer on every weight. This and the layer's
             regularizers count once for each call of this layer in a body. Default: 0.
+        fix_inner: Whether training leaves all bends between the ends unchanged. Default: no.
+        regularizer: A loss of the bends themselves in training, `VolumeRegularizer` or `CosineRegularizer`. Default:
+            none.
 
     Call arguments:
         inputs: The inputs of `layer`, which also gets all further arguments.
-        t: Position on the curve, a scalar in [0, 1]. One t for the whole batch.
+        t: Position on the curve, a scalar in [0, 1]; on a simplex, its coefficients. One t for the whole batch.
         training: As in Keras.
 
     Raises:
@@ -66,6 +70,8 @@ class Curve(keras.layers.Layer):
         fix_start: bool = True,
         fix_end: bool = True,
         weight_decay: float = 0.0,
+        fix_inner: bool = False,
+        regularizer: BendRegularizer | None = None,
         **kwargs: Any,
     ):
         # float32 and no autocast: the bends are combined in full precision, and `layer` casts by its own policy.
@@ -73,13 +79,22 @@ class Curve(keras.layers.Layer):
         if not isinstance(layer, keras.layers.Layer):
             raise ValueError(f"`layer` must be a Keras layer or model. Received: layer={layer!r}")
         if not isinstance(curve, Parametrization):
-            raise ValueError(f"`curve` must be a curves.Bezier or curves.PolygonalChain. Received: curve={curve!r}")
+            raise ValueError(
+                f"`curve` must be a curves.Bezier, curves.PolygonalChain or curves.Simplex. Received: curve={curve!r}"
+            )
+        if not isinstance(regularizer, BendRegularizer | None):
+            raise ValueError(
+                "`regularizer` must be a curves.VolumeRegularizer or curves.CosineRegularizer; those of Keras belong "
+                f"to the layer. Received: regularizer={regularizer!r}"
+            )
         # Hidden from Keras' tracker: a tracked layer would add its own weights, without gradients, and count its
         # regularizers a second time.
         object.__setattr__(self, "layer", layer)
         self.curve = curve
         self.fix_start = bool(fix_start)
         self.fix_end = bool(fix_end)
+        self.fix_inner = bool(fix_inner)
+        self.regularizer = regularizer
         self.weight_decay = as_number("weight_decay", weight_decay, least=0)
         self.supports_masking = True
         self.bends: list[list[keras.Variable]] = []
@@ -100,11 +115,11 @@ class Curve(keras.layers.Layer):
             for layer in [self.layer, *sources]:
                 _build(layer, input_shape)
         check_can_lie_on_a_curve(self.layer)
-        fixed = {0: self.fix_start, self.curve.num_bends - 1: self.fix_end}
+        last = self.curve.num_bends - 1
         for index, source in enumerate(sources):
             self.bends.append(
                 [
-                    self._add_copy(variable, f"bend_{index}", trainable=not fixed.get(index, False))
+                    self._add_copy(variable, f"bend_{index}", trainable=not self._is_fixed(index))
                     for variable in source.trainable_variables
                 ]
             )
@@ -113,10 +128,17 @@ class Curve(keras.layers.Layer):
         # Keras tracks variables in an attribute: this makes the layer's state part of this layer's state.
         self.state = self.layer.non_trainable_variables
         self.statistics = batch_norm_statistics(self)
-        self.endpoint_statistics = [
-            [self._add_copy(variable, name, trainable=False) for variable in self.statistics]
-            for name in ("start", "end")
-        ]
+        # Statistics that a bend came with: of the ends, and of inner bends that are fixed.
+        names = {0: "start", last: "end"}
+        if self.fix_inner:
+            names |= {index: f"bend_{index}" for index in range(1, last)}
+        self.own_statistics = {
+            str(index): [self._add_copy(variable, name, trainable=False) for variable in self.statistics]
+            for index, name in names.items()
+        }
+
+    def _is_fixed(self, index):
+        return {0: self.fix_start, self.curve.num_bends - 1: self.fix_end}.get(index, self.fix_inner)
 
     def _add_copy(self, variable, suffix, trainable):
         name = variable.path.removeprefix(f"{self.layer.name}/").replace("/", "_").replace(".", "_")
@@ -148,6 +170,8 @@ class Curve(keras.layers.Layer):
         for variable, value in zip(self.state, before):
             if scope.get_current_value(variable) is not value:
                 variable.assign(scope.get_current_value(variable))
+        if training and self.regularizer:
+            losses = [*losses, self.regularizer(self.bends)]
         for loss in losses:
             self.add_loss(loss)
         return outputs
@@ -173,11 +197,10 @@ class Curve(keras.layers.Layer):
         """The values of `state`; for inference at a fixed end, with the BatchNormalization statistics of that end."""
         values = {id(variable): variable.value for variable in self.state}
         if not training:
-            for is_fixed, coefficient, own in zip(
-                (self.fix_start, self.fix_end), (coefficients[0], coefficients[-1]), self.endpoint_statistics
-            ):
-                for variable, value in zip(self.statistics, own) if is_fixed else ():
-                    values[id(variable)] = ops.where(coefficient == 1.0, value.value, values[id(variable)])
+            for index, own in self.own_statistics.items():
+                for variable, value in zip(self.statistics, own) if self._is_fixed(int(index)) else ():
+                    is_there = coefficients[int(index)] == 1.0
+                    values[id(variable)] = ops.where(is_there, value.value, values[id(variable)])
         return [values[id(variable)] for variable in self.state]
 
     def _decay(self):
@@ -247,9 +270,8 @@ class Curve(keras.layers.Layer):
         check_same_architecture(self.layer, layer, "the curve", "`layer`")
         for bend, variable in zip(self.bends[index], layer.trainable_variables):
             bend.assign(read(variable))
-        if index in (0, num_bends - 1):
-            for own, variable in zip(self.endpoint_statistics[0 if index == 0 else 1], batch_norm_statistics(layer)):
-                own.assign(read(variable))
+        for own, variable in zip(self.own_statistics.get(str(index), ()), batch_norm_statistics(layer)):
+            own.assign(read(variable))
 
     def init_linear(self) -> None:
         """Puts the inner bends on the straight line between the endpoints: w_i = (1 - s) w_0 + s w_{n-1}, s = i/(n-1).
@@ -261,7 +283,8 @@ class Curve(keras.layers.Layer):
             start, end = read(start), read(end)
             for index, bend in enumerate(inner, start=1):
                 bend.assign(start + index / last * (end - start))
-        for variable, start, end in zip(self.statistics, *self.endpoint_statistics):
+        ends = (self.own_statistics[str(index)] for index in (0, last))
+        for variable, start, end in zip(self.statistics, *ends):
             variable.assign((read(start) + read(end)) / 2)
 
     def compute_mask(self, *args, **kwargs):
@@ -272,6 +295,8 @@ class Curve(keras.layers.Layer):
             **super().get_config(),
             "layer": keras.saving.serialize_keras_object(self.layer),
             **self.curve_config(),
+            "fix_inner": self.fix_inner,
+            "regularizer": keras.saving.serialize_keras_object(self.regularizer),
         }
 
     def curve_config(self) -> dict[str, Any]:
@@ -286,7 +311,7 @@ class Curve(keras.layers.Layer):
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "Curve":
         config = dict(config)
-        for key in ("layer", "curve"):
+        for key in ("layer", "curve", "regularizer"):
             if isinstance(config.get(key), dict):
                 config[key] = keras.saving.deserialize_keras_object(config[key])
         return cls(**config)

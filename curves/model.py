@@ -11,7 +11,7 @@ import numpy as np
 from keras import ops
 
 from curves.curve import Curve
-from curves.parametrization import check_position
+from curves.parametrization import Bezier, Parametrization, Simplex
 from keras_fge.core.figures import text_as_html
 from keras_fge.core.keras_internals import all_layers, compiled_loss_lent, is_stateless, layers_inside
 from keras_fge.core.networks import clone, read, regularization, set_weights
@@ -21,10 +21,14 @@ MULTIPLIERS, MODULI = (171, 172, 170), (30269, 30307, 30323)
 
 
 class Position(keras.Variable):
-    """A scalar variable that refuses numbers outside [0, 1]."""
+    """A variable that refuses what is no position on a curve, or a simplex."""
+
+    def __init__(self, curve: Parametrization):
+        self.check = curve.check_position
+        super().__init__(curve.middle, trainable=False, dtype="float32", autocast=False, name="t")
 
     def assign(self, value):
-        return super().assign(check_position(value))
+        return super().assign(self.check(value))
 
 
 @keras.saving.register_keras_serializable(package="curves")
@@ -61,8 +65,10 @@ class CurveModel(keras.Model):
         objective: "uniform" or "arc_length". Default: "uniform".
 
     Attributes:
-        t: Scalar variable in [0, 1], the current position of the model on the curve. Starts at 0.5, the middle.
+        t: Variable, the current position of the model: a scalar in [0, 1] on a curve, which starts at 0.5, the middle;
+            on a simplex its coefficients, all equal at the start.
         body: The argument.
+        parametrization: What its curve layers have in common: `Bezier`, `PolygonalChain` or `Simplex`.
 
     Example:
         body = curves.Curve(net_a, curves.Bezier(3), fix_start=False, fix_end=False)
@@ -88,7 +94,10 @@ class CurveModel(keras.Model):
             self.output_names = names  # `compile` uses them to match losses and metrics given by output.
         start = np.random.default_rng(seed).integers(1, MODULI)
         self.generator = keras.Variable(start, trainable=False, dtype="int32", name="generator")
-        self._t = Position(0.5, trainable=False, dtype="float32", autocast=False, name="t")
+        self.parametrization = _common_curve(body)
+        if objective == "arc_length" and isinstance(self.parametrization, Simplex):
+            raise ValueError("`objective` must be 'uniform' on a simplex, along which there is no length.")
+        self._t = Position(self.parametrization)
         # Only the body needs building. A user's own body may say that it is built before its layers are.
         self.built = isinstance(body, Curve) and body.built
 
@@ -150,7 +159,7 @@ class CurveModel(keras.Model):
         return logs, (trainable, non_trainable, *rest)
 
     def _sample_position(self):
-        """The next t ~ U[0, 1], by the generator of Wichmann and Hill (Applied Statistics 31, 1982, AS 183).
+        """The next t, uniform, by the generator of Wichmann and Hill (Applied Statistics 31, 1982, AS 183).
 
         It adds the fractions of three multiplicative congruential generators modulo 1. It computes in small integers,
         so that all backends, compiled or not, train at the same positions: their own generators differ from each other,
@@ -158,9 +167,12 @@ class CurveModel(keras.Model):
         the sequence.
         """
         moduli = ops.convert_to_tensor(MODULI, "int32")
-        state = ops.mod(self.generator * ops.convert_to_tensor(MULTIPLIERS, "int32"), moduli)
+        state, uniforms = ops.convert_to_tensor(self.generator), []
+        for _ in range(self.parametrization.num_uniforms):
+            state = ops.mod(state * ops.convert_to_tensor(MULTIPLIERS, "int32"), moduli)
+            uniforms.append(ops.mod(ops.sum(ops.cast(state, "float32") / ops.cast(moduli, "float32")), 1.0))
         self.generator.assign(state)
-        return ops.mod(ops.sum(ops.cast(state, "float32") / ops.cast(moduli, "float32")), 1.0)
+        return self.parametrization.position_from(uniforms)
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         """The loss of the network at `t`; in training, times r(t) if the objective is "arc_length".
@@ -196,7 +208,7 @@ class CurveModel(keras.Model):
 
     def set_bend(self, index: int, network: keras.Model) -> None:
         """Copies the weights of `network` into bend `index` of a body that is one `Curve`; see `Curve.set_bend`."""
-        self._whole_network("set_bend").set_bend(index, network)
+        self.whole_network("set_bend").set_bend(index, network)
 
     def init_linear(self) -> None:
         """Puts the inner bends on the straight line between the endpoints; see `Curve.init_linear`."""
@@ -208,11 +220,11 @@ class CurveModel(keras.Model):
 
         At a fixed end, the BatchNormalization statistics are those of that endpoint; elsewhere, the last estimates.
         """
-        return self._whole_network("weights_at").weights_at(t)
+        return self.whole_network("weights_at").weights_at(t)
 
     def network_at(self, t: float) -> keras.Model:
         """A plain `keras.Model` with the weights at `t`, independent of this curve."""
-        curve = self._whole_network("network_at")
+        curve = self.whole_network("network_at")
         network = clone(curve.layer)
         set_weights(network, curve.weights_at(t))
         return network
@@ -264,7 +276,7 @@ class CurveModel(keras.Model):
         return {
             "curve": sorted({f"{c.curve!r}, fix_start={c.fix_start}, fix_end={c.fix_end}" for c in layers}),
             "num_bends": max(layer.curve.num_bends for layer in layers),
-            "penalty": f"{self.penalty(0.5):.5g}",
+            "penalty": f"{self.penalty(self.parametrization.middle):.5g}",
         }
 
     def __repr__(self) -> str:
@@ -272,12 +284,13 @@ class CurveModel(keras.Model):
             return f"CurveModel({self.body.name}, not built)"
         size = sum(int(np.prod(slot.shape)) for layer in layers for slot in layer.bends[0])
         kinds = ", ".join(sorted({repr(layer.curve) for layer in layers}))
-        return f"CurveModel({kinds} of '{self.body.name}', {size:,} weights a bend, t={float(read(self.t)):g})"
+        return f"CurveModel({kinds} of '{self.body.name}', {size:,} weights a bend, t={np.round(read(self.t), 3)})"
 
     def _repr_html_(self) -> str:
         return text_as_html(repr(self))
 
-    def _whole_network(self, method):
+    def whole_network(self, method: str) -> Curve:
+        """The body, if it is one `Curve(network)`; else a ValueError that says that `method` needs that."""
         if not (isinstance(self.body, Curve) and isinstance(self.body.layer, keras.Model)):
             raise ValueError(
                 f"`{method}` needs a body that is one `curves.Curve(network)`; in a body of your own, call it on its "
@@ -292,6 +305,16 @@ class CurveModel(keras.Model):
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "CurveModel":
         return cls(**{**config, "body": keras.saving.deserialize_keras_object(config["body"])})
+
+
+def _common_curve(body):
+    """What the curve layers in a body have in common: where a position is, and how it is drawn."""
+    curves = [layer.curve for layer in all_layers(body) if isinstance(layer, Curve)] or [Bezier(2)]
+    if any(np.shape(curve.middle) != np.shape(curves[0].middle) for curve in curves):
+        raise ValueError(
+            f"The layers of `body` must all lie on curves, or on simplexes of one size. Received: {curves}"
+        )
+    return curves[0]
 
 
 class _FiniteLoss(keras.callbacks.Callback):

@@ -1,4 +1,4 @@
-"""Curves as weighted sums of bends: phi(t) = sum_i c_i(t) w_i.
+"""Curves and simplexes as weighted sums of bends: phi(t) = sum_i c_i(t) w_i.
 
 A parametrization knows only the coefficients c_i(t); the bends w_i (the weights) live in `curves.Curve`.
 """
@@ -41,6 +41,8 @@ class Parametrization(abc.ABC):
     """
 
     num_bends: int
+    middle: Any = 0.5  # The position at which a model stands at first.
+    num_uniforms = 1  # How many numbers `position_from` takes.
 
     def __init__(self, num_bends: int = 3):
         self.num_bends = as_integer("num_bends", num_bends, least=2, note=": it counts both endpoints")
@@ -62,6 +64,19 @@ class Parametrization(abc.ABC):
     @abc.abstractmethod
     def velocity(self, t: Any) -> Any:
         """d coefficients / dt at `t`: float32 tensor of shape `(num_bends,)`, summing to 0."""
+
+    @property
+    def between(self) -> Any:
+        """A position at which no bend stands alone."""
+        return 0.5 / (self.num_bends - 1)
+
+    def check_position(self, t: Any) -> Any:
+        """Returns `t`; raises a ValueError if it is a number, or an array, that is no position."""
+        return check_position(t)
+
+    def position_from(self, uniforms: list[Any]) -> Any:
+        """The position for `num_uniforms` independent numbers from U[0, 1), so that it is uniform itself."""
+        return uniforms[0]
 
     def get_config(self) -> dict[str, Any]:
         return {"num_bends": self.num_bends}
@@ -144,6 +159,59 @@ class PolygonalChain(Parametrization):
         segment = ops.minimum(ops.floor(_to_float32(check_position(t)) * segments), segments - 1)
         bend = ops.arange(self.num_bends, dtype="float32")
         return segments * (ops.cast(bend == segment + 1, "float32") - ops.cast(bend == segment, "float32"))
+
+
+@keras.saving.register_keras_serializable(package="curves")
+class Simplex(Parametrization):
+    """Simplex: all weighted means of its vertices, phi(t) = sum_i t_i w_i. A position t is these coefficients.
+
+    A segment for 2 vertices, a triangle for 3. Training draws t uniformly, from Dirichlet(1, ..., 1).
+
+    Args:
+        num_vertices: Number of vertices, at least 2. They are the bends of `curves.Curve`.
+
+    Example:
+        curves.Simplex(3).coefficients([0.5, 0.25, 0.25])  # [0.5, 0.25, 0.25]
+
+    References:
+        Benton et al., Loss Surface Simplexes for Mode Connecting Volumes and Fast Ensembling, ICML 2021,
+        https://arxiv.org/abs/2102.13042; Wortsman et al., Learning Neural Network Subspaces, ICML 2021,
+        https://arxiv.org/abs/2102.10472
+    """
+
+    def __init__(self, num_vertices: int):
+        super().__init__(as_integer("num_vertices", num_vertices, least=2))
+        self.num_vertices = self.num_uniforms = self.num_bends
+        self.middle = np.full(self.num_vertices, 1 / self.num_vertices, "float32")
+
+    @property
+    def between(self) -> Any:
+        return self.middle
+
+    def check_position(self, t: Any) -> Any:
+        if isinstance(t, (numbers.Real, np.ndarray, np.generic, list, tuple)):
+            t = np.asarray(t, "float32")
+            if t.shape != (self.num_vertices,) or not (np.all(t >= 0) and abs(np.sum(t) - 1) < 1e-4):
+                expected = f"{self.num_vertices} numbers of at least 0 with the sum 1, on a simplex"
+                raise ValueError(f"`t` must be {expected}. Received: t={t}")
+        return t
+
+    def coefficients(self, t: Any) -> Any:
+        return _to_float32(self.check_position(t))
+
+    def velocity(self, t: Any) -> Any:
+        raise ValueError("A simplex is no curve: there is no velocity, and no length, along it.")
+
+    def position_from(self, uniforms: list[Any]) -> Any:
+        # Exponential variables, divided by their sum, are Dirichlet(1, ..., 1).
+        exponentials = -ops.log(1.0 - ops.minimum(ops.stack(uniforms), 1 - 1e-7))
+        return exponentials / ops.maximum(ops.sum(exponentials), 1e-30)
+
+    def get_config(self) -> dict[str, Any]:
+        return {"num_vertices": self.num_vertices}
+
+    def __repr__(self):
+        return f"Simplex(num_vertices={self.num_vertices})"
 
 
 def _to_float32(t):

@@ -67,6 +67,8 @@ def evaluate_path(
     """
     if not isinstance(model, CurveModel):
         raise ValueError(f"`model` must be a curves.CurveModel. Received: model={model!r}")
+    if len(model.t.shape):
+        raise ValueError("`model` must lie on a curve. On a simplex, measure a plane: `curves.evaluate_plane`.")
     num_points = as_integer("num_points", num_points, least=2)
     with locked(model):
         return _measured(model, train, test, num_points, batch_size, train_samples, bn_samples, path, verbose, line)

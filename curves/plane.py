@@ -11,6 +11,7 @@ from keras import ops
 from curves.connect import check_same_constants
 from curves.measure import Meter
 from curves.model import CurveModel, gram_of_differences
+from curves.parametrization import Simplex
 from curves.points import Points, measure_points
 from curves.results import PlaneResult
 from keras_fge.core.arguments import as_integer, as_number
@@ -83,7 +84,7 @@ def _measured(networks, train, test, bends, num_points, margin, batch_size, trai
     x, y = (np.linspace(a - margin * (b - a), b + margin * (b - a), n) for a, b, n in zip(low, high, numbers))
 
     def penalty():
-        return model.penalty(0.5) if curve else regularization(model)
+        return model.penalty(curve.parametrization.between) if curve else regularization(model)
 
     meter = Meter(model, train, test, batch_size, train_samples, bn_samples, penalty)
     settings = {"num_points": numbers, "margin": margin, **meter.settings}
@@ -102,7 +103,8 @@ def _measured(networks, train, test, bends, num_points, margin, batch_size, trai
             for variable in variables:
                 variable.assign(value)
         if curve:
-            curve.t = 0.5  # All bends are the same point now; at an end, a fixed endpoint would use its own statistics.
+            # All bends are the same point now; where one stands alone, if fixed, it would use its own statistics.
+            curve.t = curve.parametrization.between
         return meter.measure(), {}
 
     measure_points(model, points, [(a, b) for b in y for a in x], measure, verbose)
@@ -185,6 +187,8 @@ def _shares(point, gram):
 
 def _projection(model, bends, gram):
     """(x, y) of 61 positions on the curve, and their distances from the plane."""
+    if isinstance(model.parametrization, Simplex):  # It has no path.
+        return np.zeros((0, 2)), np.zeros(0)
     bends = _three_bends(model, bends)
     products, squares = np.zeros((61, 2)), np.zeros(61)
     for layer in model.curve_layers():

@@ -8,11 +8,11 @@ from typing import Any, Generic, TypeVar
 import keras
 import numpy as np
 
-from curves.results import PathResult, PlaneResult, part
+from curves.results import part
 from keras_fge.core.files import read_npz, remove_leftovers, to_npz, write_atomically
 from keras_fge.core.networks import restored
 
-Result = TypeVar("Result", PathResult, PlaneResult)
+Result = TypeVar("Result")
 
 
 def measure_points(
@@ -76,7 +76,7 @@ class Points(Generic[Result]):
                     "Remove the file, or give another one."
                 )
         if kind == result_class.__name__:
-            self.result = result_class.load(path)
+            self.result = result_class.load(path)  # type: ignore[attr-defined]
             return
         columns = part(arrays, "row")
         self.rows = [dict(zip(columns, map(float, row))) for row in zip(*columns.values())]

@@ -88,7 +88,7 @@ class Symmetry:
             return
         if id(variable) in self._known:
             for old, new in zip(self._known[id(variable)], axes):
-                if old is not None:
+                if old is not None and new is not None:
                     self.units.tie(old, new)
         else:
             self._known[id(variable)] = axes
@@ -96,8 +96,8 @@ class Symmetry:
 
     def outputs_of(self, variable: keras.Variable, position: int, size: int) -> Axis:
         """The units that a weight makes: new ones, or, of a shared layer, those that are known."""
-        known = self._known.get(id(variable))
-        return self.units.new(size) if known is None else known[position]
+        known = self._known.get(id(variable), {position: None})[position]
+        return self.units.new(size) if known is None else known
 
 
 def walk(network: keras.Model, inputs: list[Any], visit: Callable[..., list[Any]]) -> list[Any]:

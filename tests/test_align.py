@@ -15,6 +15,7 @@ from curves.align import _Matching
 from curves.units import Units
 
 RNG = np.random.default_rng(0)
+VALUE_SIZE = 4 if keras.backend.backend() == "jax" else 5  # Keras 3.15.1 on JAX knows no other size outside of `jit`.
 EXAMPLES = int(os.environ.get("KFGE_EXAMPLES", 12))
 
 
@@ -139,7 +140,7 @@ def transposed():
 def attention():
     h = layers.Embedding(9, 8)(i := keras.Input((6,), dtype="int32"))
     for _ in range(2):
-        h = layers.LayerNormalization()(h + layers.MultiHeadAttention(3, 4, value_dim=5)(h, h))
+        h = layers.LayerNormalization()(h + layers.MultiHeadAttention(3, 4, value_dim=VALUE_SIZE)(h, h))
         h = h + layers.Dense(8)(layers.Dense(10, activation="gelu")(h))
     return i, layers.Dense(3)(layers.GlobalAveragePooling1D()(h))
 

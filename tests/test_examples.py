@@ -15,9 +15,11 @@ SIZES = {
     "tabular": {"epochs": 4},
     "regression": {"epochs": 4},
     "fine_tuning": {"pretrain_epochs": 1, "epochs": 20},
+    "learned_line": {"count": 200, "epochs": 2},
     "lora_text": {"most": 150, "pretrain_epochs": 1, "epochs": 4},
 }
-METHODS = {"fine_tuning": {"one network", "WiSE-FT", "FGE", "SWAG", "StarSSE", "its soup"}}
+METHODS = {"learned_line": {"one network", "midpoint", "five points"}}
+METHODS["fine_tuning"] = {"one network", "WiSE-FT", "FGE", "SWAG", "StarSSE", "its soup"}
 
 
 @pytest.fixture
