@@ -38,18 +38,19 @@ PATHS = {  # Name: (aligned or not, bends).
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
 
-def fit(model, images, epochs, seed):
+def fit(model, images, epochs, seed, schedule_epochs=None):
+    """Trains as in the paper; `schedule_epochs`, if given, is the budget that the learning rate is made for."""
     model.compile(keras.optimizers.SGD(RATE, momentum=0.9), LOSS, metrics=["accuracy"], jit_compile=False)
-    schedule = lambda epoch: float(keras_fge.piecewise_linear(epoch + 1, RATE, epochs))  # noqa: E731
+    schedule = lambda epoch: float(keras_fge.piecewise_linear(epoch + 1, RATE, schedule_epochs or epochs))  # noqa: E731
     batches = keras_fge.Batches(*images.train, BATCH_SIZE, seed)
     model.fit(batches, epochs=epochs, verbose=0, callbacks=[keras.callbacks.LearningRateScheduler(schedule)])
 
 
-def trained(images, width, epochs, seed):
+def trained(images, width, epochs, seed, schedule_epochs=None):
     keras.utils.set_random_seed(seed)
     shape, classes = images.train[0].shape[1:], images.num_classes
     network = make_network("small_cnn_bn", shape, classes, 3e-4, "none", images.largest_pixel, width=width, dropout=0.0)
-    fit(network, images, epochs, seed)
+    fit(network, images, epochs, seed, schedule_epochs)
     return network
 
 

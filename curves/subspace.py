@@ -10,7 +10,7 @@ import numpy as np
 from curves.model import CurveModel, gram_of_differences
 from curves.points import Points
 from keras_fge.core.arguments import as_integer, as_number, check_data
-from keras_fge.core.batch_norm import update_batch_norm
+from keras_fge.core.batch_norm import BatchNormEstimator
 from keras_fge.core.compiled import compiled_outputs
 from keras_fge.core.files import checksum_of_arrays
 from keras_fge.core.networks import clone, locked, read, set_weights
@@ -159,6 +159,7 @@ class _Posterior:
         self.start = np.linalg.lstsq(self.basis, middle - 1 / count, rcond=None)[0]
         self.network = clone(curve.layer)
         set_weights(self.network, model.weights_at(curve.curve.middle))
+        self.batch_norm = BatchNormEstimator(self.network)
         outputs = self.network.predict(train[0], batch_size=batch_size, verbose=0)
         self.outputs = compiled_outputs(model, outputs)
         if not isinstance(outputs, np.ndarray) or self.outputs.each(1)[0].task != "classification":
@@ -176,7 +177,7 @@ class _Posterior:
         for variable, slot in zip(self.network.trainable_variables, self.bends):
             total = sum(share * array.astype("float64") for share, array in zip(shares, slot))
             variable.assign(total.astype("float32"))
-        update_batch_norm(self.network, self.train, self.batch_size)
+        self.batch_norm.update(self.train, self.batch_size)
 
     def __call__(self, z):
         self.put(z)

@@ -61,7 +61,7 @@ HOUSE = {  # Each file may import only from what stands before it in its part, a
         *["presets", "reference", "transforms", "networks", "data", "records", "progress", "units", "training"],
         *["ensembles", "connectivity", "search", "comparisons", "tables", "figures", "report", "cifar"],
         *["draw_fashion", "speed", "gradient_variance", "readme_example", "choosing", "run_examples"],
-        *["small_members", "alignment", "documents"],
+        *["small_members", "alignment", "subspaces", "documents"],
     ],
 }
 BELOW = {
