@@ -1,7 +1,8 @@
 """Loss and metrics on a grid in the plane through three networks, or three bends of a curve."""
 
+import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
@@ -30,6 +31,7 @@ def evaluate_plane(
     bn_samples: int | None = None,
     path: str | os.PathLike | None = None,
     verbose: bool = True,
+    paths: Mapping[str, CurveModel] | None = None,
 ) -> PlaneResult:
     """Evaluates the plane through three networks, or three bends of a curve, on a grid.
 
@@ -50,6 +52,8 @@ def evaluate_plane(
         num_points: Points of the grid in each direction: a number, or a pair for x and y. Default: 21.
         margin: How far the grid reaches beyond the three points, as a fraction of their range in x and in y.
             Default: 0.2.
+        paths: Further paths to draw on the plane, by name, such as a line to an aligned network: `CurveModel`s of this
+            architecture. They are projected, and nothing is measured on them. Default: none.
 
     Returns:
         A `PlaneResult`.
@@ -67,13 +71,16 @@ def evaluate_plane(
     """
     given = networks if isinstance(networks, (list, tuple)) else [networks]
     with locked(*(network for network in given if isinstance(network, keras.Model))):
-        arguments = bends, num_points, margin, batch_size, train_samples, bn_samples, path, verbose
-        return _measured(networks, train, test, *arguments)
+        arguments = num_points, margin, batch_size, train_samples, bn_samples, path, verbose
+        return _measured(networks, train, test, bends, paths or {}, *arguments)
 
 
-def _measured(networks, train, test, bends, num_points, margin, batch_size, train_samples, bn_samples, path, verbose):
+def _measured(
+    networks, train, test, bends, paths, num_points, margin, batch_size, train_samples, bn_samples, path, verbose
+):
     curve = networks if isinstance(networks, CurveModel) else None
     model, slots, gram = _plane_of_bends(networks, bends) if curve else _plane_of_networks(networks, bends)
+    projections = {name: _projected(other, name, slots, gram) for name, other in paths.items()}
     pair = (num_points, num_points) if np.ndim(num_points) == 0 else tuple(num_points)
     if len(pair) != 2:
         raise ValueError(f"`num_points` must be a number, or a pair for x and y. Received: num_points={num_points}")
@@ -94,7 +101,7 @@ def _measured(networks, train, test, bends, num_points, margin, batch_size, trai
     settings["vertices"] = [round(float(value), 4) for value in vertices.ravel()]
     points = Points(path, PlaneResult, settings, len(x) * len(y))
     if points.result:
-        return points.result
+        return dataclasses.replace(points.result, paths=projections or points.result.paths)
 
     def measure(point):
         first, second = _shares(point, gram)
@@ -119,6 +126,7 @@ def _measured(networks, train, test, bends, num_points, margin, batch_size, trai
         train={name: values.reshape(shape) for name, values in points.columns("train").items()},
         test={name: values.reshape(shape) for name, values in points.columns("test").items()},
         settings=settings,
+        paths=projections,
     )
     if path is not None:
         result.save(path)
@@ -200,3 +208,27 @@ def _projection(model, bends, gram):
         squares += np.einsum("ji,ik,jk->j", coefficients, whole, coefficients)
     path = _coordinates(np.linalg.solve(gram, products.T).T, gram)
     return path, np.sqrt(np.maximum(squares - np.sum(path**2, axis=1), 0.0))
+
+
+def _projected(model, name, slots, gram):
+    """(x, y, distance from the plane) of 61 positions on another path, shape `(61, 3)`."""
+    if not isinstance(model, CurveModel) or isinstance(model.parametrization, Simplex):
+        raise ValueError(f"`paths` must hold a curves.CurveModel on a curve for each name. Received: {name}={model!r}")
+    bends = [slot for layer in model.curve_layers() for slot in zip(*layer.bends)]
+    shapes = [[tuple(weights[0].shape) for weights in group] for group in (bends, [three for _, three in slots])]
+    if shapes[0] != shapes[1]:
+        raise ValueError(f"`paths`: '{name}' must have the architecture of `networks`.")
+    count = len(bends[0])
+    products, squares = np.zeros((count, 2)), np.zeros((count, count))
+    for slot, (_, (w_0, w_1, w_2)) in zip(bends, slots):
+        differences = np.stack([(read(bend) - w_0).astype("float64").ravel() for bend in slot])
+        sides = np.stack([(w - w_0).astype("float64").ravel() for w in (w_1, w_2)])
+        products += differences @ sides.T
+        squares += differences @ differences.T
+    positions = np.linspace(0, 1, 61)
+    parts = [ops.convert_to_numpy(model.parametrization.coefficients(t)).astype("float64") for t in positions]
+    coefficients = np.stack(parts)
+    path = _coordinates(np.linalg.solve(gram, (coefficients @ products).T).T, gram)
+    lengths = np.einsum("ji,ik,jk->j", coefficients, squares, coefficients)
+    distances = np.sqrt(np.maximum(lengths - np.sum(path**2, axis=1), 0.0))
+    return np.concatenate([path, distances[:, None]], axis=1)

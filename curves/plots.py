@@ -76,7 +76,8 @@ def plot_planes(
 
     The levels are spaced evenly in the logarithm of the excess over the minimum; all values above the last level have
     one colour, labelled ">". Circles are trained networks, a diamond is a bend, the solid line is the curve, projected
-    on the plane if it does not lie in it, and the dashed line is the straight line.
+    on the plane if it does not lie in it, and the dashed line is the straight line. Further paths of the result
+    (`evaluate_plane(paths=...)`) have colours; those with "line" in their name are dashed.
 
     Args:
         results: Dictionary of title to `PlaneResult`, one panel for each.
@@ -121,6 +122,8 @@ def _draw_plane(figure, axes, result, split, quantity):
         ends = np.isin(result.settings.get("bends", (0, 1, 2)), (0, result.settings.get("num_bends", 3) - 1))
         axes.plot(*result.vertices[~ends].T, "D", **marker, label="bend" if sum(~ends) == 1 else "bends")
     axes.plot(*result.vertices[ends].T, "o", **marker, label="endpoints" if len(result.path) else "networks")
+    for (name, points), color in zip(result.paths.items(), ("tab:red", "tab:orange", "tab:purple", "tab:pink") * 8):
+        axes.plot(*points[:, :2].T, color=color, linestyle="--" if "line" in name else "-", linewidth=2, label=name)
     if ends[0] and ends[2]:
         axes.plot(*result.vertices[[0, 2]].T, **LINE_STYLE, label="straight line", zorder=1)
     axes.set(xlabel="distance in weight space, along the straight line", ylabel="distance in weight space")

@@ -155,6 +155,7 @@ class PlaneResult:
         path_distance: Distance of these points of the curve from the plane, shape `(61,)` or `(0,)`.
         train, test: Dictionaries of arrays of shape `(ny, nx)`, as in `PathResult`.
         settings: Settings of the measurement, as in `PathResult`.
+        paths: Further paths, by name: (x, y, distance from the plane), shape `(61, 3)`.
 
     Example:
         curve = curves.connect(net_a, net_b)
@@ -172,6 +173,7 @@ class PlaneResult:
     train: dict
     test: dict
     settings: dict = dataclasses.field(default_factory=dict)
+    paths: dict = dataclasses.field(default_factory=dict)
 
     def summary(self) -> dict[str, float]:
         """The distances between the three points, and minimum and maximum of each quantity: a dictionary of floats."""
