@@ -102,31 +102,68 @@ COLUMNS = (  # Metric, its label, scale, digits.
 )
 
 
+def method_table(title, runs, methods):
+    """A table of `methods` over runs `{method: {metric: value}}`, each method beside the first one."""
+    columns = [column for column in COLUMNS if column[0] in runs[0][methods[0]]]
+    header = [f"{title}, {len(runs)} seeds", *[label for _, label, _, _ in columns], f"NLL minus {methods[0]}"]
+    lines = ["| " + " | ".join(header) + " |", "|---" * len(header) + "|"]
+    for method in methods:
+        cells = [method]
+        for metric, _, scale, digits in columns:
+            values = scale * np.array([run[method][metric] for run in runs])
+            cells.append(f"{values.mean():.{digits}f} ± {values.std(ddof=1) / np.sqrt(len(values)):.{digits}f}")
+        change = np.array([run[method]["nll"] - run[methods[0]]["nll"] for run in runs])
+        text = comparisons.estimate(change, np.mean).text(1, 3).rpartition(" (")[0]
+        lines.append("| " + " | ".join([*cells, "" if method == methods[0] else text]) + " |")
+    return "\n".join(lines)
+
+
+def example_table(name, title):
+    runs = list(json.loads((RESULTS / "examples.json").read_text())["runs"][name].values())
+    return method_table(title, runs, [method for method, values in runs[0].items() if "nll" in values])
+
+
 def examples():
-    """The tables of the examples, each method beside one network."""
-    runs_of = json.loads((RESULTS / "examples.json").read_text())["runs"]
-    parts = []
-    for name, title in EXAMPLES.items():
-        runs = list(runs_of[name].values())
-        methods = [method for method, values in runs[0].items() if "nll" in values]
-        columns = [column for column in COLUMNS if column[0] in runs[0]["one network"]]
-        header = [f"{title}, {len(runs)} seeds", *[label for _, label, _, _ in columns], "NLL minus one network"]
-        lines = ["| " + " | ".join(header) + " |", "|---" * len(header) + "|"]
-        for method in methods:
-            cells = [method]
-            for metric, _, scale, digits in columns:
-                values = scale * np.array([run[method][metric] for run in runs])
-                cells.append(f"{values.mean():.{digits}f} ± {values.std(ddof=1) / np.sqrt(len(values)):.{digits}f}")
-            change = np.array([run[method]["nll"] - run["one network"]["nll"] for run in runs])
-            text = comparisons.estimate(change, np.mean).text(1, 3).rpartition(" (")[0]
-            lines.append("| " + " | ".join([*cells, "" if method == "one network" else text]) + " |")
-        parts.append("\n".join(lines))
-    return "\n\n".join(parts)
+    """The tables of the examples of docs/fine_tuning.md."""
+    return "\n\n".join(example_table(name, title) for name, title in EXAMPLES.items())
+
+
+def subspaces():
+    runs = list(json.loads((RESULTS / "subspaces.json").read_text())["runs"].values())
+    methods = [name for name, values in runs[0].items() if isinstance(values, dict) and "nll" in values]
+    temperatures = ", ".join(f"{run['temperature']:g}" for run in runs)
+    table = method_table("Fashion-MNIST, small CNN with BatchNormalization, ensembles of 10", runs, methods)
+    return f"{table}\n\nChosen temperatures: {temperatures}."
+
+
+def alignment():
+    """Barriers of all kinds of paths against the width, on both data sets."""
+    lines = []
+    for file in ("alignment_fashion", "alignment_cifar"):
+        record = json.loads((RESULTS / f"{file}.json").read_text())
+        pairs = record["pairs"]
+        kinds = list(next(iter(pairs.values())))
+        name = {"folder": "CIFAR-10 (JPEG)"}.get(record["flags"]["dataset"], "Fashion-MNIST")
+        lines += [f"| {name}, barrier in nat | " + " | ".join(kinds) + " |", "|---" * (len(kinds) + 1) + "|"]
+        for width in sorted({int(key.split()[0]) for key in pairs}):
+            values = {
+                k: [pair[k]["train_loss_barrier"] for key, pair in pairs.items() if key.startswith(f"{width} ")]
+                for k in kinds
+            }
+            cells = [f"{np.mean(v):.2f} ± {np.std(v, ddof=1):.2f}" for v in values.values()]
+            lines.append(f"| width {width} | " + " | ".join(cells) + " |")
+        lines.append("")
+    return "\n".join(lines).strip()
 
 
 PARTS = {  # file, name of the part, what makes it
     "README.md": {"gain": gain, "example": example},
     "docs/fine_tuning.md": {"small members": small_members, "examples": examples},
+    "docs/alignment.md": {"alignment": alignment},
+    "docs/subspaces.md": {
+        "learned line": lambda: example_table("learned_line", "Fashion-MNIST, 4,000 images, small CNN"),
+        "subspaces": subspaces,
+    },
     "docs/results.md": {name: lambda name=name: results(name) for name in ("fashion_subset", "cifar10_jpeg")},
 }
 

@@ -187,6 +187,7 @@ def test_losses_of_the_bends_act_in_training_alone_and_are_saved(regularizer, tm
     with_it = float(to_numpy(regularizer(curve.bends)))
     loss = model.evaluate(X, Y, verbose=0, return_dict=True)["loss"]
     model._sample_position = lambda: ops.convert_to_tensor([1 / 3, 1 / 3, 1 / 3])
+    model.reset_metrics()
     trained = model.train_on_batch(X, Y, return_dict=True)["loss"]
     assert float(trained) == pytest.approx(loss + with_it, abs=1e-4)
     model.fit(X, Y, batch_size=20, epochs=1, verbose=0)
