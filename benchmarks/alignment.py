@@ -3,7 +3,7 @@
     python benchmarks/alignment.py --dataset=fashion_subset --output=alignment.json
     python benchmarks/alignment.py --dataset=folder --data_dir=cifar10 --image_size=16 --train_size=4000 --output=...
 
-    python benchmarks/alignment.py --dataset=folder --data_dir=DIR --image_size=16 --train_size=4000 --output=FILE
+    python benchmarks/alignment.py --dataset=folder --data_dir=DIR --image_size=12 --train_size=3000 --output=FILE
 The record is written after each pair, and the same command goes on; then it draws the figure beside it.
 """
 

@@ -49,7 +49,8 @@ def measure(images, seed, epochs, members):
     temperature = min(scores, key=scores.get)
 
     start = trained(images, WIDTH, epochs * 7 // 10, seed, schedule_epochs=epochs)
-    fge = keras_fge.FGE(RATE, RATE / 100, cycle_epochs=1)
+    steps = -(-len(images.train[0]) // 64)
+    fge = keras_fge.FGE(RATE, RATE / 100, cycle_steps=2 * (steps // 2))
     batches = keras_fge.Batches(*images.train, 64, seed)
     start.fit(batches, epochs=epochs - epochs * 7 // 10, verbose=0, callbacks=[fge])
 
