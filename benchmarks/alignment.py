@@ -1,9 +1,9 @@
 """Measures the barrier between two networks before and after alignment, on the line and on curves, against the width.
 
     python benchmarks/alignment.py --dataset=fashion_subset --output=alignment.json
-    python benchmarks/alignment.py --dataset=folder --data_dir=cifar10 --image_size=16 --train_size=4000 --output=...
-
     python benchmarks/alignment.py --dataset=folder --data_dir=DIR --image_size=12 --train_size=3000 --output=FILE
+
+Pairs of independent small CNNs with BatchNormalization, of which statistics are estimated anew at each point.
 The record is written after each pair, and the same command goes on; then it draws the figure beside it.
 """
 

@@ -7,9 +7,11 @@ import numpy as np
 
 from curves.symmetry import Symmetry, is_graph, walk
 from curves.units import Group, Places
+from keras_fge.core.keras_internals import all_layers
 from keras_fge.core.networks import check_same_architecture, clone, distance, locked, read, set_weights
 
 TOLERANCE = 1e-4  # Of the outputs before and after, relative to the largest one.
+HALF_TOLERANCE = 2e-2  # In float16 and bfloat16. Of a wrong network, the error is around 1.
 BATCH = 128
 
 
@@ -27,7 +29,7 @@ def align(
     may be near to each other but for the order of their units. Which units may move is read off the graph: Dense, Conv,
     depthwise and separable convolution, normalization, PReLU, Embedding, sums and concatenations of branches, Flatten,
     pooling and activations; heads of MultiHeadAttention, and the parts inside each. A layer of another kind keeps its
-    inputs and outputs as they are.
+    inputs and outputs as they are, and frozen weights never change.
 
     "weights" maximizes sum_w <w_reference, P w_network> over all permutations P, which makes ||w_reference - P
     w_network|| the least: one group of units after the other, in random order, by the Hungarian method, until nothing
@@ -45,11 +47,11 @@ def align(
 
     Returns:
         A `keras.Model` of its own, not compiled, that computes what `network` does. This is checked, on `data` or
-        random inputs, to 1e-4 of the largest output.
+        random inputs, to 1e-4 of the largest output (2e-2 in half precision).
 
     Raises:
-        ValueError: if the architectures differ, a network is not built or is of a class of its own, or `data` do not
-            fit or are too few.
+        ValueError: if the architectures differ, a network is not built or is of a class of its own, `data` do not fit
+            or are too few, or the network takes no random inputs and there are no `data`.
         RuntimeError: if the check fails: the order of units means something to a layer that `align` does not know.
 
     Example:
@@ -279,7 +281,10 @@ def _correlations(network, reference, data, symmetry, families, places_of):
     sums: dict[tuple[int, bytes], list[np.ndarray]] = {}
     counts: dict[tuple[int, bytes], int] = {}
     for begin in range(0, samples, BATCH):
-        batch = [keras.ops.convert_to_tensor(array[begin : begin + BATCH]) for array in arrays]
+        batch = [
+            keras.ops.convert_to_tensor(array[begin : begin + BATCH], dtype=tensor.dtype)
+            for array, tensor in zip(arrays, network.inputs)
+        ]
         shown = [_outputs_of_calls(each, batch) for each in (network, reference)]
         for index, (channels, *outputs) in enumerate(zip(symmetry.calls, *shown)):
             if outputs[0] is None:
@@ -348,11 +353,22 @@ def _check_same_function(network, aligned, data, seed):
     else:
         arrays = [array[:BATCH] for array in _checked(data, network)]
     inputs = arrays[0] if len(arrays) == 1 else keras.tree.pack_sequence_as(network.input, arrays)
-    outputs = [keras.tree.flatten(each.predict(inputs, verbose=0)) for each in (network, aligned)]
+    try:
+        outputs = [keras.tree.flatten(each.predict(inputs, verbose=0)) for each in (network, aligned)]
+    except Exception as error:
+        if data is not None:
+            raise
+        raise ValueError(
+            f"`network` does not take random inputs: give `data`, for the check. It says: {error}"
+        ) from error
+    if not all(np.isfinite(array).all() for array in outputs[0]):
+        raise ValueError("The outputs of `network` are not finite" + ("." if data is not None else ": give `data`."))
+    is_half = any("16" in str(getattr(layer, "compute_dtype", "")) for layer in all_layers(network))
+    tolerance = HALF_TOLERANCE if is_half else TOLERANCE
     for before, after in zip(*outputs):
-        error = np.max(np.abs(np.asarray(after) - before)) / max(np.max(np.abs(before)), 1e-30)
-        if not error <= TOLERANCE:
+        change = np.max(np.abs(np.asarray(after) - before)) / max(np.max(np.abs(before)), 1e-30)
+        if not change <= tolerance:
             raise RuntimeError(
-                f"The aligned network would compute something else ({error:.2g} of the largest output): to a layer of "
+                f"The aligned network would compute something else ({change:.2g} of the largest output): to a layer of "
                 f"'{network.name}' the order of units means something that `align` does not know. Please report it."
             )

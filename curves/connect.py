@@ -71,6 +71,8 @@ def connect(
     for name, network in networks.items():
         if not isinstance(network, keras.Model):
             raise ValueError(f"{name} must be a keras.Model. Received: {name.strip('`')}={network!r}")
+    if not isinstance(curve, Parametrization | None):
+        raise ValueError(f"`curve` must be a curves.Bezier, PolygonalChain or Simplex. Received: curve={curve!r}")
     is_list = end is None
     curve = curve or (PolygonalChain(len(networks)) if is_list else Bezier(3))
     if is_list and curve.num_bends != len(networks):

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from curves.parametrization import Bezier, Parametrization
+from curves.parametrization import Bezier, Parametrization, Simplex
 from curves.regularizers import BendRegularizer
 from keras_fge.core.arguments import as_number
 from keras_fge.core.batch_norm import batch_norm_statistics
@@ -29,6 +29,7 @@ class Curve(keras.layers.Layer):
     the regularizers see w(t). Variables that are not trainable (BatchNormalization statistics, random seeds) exist
     once. BatchNormalization statistics belong to one t: re-estimate them there with `curves.update_batch_norm`. Only a
     fixed endpoint (t exactly 0 or 1) uses, in inference, the statistics that came with it: it IS the endpoint network.
+    So does an inner bend with `fix_inner`.
     (The class is long because it is the whole mechanism: all other layers and models on curves are made of it.)
 
     Args:
@@ -136,6 +137,11 @@ class Curve(keras.layers.Layer):
             str(index): [self._add_copy(variable, name, trainable=False) for variable in self.statistics]
             for index, name in names.items()
         }
+        if self.fix_inner and self.statistics:  # Whether the bends are still the networks of these statistics.
+            shape = (self.curve.num_bends,)
+            self.is_network = self.add_weight(
+                name="is_network", shape=shape, initializer="ones", trainable=False, autocast=False
+            )
 
     def _is_fixed(self, index):
         return {0: self.fix_start, self.curve.num_bends - 1: self.fix_end}.get(index, self.fix_inner)
@@ -200,6 +206,8 @@ class Curve(keras.layers.Layer):
             for index, own in self.own_statistics.items():
                 for variable, value in zip(self.statistics, own) if self._is_fixed(int(index)) else ():
                     is_there = coefficients[int(index)] == 1.0
+                    if self.fix_inner:
+                        is_there = ops.logical_and(is_there, self.is_network[int(index)] > 0)
                     values[id(variable)] = ops.where(is_there, value.value, values[id(variable)])
         return [values[id(variable)] for variable in self.state]
 
@@ -254,7 +262,7 @@ class Curve(keras.layers.Layer):
         return [ops.convert_to_numpy(scope.get_current_value(variable)) for variable in self.layer.weights]
 
     def set_bend(self, index: int, layer: keras.layers.Layer) -> None:
-        """Copies the trainable weights of `layer` into bend `index`; at an end, its BatchNormalization statistics too.
+        """Copies the trainable weights of `layer` into bend `index`, and the statistics of an end or a fixed bend.
 
         Args:
             index: 0, ..., num_bends - 1, or negative to count from the end.
@@ -272,13 +280,18 @@ class Curve(keras.layers.Layer):
             bend.assign(read(variable))
         for own, variable in zip(self.own_statistics.get(str(index), ()), batch_norm_statistics(layer)):
             own.assign(read(variable))
+        self._mark(index, True)
 
     def init_linear(self) -> None:
         """Puts the inner bends on the straight line between the endpoints: w_i = (1 - s) w_0 + s w_{n-1}, s = i/(n-1).
 
         Sets the BatchNormalization statistics to the mean of those of the endpoints.
         """
+        if isinstance(self.curve, Simplex):
+            raise ValueError("`init_linear` needs a curve: on a simplex there is no straight line between two ends.")
         last = self.curve.num_bends - 1
+        for index in range(1, last):
+            self._mark(index, False)
         for start, *inner, end in zip(*self.bends):
             start, end = read(start), read(end)
             for index, bend in enumerate(inner, start=1):
@@ -286,6 +299,13 @@ class Curve(keras.layers.Layer):
         ends = (self.own_statistics[str(index)] for index in (0, last))
         for variable, start, end in zip(self.statistics, *ends):
             variable.assign((read(start) + read(end)) / 2)
+
+    def _mark(self, index, is_network):
+        """Notes whether a fixed inner bend is a network with statistics of its own."""
+        if self.fix_inner and self.statistics:
+            marks = read(self.is_network).copy()
+            marks[index] = is_network
+            self.is_network.assign(marks)
 
     def compute_mask(self, *args, **kwargs):
         return self.layer.compute_mask(*args, **kwargs)

@@ -152,6 +152,8 @@ class PolygonalChain(Parametrization):
 
     def coefficients(self, t: Any) -> Any:
         position = _to_float32(check_position(t)) * (self.num_bends - 1)
+        bend = ops.round(position)  # At k / (n - 1), rounding is not to leave bend k.
+        position = ops.where(ops.abs(position - bend) < 1e-6 * (self.num_bends - 1), bend, position)
         return ops.maximum(0.0, 1.0 - ops.abs(position - ops.arange(self.num_bends, dtype="float32")))
 
     def velocity(self, t: Any) -> Any:

@@ -101,7 +101,10 @@ def _measured(
     settings["vertices"] = [round(float(value), 4) for value in vertices.ravel()]
     points = Points(path, PlaneResult, settings, len(x) * len(y))
     if points.result:
-        return dataclasses.replace(points.result, paths=projections or points.result.paths)
+        result = dataclasses.replace(points.result, paths={**points.result.paths, **projections})
+        if projections and path is not None:
+            result.save(path)
+        return result
 
     def measure(point):
         first, second = _shares(point, gram)

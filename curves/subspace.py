@@ -80,6 +80,7 @@ def sample_subspace(
         raise ValueError("`train` must be arrays (x, y): a walk needs the same samples at each step.")
     if not as_number("temperature", temperature) > 0 or not as_number("prior_scale", prior_scale) > 0:
         raise ValueError(f"`temperature` and `prior_scale` must be positive. Received: {temperature}, {prior_scale}")
+    seed = as_integer("seed", seed, least=0)
     num_samples, burn_in = as_integer("num_samples", num_samples), as_integer("burn_in", burn_in, least=0)
     with locked(model):
         posterior = _Posterior(model, train, temperature, prior_scale, as_integer("batch_size", batch_size))
@@ -166,6 +167,8 @@ class _Posterior:
             raise ValueError("`sample_subspace` needs a network that classifies, with one output.")
         everything = [array for slot in self.bends for array in slot]
         self.settings = {
+            "batch_size": batch_size,
+            "loss": str((model.get_compile_config() or {}).get("loss")),
             "bends": checksum_of_arrays(everything),
             "train": checksum_of_arrays(keras.tree.flatten(train)),
             "middle": [round(float(number), 6) for number in self.start],

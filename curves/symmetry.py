@@ -14,6 +14,7 @@ import numpy as np
 from keras import layers
 
 from curves.units import Axis, Units
+from keras_fge.core.batch_norm import batch_norm_statistics
 from keras_fge.core.keras_internals import graph_of
 
 
@@ -23,6 +24,7 @@ class Channels:
 
     dimension: int
     axis: Axis
+    is_fixed: bool = False  # No unit of the tensor moves, whichever of its axes one takes.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,9 +52,14 @@ class Symmetry:
         self.pinned: list[str] = []
         self.calls: list[Channels | None] = []
         self._known: dict[int, tuple[Axis | None, ...]] = {}
+        self._refused: set[int] = set()
         outputs = walk(network, [self._fixed(tensor) for tensor in network.inputs], self._visit)
         for channels in outputs:
             self.units.pin(channels.axis)
+        statistics = {id(variable) for variable in batch_norm_statistics(network)}
+        for weight in self.weights:
+            if not weight.variable.trainable and id(weight.variable) not in statistics:
+                self._pin_weight(weight.variable)  # What is frozen stays as it is: networks may share it.
         self.weights = [
             dataclasses.replace(w, axes=tuple(None if a is None else self.units.roots(a) for a in w.axes))
             for w in self.weights
@@ -61,23 +68,37 @@ class Symmetry:
     def _fixed(self, tensor):
         """The channels of a tensor whose units stay where they are."""
         size = tensor.shape[-1] if len(tensor.shape) > 1 else 1
-        channels = Channels(len(tensor.shape) - 1, self.units.new(size or 1))
+        channels = Channels(len(tensor.shape) - 1, self.units.new(size or 1), is_fixed=True)
         self.units.pin(channels.axis)
         return channels
 
+    def _pin_weight(self, variable):
+        for axis in self._known.get(id(variable), ()):
+            if axis is not None:
+                self.units.pin(axis)
+
     def _visit(self, operation, inputs, args, kwargs, tensors):
         """The channels of the outputs of one call."""
-        leaves = _in_order(operation, args, kwargs)
+        leaves = arguments_of(operation, args, kwargs)
         channels = [value for value in leaves if isinstance(value, Channels)]
         shapes = [tuple(tensor.shape) for tensor in inputs]
-        rule, outputs = _rule_of(operation), None
+        weights = list(getattr(operation, "weights", []))
+        rule, outputs = None if id(operation) in self._refused else _rule_of(operation), None
         if rule and channels and all(isinstance(leaf, (Channels, numbers.Number, str, type(None))) for leaf in leaves):
             outputs = rule(self, operation, channels, shapes, [tuple(tensor.shape) for tensor in tensors])
+            if outputs is not None and len(outputs) != len(tensors):
+                outputs = None
+            if any(id(variable) not in self._known for variable in weights):
+                outputs = None  # A part of the layer that the rule does not know.
         if outputs is None:
-            for each in channels:
+            everything = [leaf for leaf in keras.tree.flatten((args, kwargs)) if isinstance(leaf, Channels)]
+            for each in everything:
                 self.units.pin(each.axis)
+            for variable in weights:  # Also of an earlier call, for which there was a rule.
+                self._pin_weight(variable)
             outputs = [self._fixed(tensor) for tensor in tensors]
-            if getattr(operation, "weights", None):
+            self._refused.add(id(operation))
+            if weights:
                 self.pinned.append(operation.name)
         self.calls.extend(outputs)
         return outputs
@@ -111,26 +132,35 @@ def walk(network: keras.Model, inputs: list[Any], visit: Callable[..., list[Any]
     """
     values = {id(tensor): value for tensor, value in zip(network.inputs, inputs)}
     for operation, args, kwargs, outputs in graph_of(network):
-        tensors = [leaf for leaf in _in_order(operation, args, kwargs) if isinstance(leaf, keras.KerasTensor)]
-        ours = [values[id(tensor)] for tensor in tensors]
         if is_graph(operation):
-            results = walk(operation, ours, visit)
+            results = walk(operation, [values[id(tensor)] for tensor in _inputs_of(operation, args, kwargs)], visit)
         else:
+            tensors = [leaf for leaf in arguments_of(operation, args, kwargs) if isinstance(leaf, keras.KerasTensor)]
             args, kwargs = keras.tree.map_structure(lambda leaf: values.get(id(leaf), leaf), (args, kwargs))
             results = visit(operation, tensors, args, kwargs, outputs)
         values.update(zip(map(id, outputs), results))
     return [values[id(tensor)] for tensor in network.outputs]
 
 
-def _in_order(operation, args, kwargs):
-    """All arguments of a call, one after the other, in the order of the signature."""
-    bound = inspect.signature(operation.call).bind(*args, **kwargs)
-    return keras.tree.flatten(list(bound.arguments.values()))
+def arguments_of(operation: Any, args: tuple, kwargs: dict[str, Any]) -> list[Any]:
+    """All arguments of a call but masks, which have no units, in the order of the signature."""
+    bound = inspect.signature(operation.call).bind(*args, **kwargs).arguments
+    return keras.tree.flatten([value for name, value in bound.items() if not name.endswith("mask")])
+
+
+def _inputs_of(network, args, kwargs):
+    """The tensors that a call gives to the inputs of a network, in their order."""
+    given = args[0] if args else kwargs["inputs"]
+    if isinstance(given, dict) and not isinstance(getattr(network, "input", None), dict):  # Keras goes by the names.
+        return [given[tensor.name] for tensor in network.inputs]
+    return keras.tree.flatten(given)
 
 
 def is_graph(network: Any) -> bool:
-    """Whether the layers of a network can be read: it is functional or Sequential, and built."""
-    return isinstance(network, keras.Model) and bool(getattr(network, "inputs", None) and network.outputs)
+    """Whether a network is functional or Sequential, built, and has no `call` of its own."""
+    if not isinstance(network, keras.Model) or not (getattr(network, "inputs", None) and network.outputs):
+        return False
+    return type(network).call.__qualname__ in ("Functional.call", "Sequential.call")
 
 
 # --- Rules: (symmetry, layer, channels and shapes of inputs, shapes of outputs) -> channels of outputs --------------
@@ -153,16 +183,28 @@ def _channel_dimension(layer, shape):
     return 1 if layer.data_format == "channels_first" else len(shape) - 1
 
 
+def _axis_along(symmetry, channels, dimension, shape):
+    """The units of a tensor along `dimension`; None if they stand along another one, and can move."""
+    if channels.dimension == dimension and len(channels.axis) == shape[dimension]:
+        return channels.axis
+    if not channels.is_fixed or shape[dimension] is None:
+        return None
+    axis = symmetry.units.new(shape[dimension])
+    symmetry.units.pin(axis)
+    return axis
+
+
 def _conv(symmetry, layer, channels, shapes, outputs):
     dimension = _channel_dimension(layer, shapes[0])
     if getattr(layer, "groups", 1) != 1 or getattr(layer, "lora_enabled", False):
         return None
-    if getattr(layer, "quantization_mode", None) or channels[0].dimension != dimension:
+    source = _axis_along(symmetry, channels[0], dimension, shapes[0])
+    if getattr(layer, "quantization_mode", None) or source is None:
         return None
     is_transposed = "Transpose" in type(layer).__name__
     spatial = [None] * (len(layer.kernel.shape) - 2)
     out = symmetry.outputs_of(layer.kernel, len(spatial) + (not is_transposed), layer.filters)
-    pair = (out, channels[0].axis) if is_transposed else (channels[0].axis, out)
+    pair = (out, source) if is_transposed else (source, out)
     symmetry.add(layer.kernel, *spatial, *pair)
     symmetry.add(layer.bias, out)
     return [Channels(dimension, out)]
@@ -170,22 +212,22 @@ def _conv(symmetry, layer, channels, shapes, outputs):
 
 def _depthwise(symmetry, layer, channels, shapes, outputs):
     dimension = _channel_dimension(layer, shapes[0])
-    if channels[0].dimension != dimension:
+    if (source := _axis_along(symmetry, channels[0], dimension, shapes[0])) is None:
         return None
-    out = np.repeat(channels[0].axis, layer.depth_multiplier)
-    symmetry.add(layer.kernel, *[None] * (len(layer.kernel.shape) - 2), channels[0].axis, None)
+    out = np.repeat(source, layer.depth_multiplier)
+    symmetry.add(layer.kernel, *[None] * (len(layer.kernel.shape) - 2), source, None)
     symmetry.add(layer.bias, out)
     return [Channels(dimension, out)]
 
 
 def _separable(symmetry, layer, channels, shapes, outputs):
     dimension = _channel_dimension(layer, shapes[0])
-    if channels[0].dimension != dimension:
+    if (source := _axis_along(symmetry, channels[0], dimension, shapes[0])) is None:
         return None
     spatial = [None] * (len(layer.depthwise_kernel.shape) - 2)
     out = symmetry.outputs_of(layer.pointwise_kernel, len(spatial) + 1, layer.filters)
-    symmetry.add(layer.depthwise_kernel, *spatial, channels[0].axis, None)
-    symmetry.add(layer.pointwise_kernel, *spatial, np.repeat(channels[0].axis, layer.depth_multiplier), out)
+    symmetry.add(layer.depthwise_kernel, *spatial, source, None)
+    symmetry.add(layer.pointwise_kernel, *spatial, np.repeat(source, layer.depth_multiplier), out)
     symmetry.add(layer.bias, out)
     return [Channels(dimension, out)]
 
@@ -271,10 +313,14 @@ def _concatenate(symmetry, layer, channels, shapes, outputs):
 
 
 def _flatten(symmetry, layer, channels, shapes, outputs):
-    size, axis, last = outputs[0][-1], channels[0].axis, channels[0].dimension == len(shapes[0]) - 1
-    if size is None or size % len(axis) or channels[0].dimension not in (1, len(shapes[0]) - 1):
+    order = list(range(1, len(shapes[0])))
+    if layer.data_format == "channels_first":  # It brings the channels to the end first.
+        order = [*order[1:], order[0]]
+    sizes = [shapes[0][dimension] for dimension in order]
+    if None in sizes or shapes[0][channels[0].dimension] != len(channels[0].axis):
         return None
-    return [Channels(1, np.tile(axis, size // len(axis)) if last else np.repeat(axis, size // len(axis)))]
+    places = [len(channels[0].axis) if dimension == channels[0].dimension else 1 for dimension in order]
+    return [Channels(1, np.broadcast_to(channels[0].axis.reshape(places), sizes).ravel(), channels[0].is_fixed)]
 
 
 _POOLING = [

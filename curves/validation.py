@@ -28,7 +28,8 @@ class PathValidation(keras.callbacks.Callback):
         validation: Data as `keras.Model.evaluate` takes them: arrays `(x, y)`, a `tf.data.Dataset`, a `PyDataset`, ...
         train: Data of the same kinds, for the BatchNormalization statistics. A few thousand samples are enough. Needed
             only for networks with BatchNormalization.
-        points: Positions in [0, 1]. Default: the endpoints, the middle, and the points half-way between.
+        points: Positions in [0, 1]; for a simplex they must be given. Default: the endpoints, the middle, and the
+            points half-way between.
         batch_size: Samples per batch, for arrays. Default: 128.
 
     Raises:
@@ -53,13 +54,15 @@ class PathValidation(keras.callbacks.Callback):
         super().__init__()
         if len(points) == 0:
             raise ValueError("`points` must have at least one position.")
-        self.points = [check_position(t) for t in points]
+        self.points = [check_position(t) if np.ndim(t) == 0 else t for t in points]
         self.validation, self.train, self.batch_size = validation, train, batch_size
         self._batch_norm: BatchNormEstimator | None = None
 
     def on_train_begin(self, logs=None):
         if not isinstance(self.model, CurveModel):
             raise ValueError(f"PathValidation needs a curves.CurveModel. Received: {self.model!r}")
+        for t in self.points:
+            self.model.parametrization.check_position(t)
         self._batch_norm = None
         if self.model.built:  # On TensorFlow, the first step may be what builds a user's own body.
             self._prepare()

@@ -29,8 +29,8 @@ def wise_ft(
     network. The more the validation data look like what the network will meet, the better the choice.
 
     Args:
-        pretrained: The network before fine-tuning, of the same architecture: its head must be for the same classes. If
-            fine-tuning brings a new head, train that alone first, and take the network at that moment.
+        pretrained: The network before fine-tuning, of the same architecture, with the same layers frozen. Its head must
+            be for the same classes: if fine-tuning brings a new one, train that alone first, and take that network.
         finetuned: The network after it, compiled: its losses tell what it outputs.
         x, y: Validation arrays. Never test data: what chose the position cannot measure it.
         train: Training data, for the statistics of BatchNormalization between the ends. Needed if the network trains

@@ -60,9 +60,10 @@ def check(network, least_groups=1):
         for t in network.inputs
     ]
     inputs = inputs[0] if len(inputs) == 1 else inputs
-    expected = network.predict(inputs, verbose=0)
+    first_of = lambda outputs: keras.tree.flatten(outputs)[0]  # noqa: E731
+    expected = first_of(network.predict(inputs, verbose=0))
     scale = float(np.abs(expected).max())
-    assert other.predict(inputs, verbose=0) == pytest.approx(expected, abs=2e-4 * scale)
+    assert first_of(other.predict(inputs, verbose=0)) == pytest.approx(expected, abs=2e-4 * scale)
     before = values(other.weights + network.weights)
     back = curves.align(other, network, verbose=False)
     assert all(np.array_equal(a, b) for a, b in zip(before, values(other.weights + network.weights)))
@@ -173,9 +174,60 @@ def constants_that_differ():
     return i, head(x)
 
 
-KINDS = [plain, residual, dense_connections, separable, groups, groups_that_cross, squeeze_and_excitation, operations]
+def channels_first():
+    first = {"data_format": "channels_first"}
+    x = layers.Conv2D(6, 3, **first)(i := keras.Input((3, 8, 8)))
+    x = layers.BatchNormalization(axis=1)(layers.PReLU(shared_axes=[2, 3])(x))
+    x = layers.AveragePooling2D(2, **first)(layers.SeparableConv2D(5, 3, padding="same", **first)(x))
+    return i, layers.Dense(3)(layers.Flatten(**first)(x))
+
+
+def flatten_to_the_front():
+    return (i := image_input()), layers.Dense(3)(layers.Flatten(data_format="channels_first")(layers.Conv2D(6, 3)(i)))
+
+
+def masks():
+    h, mask = layers.Dense(8)(i := keras.Input((6, 5))), keras.Input((6, 6), dtype="float32")
+    h = layers.MultiHeadAttention(2, 4)(h, h, attention_mask=mask > 0)
+    return [i, mask], layers.Dense(3)(layers.Dense(7)(h))
+
+
+def scores():
+    h = layers.Dense(8)(i := keras.Input((6, 5)))
+    h, shown = layers.MultiHeadAttention(2, 4)(h, h, return_attention_scores=True)
+    return i, [layers.Dense(3)(layers.Dense(7)(h)), shown]
+
+
+def shared_with_and_without_a_rule():
+    attention = layers.MultiHeadAttention(2, 4)
+    h = layers.Dense(8)(i := keras.Input((6, 5)))
+    h = attention(h, h)
+    h = attention(h, keras.ops.flip(h, axis=-1))
+    return i, layers.Dense(3)(layers.Dense(6)(h))
+
+
+def nested_by_names():
+    q, p = keras.Input((4,), name="q"), keras.Input((4,), name="p")
+    inner = keras.Model([q, p], layers.Dense(3)(layers.Dense(6)(q)) - layers.Dense(3)(p))
+    a, b = keras.Input((4,)), keras.Input((4,))
+    return [a, b], layers.Dense(2)(inner({"p": layers.Dense(4)(a), "q": layers.Dense(4)(b)}))
+
+
+KINDS = [channels_first, flatten_to_the_front, masks, shared_with_and_without_a_rule]
+KINDS += [nested_by_names, scores]
+KINDS += [plain, residual, dense_connections, separable, groups, groups_that_cross, squeeze_and_excitation, operations]
 KINDS += [transposed, attention, cross_attention, nested_and_shared, pinned_by_an_unknown_layer, constants_that_differ]
-LEAST = {groups_that_cross: 0, groups: 1, separable: 2, attention: 5, cross_attention: 3, plain: 2, residual: 3}
+LEAST = {
+    channels_first: 2,
+    flatten_to_the_front: 1,
+    groups_that_cross: 0,
+    groups: 1,
+    separable: 2,
+    attention: 5,
+    cross_attention: 3,
+    plain: 2,
+    residual: 3,
+}
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
@@ -336,6 +388,57 @@ def permuted_by_hand(network):
     other = keras.models.clone_model(network)
     other.set_weights([w[..., ::-1] if w.shape[-1] == 5 else w for w in network.get_weights()])
     return other
+
+
+def test_frozen_weights_stay_and_the_networks_can_be_connected():
+    def head_on_frozen():
+        frozen = keras.Sequential([layers.Dense(6, activation="relu"), layers.BatchNormalization()])
+        network = keras.Sequential([keras.Input((4,)), frozen, layers.Dense(5, activation="relu"), layers.Dense(2)])
+        frozen.trainable = False
+        return network
+
+    start, end = randomized(head_on_frozen(), 1), randomized(head_on_frozen(), 2)
+    frozen = len(start.layers[0].weights)
+    end.set_weights(start.get_weights()[:frozen] + end.get_weights()[frozen:])
+    aligned = curves.align(end, start, verbose=False)
+    assert any(not np.array_equal(a, b) for a, b in zip(aligned.get_weights(), end.get_weights()))
+    curves.connect(start, aligned)
+
+
+def test_networks_in_half_precision_and_inputs_that_are_no_floats():
+    x = i = keras.Input((8, 8, 3))
+    for _ in range(3):
+        x = layers.Conv2D(6, 3, padding="same", activation="relu", dtype="mixed_bfloat16")(x)
+    network = keras.Model(i, layers.Dense(2, dtype="float32")(layers.GlobalAveragePooling2D()(x)))
+    images = RNG.integers(0, 255, (20, 8, 8, 3), "uint8")
+    other, _ = permuted(network)
+    curves.align(other, network, data=images, method="activations", verbose=False)
+
+
+def test_networks_that_take_no_random_inputs_need_data():
+    class OnlySmall(layers.Layer):
+        def call(self, x):
+            return keras.ops.log(x)
+
+    i = keras.Input((4,))
+    network = keras.Model(i, layers.Dense(2)(layers.Dense(3)(OnlySmall()(i))))
+    with pytest.raises(ValueError, match="not finite: give `data`"):
+        curves.align(network, network, verbose=False)
+
+
+def test_a_nested_network_with_its_own_call_is_not_read():
+    i = keras.Input((5,))
+    inner = Flipped([layers.Dense(5), layers.Dense(5)])
+    network = keras.Model(i, layers.Dense(2)(inner(layers.Dense(5)(i))))
+    curves.align(randomized(network), network, verbose=False)
+    with pytest.raises(ValueError, match="a class of its own"):
+        curves.align(inner, inner)
+
+
+@keras.saving.register_keras_serializable("tests")
+class Flipped(keras.Sequential):
+    def call(self, x, training=None, mask=None):
+        return keras.ops.flip(super().call(x), axis=-1)
 
 
 def test_units_that_are_tied_across_parts_are_grouped_apart():

@@ -52,6 +52,25 @@ def test_a_chain_goes_through_its_networks(batch_norm):
     assert plane.train["loss"].shape == (3, 3)
 
 
+def test_the_line_of_a_chain_is_that_between_its_ends():
+    networks = [network(seed, batch_norm=True) for seed in range(3)]
+    chain, line = (
+        compiled(curves.connect(networks)),
+        compiled(curves.connect(networks[0], networks[2], curves.Bezier(2))),
+    )
+    ours, theirs = (curves.evaluate_path(c, (X, Y), (X, Y), num_points=5, verbose=False) for c in (chain, line))
+    assert ours.line.train["loss"] == pytest.approx(theirs.train["loss"], rel=1e-5)
+    chain.t = 0.5  # Afterwards it is the chain again.
+    assert chain.predict(X, verbose=0) == pytest.approx(networks[1].predict(X, verbose=0), abs=1e-6)
+
+
+@pytest.mark.parametrize("count", [14, 24, 132])
+def test_at_each_bend_of_a_long_chain_no_other_one_counts(count):
+    chain = curves.PolygonalChain(count)
+    for k in range(count):
+        assert np.array_equal(to_numpy(chain.coefficients(k / (count - 1))), np.eye(count, dtype="float32")[k])
+
+
 def test_inner_networks_may_move():
     networks = [network(seed) for seed in range(4)]
     for fix_inner in (True, False):
@@ -80,6 +99,8 @@ def test_lists_that_cannot_be_connected():
     other = keras.Sequential([keras.Input((4,)), layers.Dense(7), layers.Dense(3)])
     with pytest.raises(ValueError, match=r"`start\[0\]` and `start\[1\]` must have the same architecture"):
         curves.connect([networks[0], other, networks[1]])
+    with pytest.raises(ValueError, match="`curve` must be a curves"):
+        curves.connect(networks, curve="bezier")
     with pytest.raises(ValueError, match="For a simplex give a list"):
         curves.connect(*networks[:2], curve=curves.Simplex(2))
 
@@ -175,6 +196,26 @@ def test_losses_of_the_bends():
         curves.CosineRegularizer(-1.0)
     with pytest.raises(ValueError, match="`regularizer` must be"):
         curves.Curve(layers.Dense(2), regularizer=keras.regularizers.L2(0.1))
+
+
+def test_the_volume_works_under_xla():
+    start = keras.Sequential([keras.Input((4,)), layers.Dense(3)])
+    curve = curves.Curve(start, curves.Simplex(3), False, False, regularizer=curves.VolumeRegularizer(0.1))
+    for bend in curve.bends:
+        bend[0].assign(RNG.normal(size=bend[0].shape))
+    model = curves.CurveModel(curve, seed=0)
+    model.compile(keras.optimizers.SGD(0.01), logits_loss(), jit_compile=keras.backend.backend() != "torch")
+    assert np.isfinite(model.train_on_batch(X, Y))
+
+
+def test_validation_on_a_simplex_checks_its_points_first():
+    curve = compiled(curves.connect([network(k) for k in range(3)], curve=curves.Simplex(3), fix_inner=False))
+    with pytest.raises(ValueError, match="`t` must be 3 numbers"):
+        curve.fit(X, Y, verbose=0, callbacks=[curves.PathValidation((X, Y))])
+    points = curves.PathValidation((X, Y), points=[[1.0, 0.0, 0.0], [0.2, 0.3, 0.5]])
+    assert np.isfinite(curve.fit(X, Y, verbose=0, callbacks=[points]).history["val_path_max_loss"]).all()
+    with pytest.raises(ValueError, match="`init_linear` needs a curve"):
+        curve.init_linear()
 
 
 @pytest.mark.parametrize("regularizer", [curves.VolumeRegularizer(0.5), curves.CosineRegularizer(0.5)])
