@@ -289,9 +289,9 @@ def test_samples_lie_in_the_subspace_and_a_walk_goes_on(batch_norm, tmp_path):
 
 def test_a_high_temperature_spreads_the_samples():
     curve = compiled(curves.connect(network(0), network(1), seed=0))
-    spread, many = {}, (np.tile(X, (50, 1)), np.tile(Y, 50))
+    spread, many = {}, (np.tile(X, (400, 1)), np.tile(Y, 400))
     for temperature in (1.0, 1e5):
-        ensemble = curves.sample_subspace(curve, many, 12, temperature=temperature, burn_in=5, verbose=False)
+        ensemble = curves.sample_subspace(curve, many, 12, temperature, burn_in=8, batch_size=6000, verbose=False)
         distances = ensemble.distances()
         spread[temperature] = distances[np.triu_indices(12, 1)].mean()
     assert spread[1e5] > 1.5 * spread[1.0]
