@@ -74,6 +74,10 @@ def measure_pair(images, width, epochs, seed):
     return results
 
 
+def name_of_data(record):
+    return {"folder": "CIFAR-10 (JPEG)"}.get(record["flags"]["dataset"], "Fashion-MNIST")
+
+
 def draw(record):
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     barrier, line = figure.subplots(1, 2)
@@ -104,8 +108,8 @@ def draw(record):
     barrier.set_xticks(widths, [str(w) for w in widths])
     barrier.minorticks_off()
     line.set(xlabel="position t", ylabel="test error (%)", title=f"width {widths[-1]}")
-    barrier.set_title(record["data"]["name"])
-    barrier.legend()
+    barrier.set(title=name_of_data(record), ylim=(0, None))
+    figure.legend(*barrier.get_legend_handles_labels(), loc="outside lower center", ncols=len(PATHS))
     return figure
 
 

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 
 import comparisons
 import curves
+from alignment import name_of_data
 from records import Records
 from tables import comparison_tables, curve_tables, ensemble_tables, time_tables
 
@@ -143,8 +144,10 @@ def alignment():
         record = json.loads((RESULTS / f"{file}.json").read_text())
         pairs = record["pairs"]
         kinds = list(next(iter(pairs.values())))
-        name = {"folder": "CIFAR-10 (JPEG)"}.get(record["flags"]["dataset"], "Fashion-MNIST")
-        lines += [f"| {name}, barrier in nat | " + " | ".join(kinds) + " |", "|---" * (len(kinds) + 1) + "|"]
+        lines += [
+            f"| {name_of_data(record)}, barrier in nat | " + " | ".join(kinds) + " |",
+            "|---" * (len(kinds) + 1) + "|",
+        ]
         for width in sorted({int(key.split()[0]) for key in pairs}):
             values = {
                 k: [pair[k]["train_loss_barrier"] for key, pair in pairs.items() if key.startswith(f"{width} ")]
