@@ -16,7 +16,7 @@ from curves.units import Units
 
 RNG = np.random.default_rng(0)
 VALUE_SIZE = 4 if keras.backend.backend() == "jax" else 5  # Keras 3.15.1 on JAX knows no other size outside of `jit`.
-EXAMPLES = int(os.environ.get("KFGE_EXAMPLES", 12))
+EXAMPLES = int(os.environ.get("KFGE_EXAMPLES", 5))
 
 
 def randomized(network, seed=0):

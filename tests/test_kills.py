@@ -91,7 +91,11 @@ SLOW = () if BACKEND == "tensorflow" else pytest.mark.slow  # What they do sees 
 
 
 @pytest.mark.parametrize(
-    "kind", ["fge", "checkpoint", *(pytest.param(kind, marks=SLOW) for kind in ("path", "plane", "benchmark"))]
+    "kind",
+    [
+        *["fge", "checkpoint", *(pytest.param(kind, marks=SLOW) for kind in ("path", "plane"))],
+        pytest.param("benchmark", marks=pytest.mark.slow),
+    ],
 )
 def test_a_process_killed_again_and_again_ends_with_the_same_results(kind, tmp_path, request):
     if kind == "benchmark":  # There is an undisturbed run already.
