@@ -7,7 +7,6 @@ Pairs of independent small CNNs with BatchNormalization, of which statistics are
 The record is written after each pair, and the same command goes on; then it draws the figure beside it.
 """
 
-import json
 import os
 import pathlib
 import types
@@ -25,7 +24,7 @@ import data
 import keras_fge
 from networks import make_network
 from progress import console
-from records import new_record, write_json
+from records import opened_record, write_json
 
 FLAGS = flags.FLAGS
 RATE, BATCH_SIZE, POINTS = 0.05, 64, 11
@@ -116,10 +115,8 @@ def draw(record):
 def main(_):
     settings = types.SimpleNamespace(**{name: FLAGS[name].value for name in OWN_FLAGS})
     path = pathlib.Path(FLAGS.output)
-    path.parent.mkdir(parents=True, exist_ok=True)
     images = data.load(FLAGS.dataset, FLAGS.data_dir, FLAGS.image_size, FLAGS.train_size, None, False)
-    record = {**new_record(settings), "data": images.about(), "pairs": {}}
-    record = json.loads(path.read_text()) if path.exists() else record
+    record = opened_record(path, settings, data=images.about(), pairs={})
     for seed in range(FLAGS.seed, FLAGS.seed + FLAGS.pairs):
         for width in map(int, FLAGS.widths):
             if (key := f"{width} {seed}") not in record["pairs"]:

@@ -7,7 +7,6 @@ branch off one ordinary training, with the paper's learning rate. Measured on th
 written after each run, and the same command goes on; then it draws choosing.png beside it. docs/choosing.md has it.
 """
 
-import json
 import os
 import pathlib
 import types
@@ -24,7 +23,7 @@ import data
 import keras_fge
 from networks import make_network
 from progress import console
-from records import new_record, write_json
+from records import opened_record, write_json
 
 FLAGS = flags.FLAGS
 EPOCHS, START, BATCH_SIZE = 40, 28, 64
@@ -146,9 +145,8 @@ def draw(record):
 def main(_):
     settings = types.SimpleNamespace(output=FLAGS.output, seed=FLAGS.seed, runs=FLAGS.runs)
     path = pathlib.Path(FLAGS.output)
-    path.parent.mkdir(parents=True, exist_ok=True)
     images = data.load("fashion_subset", None, None, None, None, False)
-    record = json.loads(path.read_text()) if path.exists() else {**new_record(settings), "runs": {}}
+    record = opened_record(path, settings, runs={})
     for name in OPTIMIZERS:
         for seed in range(FLAGS.seed, FLAGS.seed + FLAGS.runs):
             run_all(name, images, seed, record, path)

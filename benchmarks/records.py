@@ -6,6 +6,7 @@ import importlib.metadata
 import json
 import math
 import os
+import pathlib
 import platform
 import shlex
 import sys
@@ -281,6 +282,13 @@ def new_record(settings):
         **environment(),
         "wall_seconds": {},
     }
+
+
+def opened_record(path, settings, **contents):
+    """The record in a file, to go on with; or, with its folder, a new one that holds `contents`."""
+    path = pathlib.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return json.loads(path.read_text()) if path.exists() else {**new_record(settings), **contents}
 
 
 def write_json(record, path):

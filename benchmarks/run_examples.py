@@ -6,7 +6,6 @@ The record is written after each run, and the same command goes on.
 """
 
 import importlib
-import json
 import os
 import pathlib
 import sys
@@ -18,7 +17,7 @@ os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 from absl import app, flags
 
 from progress import console
-from records import new_record, write_json
+from records import opened_record, write_json
 
 FLAGS = flags.FLAGS
 FOLDER = pathlib.Path(__file__).parent.parent / "examples"
@@ -27,9 +26,7 @@ EXAMPLES = ("tabular", "fine_tuning", "lora_text", "regression", "learned_line")
 
 def main(_):
     settings = types.SimpleNamespace(output=FLAGS.output, seed=FLAGS.seed, runs=FLAGS.runs)
-    path = pathlib.Path(FLAGS.output)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    record = json.loads(path.read_text()) if path.exists() else {**new_record(settings), "runs": {}}
+    record = opened_record(FLAGS.output, settings, runs={})
     sys.path.insert(0, str(FOLDER))
     for name in EXAMPLES:
         example, done = importlib.import_module(name), record["runs"].setdefault(name, {})
@@ -37,9 +34,9 @@ def main(_):
             if str(seed) not in done:
                 results = example.run(seed)
                 done[str(seed)] = {k: {m: float(v) for m, v in values.items()} for k, values in results.items()}
-                write_json(record, path)
+                write_json(record, FLAGS.output)
                 console.print(f"{name} {seed}: {done[str(seed)]}")
-    console.print(f"Written: {path}")
+    console.print(f"Written: {FLAGS.output}")
 
 
 if __name__ == "__main__":

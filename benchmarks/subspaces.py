@@ -6,9 +6,7 @@ The small CNN with BatchNormalization on the subset of Fashion-MNIST. The temper
 validation images; test images only report. The record is written after each seed, and the same command goes on.
 """
 
-import json
 import os
-import pathlib
 import types
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -20,9 +18,9 @@ from absl import app, flags
 import curves
 import data
 import keras_fge
-from alignment import RATE, fit, trained
+from alignment import BATCH_SIZE, RATE, fit, trained
 from progress import console
-from records import new_record, write_json
+from records import opened_record, write_json
 
 FLAGS = flags.FLAGS
 WIDTH, TEMPERATURES = 8, (10.0, 100.0, 1000.0)
@@ -49,9 +47,9 @@ def measure(images, seed, epochs, members):
     temperature = min(scores, key=scores.get)
 
     start = trained(images, WIDTH, epochs * 7 // 10, seed, schedule_epochs=epochs)
-    steps = -(-len(images.train[0]) // 64)
+    steps = -(-len(images.train[0]) // BATCH_SIZE)
     fge = keras_fge.FGE(RATE, RATE / 100, cycle_steps=2 * (steps // 2))
-    batches = keras_fge.Batches(*images.train, 64, seed)
+    batches = keras_fge.Batches(*images.train, BATCH_SIZE, seed)
     start.fit(batches, epochs=epochs - epochs * 7 // 10, verbose=0, callbacks=[fge])
 
     of = keras_fge.Ensemble.of
@@ -70,21 +68,19 @@ def main(_):
     settings = types.SimpleNamespace(
         **{name: FLAGS[name].value for name in ("output", "epochs", "members", "runs", "seed")}
     )
-    path = pathlib.Path(FLAGS.output)
-    path.parent.mkdir(parents=True, exist_ok=True)
     images = data.load("fashion_subset", None, None, None, None, False)
-    record = json.loads(path.read_text()) if path.exists() else {**new_record(settings), "runs": {}}
+    record = opened_record(FLAGS.output, settings, runs={})
     for seed in range(FLAGS.seed, FLAGS.seed + FLAGS.runs):
         if str(seed) not in record["runs"]:
             record["runs"][str(seed)] = measure(images, seed, FLAGS.epochs, FLAGS.members)
-            write_json(record, path)
+            write_json(record, FLAGS.output)
             nll = {
                 k: round(v["nll"], 3)
                 for k, v in record["runs"][str(seed)].items()
                 if isinstance(v, dict) and "nll" in v
             }
             console.print(f"seed {seed}: T = {record['runs'][str(seed)]['temperature']}, {nll}")
-    console.print(f"Written: {path}")
+    console.print(f"Written: {FLAGS.output}")
 
 
 if __name__ == "__main__":

@@ -103,11 +103,13 @@ class _Matching:
         axes = [axis for weight in symmetry.weights for axis in weight.axes if axis is not None]
         self.groups: list[Group] = symmetry.units.groups(axes)
         index_of = {id(variable): index for index, variable in enumerate(network.weights)}
-        self._indices = [index_of[id(weight.variable)] for weight in symmetry.weights]
-        self._views = []  # (weight, places along its axes, value in the network, in the reference) of what is trained.
         self._places = {}
-        for weight, index in zip(symmetry.weights, self._indices):
+        self._placed = []  # (index in `network.weights`, shape, places along its axes) of each weight with units.
+        self._views = []  # (places, value in the network, in the reference) of what is trained.
+        for weight in symmetry.weights:
+            index = index_of[id(weight.variable)]
             places = [None if axis is None else self._places_of(axis) for axis in weight.axes]
+            self._placed.append((index, weight.shape, places))
             if weight.variable.trainable:
                 values = [read(each.weights[index]) for each in (network, reference)]
                 self._views.append((places, *(value.reshape(weight.shape) for value in values)))
@@ -227,10 +229,9 @@ class _Matching:
     def moved_weights(self, network):
         """All weights of `network`, in the order of `get_weights`, with their units moved."""
         weights = network.get_weights()
-        for weight, index in zip(self.symmetry.weights, self._indices):
-            places = [None if axis is None else self._places_of(axis) for axis in weight.axes]
+        for index, shape, places in self._placed:
             value = weights[index]
-            weights[index] = _moved(value.reshape(weight.shape), places, self.moves).reshape(value.shape)
+            weights[index] = _moved(value.reshape(shape), places, self.moves).reshape(value.shape)
         return weights
 
     def report(self, network, reference, aligned):
@@ -289,11 +290,10 @@ def _correlations(network, reference, data, symmetry, families, places_of):
         for index, (channels, *outputs) in enumerate(zip(symmetry.calls, *shown)):
             if outputs[0] is None:
                 continue
-            axis = symmetry.units.roots(channels.axis)
             for units in families:
-                if not np.isin(units, axis).all():
+                if not np.isin(units, channels.axis).all():
                     continue
-                positions = places_of(axis).of(units)
+                positions = places_of(channels.axis).of(units)
                 x, y = (np.moveaxis(o, channels.dimension, 0)[positions].reshape(len(units), -1) for o in outputs)
                 parts = [x.sum(1), y.sum(1), (x**2).sum(1), (y**2).sum(1), y @ x.T]
                 key = (index, units.tobytes())

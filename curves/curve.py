@@ -131,12 +131,11 @@ class Curve(keras.layers.Layer):
         self.statistics = batch_norm_statistics(self)
         # Statistics that a bend came with: of the ends, and of inner bends that are fixed.
         names = {0: "start", last: "end"}
-        if self.fix_inner:
-            names |= {index: f"bend_{index}" for index in range(1, last)}
-        self.own_statistics = {
-            str(index): [self._add_copy(variable, name, trainable=False) for variable in self.statistics]
-            for index, name in names.items()
-        }
+        self.own_statistics: list[list[keras.Variable]] = []
+        for index in range(last + 1):
+            has_own = self.statistics if index in names or self.fix_inner else []
+            name = names.get(index, f"bend_{index}")
+            self.own_statistics.append([self._add_copy(variable, name, trainable=False) for variable in has_own])
         if self.fix_inner and self.statistics:  # Whether the bends are still the networks of these statistics.
             shape = (self.curve.num_bends,)
             self.is_network = self.add_weight(
@@ -203,11 +202,11 @@ class Curve(keras.layers.Layer):
         """The values of `state`; for inference at a fixed end, with the BatchNormalization statistics of that end."""
         values = {id(variable): variable.value for variable in self.state}
         if not training:
-            for index, own in self.own_statistics.items():
-                for variable, value in zip(self.statistics, own) if self._is_fixed(int(index)) else ():
-                    is_there = coefficients[int(index)] == 1.0
+            for index, own in enumerate(self.own_statistics):
+                for variable, value in zip(self.statistics, own) if self._is_fixed(index) else ():
+                    is_there = coefficients[index] == 1.0
                     if self.fix_inner:
-                        is_there = ops.logical_and(is_there, self.is_network[int(index)] > 0)
+                        is_there = ops.logical_and(is_there, self.is_network[index] > 0)
                     values[id(variable)] = ops.where(is_there, value.value, values[id(variable)])
         return [values[id(variable)] for variable in self.state]
 
@@ -278,7 +277,7 @@ class Curve(keras.layers.Layer):
         check_same_architecture(self.layer, layer, "the curve", "`layer`")
         for bend, variable in zip(self.bends[index], layer.trainable_variables):
             bend.assign(read(variable))
-        for own, variable in zip(self.own_statistics.get(str(index), ()), batch_norm_statistics(layer)):
+        for own, variable in zip(self.own_statistics[index], batch_norm_statistics(layer)):
             own.assign(read(variable))
         self._mark(index, True)
 
@@ -296,8 +295,7 @@ class Curve(keras.layers.Layer):
             start, end = read(start), read(end)
             for index, bend in enumerate(inner, start=1):
                 bend.assign(start + index / last * (end - start))
-        ends = (self.own_statistics[str(index)] for index in (0, last))
-        for variable, start, end in zip(self.statistics, *ends):
+        for variable, start, end in zip(self.statistics, self.own_statistics[0], self.own_statistics[last]):
             variable.assign((read(start) + read(end)) / 2)
 
     def _mark(self, index, is_network):

@@ -354,11 +354,11 @@ class _FiniteLoss(keras.callbacks.Callback):
         return True
 
 
-def gram_of_differences(bends: Sequence[Sequence[keras.Variable]], origin: int = 0) -> np.ndarray:
-    """G[i, k] = <w_i - w_o, w_k - w_o> in float64, for `bends[i]` a list of variables, and o = `origin`."""
+def gram_of_differences(bends: Sequence[Sequence[keras.Variable]]) -> np.ndarray:
+    """G[i, k] = <w_i - w_0, w_k - w_0> in float64, for `bends[i]` a list of variables."""
     gram = np.zeros((len(bends), len(bends)))
     for slot in zip(*bends):
         values = np.stack([read(bend).astype("float64").ravel() for bend in slot])
-        differences = values - values[origin]
+        differences = values - values[0]
         gram += differences @ differences.T
     return gram

@@ -80,7 +80,9 @@ def _measured(
 ):
     curve = networks if isinstance(networks, CurveModel) else None
     model, slots, gram = _plane_of_bends(networks, bends) if curve else _plane_of_networks(networks, bends)
-    projections = {name: _projected(other, name, slots, gram) for name, other in paths.items()}
+    for name, other in paths.items():
+        _check_path(name, other, slots)
+    projections = {name: _projected(other, slots, gram) for name, other in paths.items()}
     pair = (num_points, num_points) if np.ndim(num_points) == 0 else tuple(num_points)
     if len(pair) != 2:
         raise ValueError(f"`num_points` must be a number, or a pair for x and y. Received: num_points={num_points}")
@@ -119,13 +121,14 @@ def _measured(
 
     measure_points(model, points, [(a, b) for b in y for a in x], measure, verbose)
     shape = (len(y), len(x))
-    projected, distances = _projection(curve, bends, gram) if curve else (np.zeros((0, 2)), np.zeros(0))
+    has_path = curve and not isinstance(curve.parametrization, Simplex)
+    projected = _projected(curve, slots, gram) if has_path else np.zeros((0, 3))
     result = PlaneResult(
         x=x,
         y=y,
         vertices=vertices,
-        path=projected,
-        path_distance=distances,
+        path=projected[:, :2],
+        path_distance=projected[:, 2],
         train={name: values.reshape(shape) for name, values in points.columns("train").items()},
         test={name: values.reshape(shape) for name, values in points.columns("test").items()},
         settings=settings,
@@ -196,42 +199,27 @@ def _shares(point, gram):
     return np.linalg.solve(_coordinates(np.eye(2), gram).T, point)
 
 
-def _projection(model, bends, gram):
-    """(x, y) of 61 positions on the curve, and their distances from the plane."""
-    if isinstance(model.parametrization, Simplex):  # It has no path.
-        return np.zeros((0, 2)), np.zeros(0)
-    bends = _three_bends(model, bends)
-    products, squares = np.zeros((61, 2)), np.zeros(61)
+def _check_path(name, model, slots):
+    """Raises a ValueError unless `model` is a path that can be projected."""
+    if not isinstance(model, CurveModel) or isinstance(model.parametrization, Simplex):
+        raise ValueError(f"`paths` must hold a curves.CurveModel on a curve for each name. Received: {name}={model!r}")
+    shapes = [tuple(slot[0].shape) for layer in model.curve_layers() for slot in zip(*layer.bends)]
+    if shapes != [three[0].shape for _, three in slots]:
+        raise ValueError(f"`paths`: '{name}' must have the architecture of `networks`.")
+
+
+def _projected(model, slots, gram):
+    """(x, y, distance from the plane) of 61 positions on a curve, shape `(61, 3)`."""
+    products, squares, points = np.zeros((61, 2)), np.zeros(61), (three for _, three in slots)
     for layer in model.curve_layers():
-        whole = gram_of_differences(layer.bends, origin=bends[0])
         coefficients = np.stack(
             [ops.convert_to_numpy(layer.curve.coefficients(t)).astype("float64") for t in np.linspace(0, 1, 61)]
         )
-        products += coefficients @ whole[:, bends[1:]]
-        squares += np.einsum("ji,ik,jk->j", coefficients, whole, coefficients)
+        for slot, three in zip(zip(*layer.bends), points):
+            w_0, *sides = (w.astype("float64").ravel() for w in three)
+            differences = np.stack([read(bend).astype("float64").ravel() - w_0 for bend in slot])
+            products += coefficients @ differences @ np.stack([w - w_0 for w in sides]).T
+            squares += np.einsum("ji,ik,jk->j", coefficients, differences @ differences.T, coefficients)
     path = _coordinates(np.linalg.solve(gram, products.T).T, gram)
-    return path, np.sqrt(np.maximum(squares - np.sum(path**2, axis=1), 0.0))
-
-
-def _projected(model, name, slots, gram):
-    """(x, y, distance from the plane) of 61 positions on another path, shape `(61, 3)`."""
-    if not isinstance(model, CurveModel) or isinstance(model.parametrization, Simplex):
-        raise ValueError(f"`paths` must hold a curves.CurveModel on a curve for each name. Received: {name}={model!r}")
-    bends = [slot for layer in model.curve_layers() for slot in zip(*layer.bends)]
-    shapes = [[tuple(weights[0].shape) for weights in group] for group in (bends, [three for _, three in slots])]
-    if shapes[0] != shapes[1]:
-        raise ValueError(f"`paths`: '{name}' must have the architecture of `networks`.")
-    count = len(bends[0])
-    products, squares = np.zeros((count, 2)), np.zeros((count, count))
-    for slot, (_, (w_0, w_1, w_2)) in zip(bends, slots):
-        differences = np.stack([(read(bend) - w_0).astype("float64").ravel() for bend in slot])
-        sides = np.stack([(w - w_0).astype("float64").ravel() for w in (w_1, w_2)])
-        products += differences @ sides.T
-        squares += differences @ differences.T
-    positions = np.linspace(0, 1, 61)
-    parts = [ops.convert_to_numpy(model.parametrization.coefficients(t)).astype("float64") for t in positions]
-    coefficients = np.stack(parts)
-    path = _coordinates(np.linalg.solve(gram, (coefficients @ products).T).T, gram)
-    lengths = np.einsum("ji,ik,jk->j", coefficients, squares, coefficients)
-    distances = np.sqrt(np.maximum(lengths - np.sum(path**2, axis=1), 0.0))
+    distances = np.sqrt(np.maximum(squares - np.sum(path**2, axis=1), 0.0))
     return np.concatenate([path, distances[:, None]], axis=1)

@@ -50,7 +50,7 @@ class Symmetry:
         self.units = Units()
         self.weights: list[Weight] = []
         self.pinned: list[str] = []
-        self.calls: list[Channels | None] = []
+        self.calls: list[Channels] = []
         self._known: dict[int, tuple[Axis | None, ...]] = {}
         self._refused: set[int] = set()
         outputs = walk(network, [self._fixed(tensor) for tensor in network.inputs], self._visit)
@@ -64,6 +64,7 @@ class Symmetry:
             dataclasses.replace(w, axes=tuple(None if a is None else self.units.roots(a) for a in w.axes))
             for w in self.weights
         ]
+        self.calls = [dataclasses.replace(call, axis=self.units.roots(call.axis)) for call in self.calls]
 
     def _fixed(self, tensor):
         """The channels of a tensor whose units stay where they are."""
@@ -183,22 +184,22 @@ def _channel_dimension(layer, shape):
     return 1 if layer.data_format == "channels_first" else len(shape) - 1
 
 
-def _axis_along(symmetry, channels, dimension, shape):
-    """The units of a tensor along `dimension`; None if they stand along another one, and can move."""
+def _source(symmetry, layer, channels, shape):
+    """The dimension of a convolution's channels, and the units of its input there; None if they stand elsewhere."""
+    dimension = _channel_dimension(layer, shape)
     if channels.dimension == dimension and len(channels.axis) == shape[dimension]:
-        return channels.axis
+        return dimension, channels.axis
     if not channels.is_fixed or shape[dimension] is None:
-        return None
+        return dimension, None
     axis = symmetry.units.new(shape[dimension])
     symmetry.units.pin(axis)
-    return axis
+    return dimension, axis
 
 
 def _conv(symmetry, layer, channels, shapes, outputs):
-    dimension = _channel_dimension(layer, shapes[0])
     if getattr(layer, "groups", 1) != 1 or getattr(layer, "lora_enabled", False):
         return None
-    source = _axis_along(symmetry, channels[0], dimension, shapes[0])
+    dimension, source = _source(symmetry, layer, channels[0], shapes[0])
     if getattr(layer, "quantization_mode", None) or source is None:
         return None
     is_transposed = "Transpose" in type(layer).__name__
@@ -211,8 +212,8 @@ def _conv(symmetry, layer, channels, shapes, outputs):
 
 
 def _depthwise(symmetry, layer, channels, shapes, outputs):
-    dimension = _channel_dimension(layer, shapes[0])
-    if (source := _axis_along(symmetry, channels[0], dimension, shapes[0])) is None:
+    dimension, source = _source(symmetry, layer, channels[0], shapes[0])
+    if source is None:
         return None
     out = np.repeat(source, layer.depth_multiplier)
     symmetry.add(layer.kernel, *[None] * (len(layer.kernel.shape) - 2), source, None)
@@ -221,8 +222,8 @@ def _depthwise(symmetry, layer, channels, shapes, outputs):
 
 
 def _separable(symmetry, layer, channels, shapes, outputs):
-    dimension = _channel_dimension(layer, shapes[0])
-    if (source := _axis_along(symmetry, channels[0], dimension, shapes[0])) is None:
+    dimension, source = _source(symmetry, layer, channels[0], shapes[0])
+    if source is None:
         return None
     spatial = [None] * (len(layer.depthwise_kernel.shape) - 2)
     out = symmetry.outputs_of(layer.pointwise_kernel, len(spatial) + 1, layer.filters)

@@ -374,11 +374,12 @@ class CyclicEnsemble(keras.callbacks.Callback, abc.ABC):
         run.last_step = step
         if self._folder:
             self.snapshots[-1] = self._folder.add_member(run, self.snapshots)
+        from_last = distance(model, snapshot.weights, last.weights)
         distances = {
             "distance_from_start": distance(model, snapshot.weights, run.start_snapshot.weights),
-            "distance_from_last": distance(model, snapshot.weights, last.weights),
+            "distance_from_last": from_last,
         }
-        if distance(model, snapshot.weights, before.weights) == 0:
+        if (from_last if last is before else distance(model, snapshot.weights, before.weights)) == 0:
             warnings.warn(
                 f"Snapshot {len(self.snapshots)} has the same weights as the one before. If it is of another `fit` "
                 "from the same start, that took the same batches, as TensorFlow does after "

@@ -208,6 +208,13 @@ def test_numbers_of_the_advice_stand_in_the_record():
         assert f"calibrated NLL {', '.join(f'{calibrated[start]:.3f}' for start in starts)}" in text
 
 
+def test_sizes_of_members_stand_in_the_record():
+    record = json.loads((ROOT / "benchmarks/results/small_members.json").read_text())
+    after, before = (record[name]["in memory"]["bytes per member"] for name in ("after", "before"))
+    readme = (ROOT / "README.md").read_text()
+    assert f"{after / 1000:.0f} kB instead of {before / 1e6:.1f} MB" in readme
+
+
 def test_costs_stand_in_the_record():
     readme = (ROOT / "README.md").read_text()
     speed = json.loads((ROOT / "benchmarks/results/speed.json").read_text())
