@@ -214,17 +214,10 @@ def settings_from_flags():
     """The flags as attributes of one object."""
     settings = types.SimpleNamespace(**{flag.name: flag.value for flag in FLAGS.get_key_flags_for_module(__name__)})
     if settings.jit_compile is None:
+        from training import default_jit_compile
+
         settings.jit_compile = default_jit_compile()
     return settings
-
-
-def default_jit_compile():
-    """Keras' own choice; on TensorFlow without a GPU, no XLA: its convolutions took twice as long on a CPU."""
-    import keras
-
-    from records import accelerator
-
-    return "auto" if keras.backend.backend() != "tensorflow" or accelerator() else False
 
 
 def check_data(study):

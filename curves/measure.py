@@ -11,6 +11,7 @@ from keras_fge.core.arguments import as_integer, check_data
 from keras_fge.core.batch_norm import BatchNormEstimator
 from keras_fge.core.compiled import compiled_outputs, name_of_data_loss
 from keras_fge.core.files import checksum_of_arrays
+from keras_fge.core.keras_internals import EvaluationWithPredictions
 from keras_fge.core.networks import read
 from keras_fge.core.predictions import RunningMean
 from keras_fge.core.tasks import Outputs
@@ -51,6 +52,7 @@ class Meter:
         train, test = _without_none(train), _without_none(test)
         self.data = {"train": _subset(train, train_samples, "train_samples"), "test": test}
         self.batch_norm = BatchNormEstimator(model)
+        self._evaluation = EvaluationWithPredictions(model)
         self._batch_norm_data = _subset(train, bn_samples, "bn_samples")
         self.settings = {
             "batch_size": self.batch_size,
@@ -68,20 +70,33 @@ class Meter:
         penalty = self.penalty()
         row = {}
         for split, data in self.data.items():
-            values = evaluate(self.model, data, self.batch_size)
+            values = evaluate(self._evaluation, data, self.batch_size)
             values = {name_of_data_loss(self.model): values["loss"] - penalty, **values}
             row.update({f"{split}_{name}": value for name, value in values.items()})
         return row
 
+    def test_predictions(self) -> Any:
+        """What the model predicts for the test arrays, as of the last `measure`; None, if it has several outputs."""
+        x = self.data["test"][0]
+        outputs = self._evaluation.predictions  # Of the test data, which come last.
+        if outputs is None or len(outputs[0]) != len(keras.tree.flatten(x)[0]):  # As replicas share a batch.
+            outputs = keras.tree.flatten(self.model.predict(x, batch_size=self.batch_size, verbose=0))
+        return outputs[0] if len(outputs) == 1 else None
 
-def evaluate(model: keras.Model, data: Any, batch_size: int) -> dict[str, float]:
-    """Runs `model.evaluate` on any kind of data, and adds "error", 1 - accuracy, if an accuracy was compiled."""
+
+def evaluate(run: Callable[..., Any], data: Any, batch_size: int) -> dict[str, float]:
+    """Calls `model.evaluate` on any kind of data, and adds "error", 1 - accuracy, if an accuracy was compiled.
+
+    Args:
+        run: `model.evaluate`, or what is called in the same way.
+        data, batch_size: Data as `keras.Model.evaluate` takes them, and the samples per batch, for arrays.
+    """
     if isinstance(data, tuple):
         x, y, *weights = data
         arguments = {"sample_weight": weights[0] if weights else None, "batch_size": batch_size}
-        values = model.evaluate(x, y, **arguments, verbose=0, return_dict=True)
+        values = run(x, y, **arguments, verbose=0, return_dict=True)
     else:
-        values = model.evaluate(data, verbose=0, return_dict=True)
+        values = run(data, verbose=0, return_dict=True)
     for name, value in values.items():
         if np.ndim(value):
             raise ValueError(
@@ -98,15 +113,14 @@ class PathEnsemble:
     Args:
         model: A compiled `keras.Model`. Its losses say what it outputs, else its outputs do.
         data: Test data. Only arrays keep their order from pass to pass, so nothing is measured on other data.
-        batch_size: Samples per batch.
         carry: The carry that `add` returned last, to continue from there.
 
     Attributes:
         why_not: Why nothing is measured; None: it is.
     """
 
-    def __init__(self, model: keras.Model, data: Any, batch_size: int, carry: Mapping[str, Any]):
-        self.model, self.data, self.batch_size = model, _without_none(data), batch_size
+    def __init__(self, model: keras.Model, data: Any, carry: Mapping[str, Any]):
+        self.model, self.data = model, _without_none(data)
         self.why_not = None if isinstance(data, tuple) else "the test data are no arrays, and may change their order"
         self._kind: Outputs | None = None
         self.start = carry.get("start")
@@ -116,17 +130,17 @@ class PathEnsemble:
         """Forgets the positions before: the next one is the first of another path."""
         self.start, self.so_far = None, RunningMean()
 
-    def add(self) -> tuple[dict[str, float], dict[str, Any]]:
-        """Adds the current position, and returns (row, carry).
+    def add(self, predict: Callable[[], Any]) -> tuple[dict[str, float], dict[str, Any]]:
+        """Adds a position, at which `predict()` returns what the model outputs, and returns (row, carry).
 
         The row is {"ensemble_with_start_error": ..., ...}; the carry holds the arrays to continue from.
         """
         if self.why_not:
             return {}, {}
-        x, y, *weights = self.data
-        outputs = self.model.predict(x, batch_size=self.batch_size, verbose=0)
+        _, y, *weights = self.data
+        outputs = predict()
         try:
-            if not isinstance(outputs, np.ndarray):
+            if outputs is None:
                 raise ValueError("the network has several outputs")
             self._kind = kind = self._kind or compiled_outputs(self.model, outputs)  # Once: a NaN shows nothing.
             present = kind.probabilities(outputs).astype("float64")

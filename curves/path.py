@@ -88,7 +88,7 @@ def _measured(model, train, test, num_points, batch_size, train_samples, bn_samp
     points = Points(path, PathResult, settings, len(places))
     if points.result:
         return points.result
-    ensemble = PathEnsemble(model, test, batch_size, points.carry)
+    ensemble = PathEnsemble(model, test, points.carry)
 
     def measure(place):
         is_line, t = place
@@ -98,7 +98,7 @@ def _measured(model, train, test, num_points, batch_size, train_samples, bn_samp
                 ensemble.restart()
         model.t = t
         row = meter.measure()
-        ensemble_row, carry = ensemble.add()
+        ensemble_row, carry = ensemble.add(meter.test_predictions)
         return {**row, **ensemble_row}, carry
 
     measure_points(model, points, places, measure, verbose)

@@ -80,7 +80,7 @@ class PathValidation(keras.callbacks.Callback):
             for t in self.points:
                 model.t = t
                 self._batch_norm.update(self.train, self.batch_size)
-                rows.append(evaluate(model, self.validation, self.batch_size))
+                rows.append(evaluate(model.evaluate, self.validation, self.batch_size))
         for name in rows[0]:
             if name not in ACCURACIES:
                 values = [row[name] for row in rows]

@@ -62,3 +62,51 @@ def test_a_train_function_of_its_own_leaves_the_present_one_in_place():
     with keras_internals.learning_rate_replaced(model.optimizer, 5.0):
         assert model.optimizer.learning_rate == 5.0
     assert float(to_numpy(model.optimizer.learning_rate)) == pytest.approx(0.1)
+
+
+class OwnTestStep(keras.Model):
+    """A model whose test step computes its own logs."""
+
+    def test_step(self, *args):
+        if keras.backend.backend() != "jax":
+            return {"own": self.compute_loss(y=args[0][1], y_pred=self(args[0][0], training=False))}
+        (trainable, non_trainable, metrics), (x, y, *_) = args
+        outputs, non_trainable = self.stateless_call(trainable, non_trainable, x, training=False)
+        return {"own": self.compute_loss(y=y, y_pred=outputs)}, (trainable, non_trainable, metrics)
+
+
+@pytest.mark.parametrize("eagerly", [False, True])
+def test_predictions_heard_in_evaluate_are_those_of_predict(eagerly):
+    inputs = keras.Input((3,))
+    hidden = keras.layers.Dense(5, activation="relu", activity_regularizer="l2")(inputs)
+    model = keras.Model(inputs, [keras.layers.Dense(2, name="a")(hidden), keras.layers.Dense(1, name="b")(hidden)])
+    model.compile("sgd", ["mse", "mae"], metrics=[["mae"], ["mse"]], run_eagerly=eagerly)
+    x = np.random.default_rng(0).normal(size=(11, 3)).astype("float32")
+    y = [x[:, :2], x[:, :1]]
+    before = model.evaluate(x, y, batch_size=4, verbose=0, return_dict=True)
+    own = model.test_function
+    evaluation = keras_internals.EvaluationWithPredictions(model)
+    for scale in (1.0, 2.0):  # The weights are not compiled in.
+        model.set_weights([scale * w for w in model.get_weights()])
+        values = evaluation(x, y, batch_size=4, verbose=0, return_dict=True)
+        for heard, predicted in zip(evaluation.predictions, model.predict(x, batch_size=4, verbose=0), strict=True):
+            np.testing.assert_array_equal(heard, predicted)
+        assert values == model.evaluate(x, y, batch_size=4, verbose=0, return_dict=True)
+    assert values != before and model.test_function is own
+    assert not {"test_step", "compute_metrics"} & set(vars(model))
+
+
+def test_predictions_that_cannot_be_heard():
+    x = np.ones((6, 2), "float32")
+    model = OwnTestStep(*2 * [keras.Input((2,))])
+    model.compile(loss="mse")
+    evaluation = keras_internals.EvaluationWithPredictions(model)
+    assert evaluation(x, x + 1, batch_size=4, verbose=0, return_dict=True) == {"own": 1.0}
+    assert evaluation.predictions is None
+    if keras.backend.backend() == "torch":
+        return  # It has no `steps_per_execution`.
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    model.compile(loss="mse", steps_per_execution=2)
+    evaluation = keras_internals.EvaluationWithPredictions(model)
+    assert evaluation(x, x[:, :1], batch_size=2, verbose=0) == model.evaluate(x, x[:, :1], batch_size=2, verbose=0)
+    assert evaluation.predictions is None

@@ -224,21 +224,87 @@ def set_train_function(model: keras.Model, function: Callable | None) -> None:
 
 
 def new_train_function(model: keras.Model) -> Any:
-    """A compiled train function of its own for `model`, whose present one stays in place.
-
-    JAX finds the trace of an equal function again, and `model.train_step` always equals itself; hence the detour.
-    """
-    present = train_function(model)
-    own, step = model.__dict__.get("train_step"), model.train_step
-    model.train_step = lambda *args: step(*args)
-    try:
-        model.make_train_function(force=True)
+    """A compiled train function of its own for `model`, whose present one stays in place."""
+    _get(model, "train_function")
+    step = model.train_step
+    # JAX finds the trace of an equal function again, and a method always equals itself; hence the detour.
+    with _replaced(model, train_step=lambda *args: step(*args), train_function=None):
+        model.make_train_function()
         return train_function(model)
+
+
+class EvaluationWithPredictions:
+    """`model.evaluate` that keeps what the model predicts on the way, for which `predict` would take a second pass.
+
+    Called as `model.evaluate`, it returns the same. It hears the predictions in `compute_metrics`, in a test function
+    of its own (`Trainer.test_function`), compiled once.
+
+    Args:
+        model: A compiled model.
+
+    Attributes:
+        predictions: Those of the last call, of all batches in order, flat; None where they are not all to be had: the
+            test step is the user's own and does not call `compute_metrics`, or several steps are one execution.
+    """
+
+    def __init__(self, model: keras.Model):
+        self.model = model
+        self.predictions: list[np.ndarray] | None = None
+        self._own_step = model.test_step
+        self._function: Callable | None = None
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        model, heard = self.model, []
+
+        def function(*arguments):
+            result = self._function(*arguments)
+            logs = result[0] if is_stateless() else result
+            heard.append([logs.pop(name) for name in sorted(logs) if name.startswith("_prediction_")])
+            return result
+
+        _get(model, "test_function")
+        with _replaced(model, test_step=lambda *args: self._step(*args), test_function=None):  # torch looks it up late.
+            if self._function is None:
+                model.make_test_function()
+                self._function = model.test_function
+            model.test_function = function
+            values = model.evaluate(*args, **kwargs)
+        parts = zip(*heard) if model.steps_per_execution == 1 else ()
+        self.predictions = [np.concatenate(list(map(ops.convert_to_numpy, part))) for part in parts] or None
+        return values
+
+    def _step(self, *args):
+        compute, heard = self.model.compute_metrics, []
+
+        def compute_metrics(x, y, y_pred, sample_weight=None):
+            heard.append(y_pred)
+            return compute(x, y, y_pred, sample_weight)
+
+        with _replaced(self.model, compute_metrics=compute_metrics):
+            result = self._own_step(*args)
+        logs = result[0] if is_stateless() else result
+        if len(heard) == 1 and isinstance(logs, dict):
+            outputs = keras.tree.flatten(heard[0])
+            logs = {**logs, **{f"_prediction_{index:03}": output for index, output in enumerate(outputs)}}
+        return (logs, *result[1:]) if is_stateless() else logs
+
+
+@contextlib.contextmanager
+def _replaced(model, **attributes):
+    """Inside, `model` has these attributes; afterwards, those that it had, or those of its class."""
+    missing = object()
+    before = {name: vars(model).get(name, missing) for name in attributes}
+    try:
+        for name, value in attributes.items():
+            _get(model, name)
+            setattr(model, name, value)
+        yield
     finally:
-        del model.train_step
-        if own is not None:
-            model.train_step = own
-        set_train_function(model, present)
+        for name, value in before.items():
+            if value is not missing:
+                setattr(model, name, value)
+            elif name in vars(model):
+                delattr(model, name)
 
 
 # --- Backends ---------------------------------------------------------------------------------------------------------

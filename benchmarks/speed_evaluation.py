@@ -1,0 +1,125 @@
+"""What a measurement costs: along a curve, on a plane, and of an ensemble, against the obvious loops."""
+
+import contextlib
+
+import keras
+import numpy as np
+from keras import ops
+
+import curves
+import keras_fge
+from speed_training import compiled, images, network
+from turns import Turns, compared
+
+BATCHES = {"vgg16": (1, 1), "preresnet20": (2, 2)}  # Of train and test; others have 8.
+
+
+def path(name, settings):
+    """`evaluate_path` against the obvious loop, at 13 and 61 positions."""
+    model, train, test = _curve_and_data(name, settings)
+
+    def ours(points):
+        return lambda: curves.evaluate_path(model, train, test, points, settings.batch_size, line=False, verbose=False)
+
+    def loop(points):
+        layer, copy = model.body, compiled(model.network_at(0.5), settings)
+        return lambda: _obvious_loop(
+            copy, (layer.weights_at(t) for t in np.linspace(0, 1, points)), train, test, settings
+        )
+
+    turns, works, references = Turns(settings.turns), {}, {}
+    for points in settings.points:
+        works[f"loop, {points} points"] = turns.of(loop(points))
+        works[f"evaluate_path, {points} points"] = turns.of(ours(points))
+        references[f"evaluate_path, {points} points"] = f"loop, {points} points"
+    return {"samples": [len(train[0]), len(test[0])], **compared(turns.run(works), references)}
+
+
+def plane(name, settings):
+    """`evaluate_plane` against the obvious loop, on 5 x 5 points."""
+    model, train, test = _curve_and_data(name, settings)
+    copy = compiled(model.network_at(0.5), settings)
+    trainable = {id(variable) for variable in copy.trainable_variables}
+    corners = [model.weights_at(t) for t in (0.0, 0.5, 1.0)]
+    grid = np.linspace(-0.2, 1.2, 5)
+
+    def points():
+        for a in grid:
+            for b in grid:
+                yield [
+                    w_0 + a * (w_1 - w_0) + b * (w_2 - w_0) if id(variable) in trainable else w_0
+                    for variable, w_0, w_1, w_2 in zip(copy.weights, *corners)
+                ]
+
+    turns = Turns(settings.turns)
+    works = {
+        "loop": turns.of(lambda: _obvious_loop(copy, points(), train, test, settings, predicts=False)),
+        "evaluate_plane": turns.of(
+            lambda: curves.evaluate_plane(
+                model, train, test, num_points=5, batch_size=settings.batch_size, verbose=False
+            )
+        ),
+    }
+    return {"samples": [len(train[0]), len(test[0])], **compared(turns.run(works), {"evaluate_plane": "loop"})}
+
+
+def _curve_and_data(name, settings):
+    ends = [network(name, settings) for _ in range(2)]
+    train, test = (images(settings, batches) for batches in BATCHES.get(name, (8, 8)))
+    return compiled(curves.connect(*ends, seed=settings.seed), settings), train, test
+
+
+def _obvious_loop(model, points, train, test, settings, predicts=True):
+    """Sets the weights of each point, re-estimates BatchNormalization, evaluates train and test, and predicts test."""
+    norms = [layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)]
+    for weights in points:
+        model.set_weights(weights)
+        if norms:
+            _reestimate(model, norms, train[0], settings.batch_size)
+        for data in (train, test):
+            model.evaluate(*data, batch_size=settings.batch_size, verbose=0)
+        if predicts:
+            model.predict(test[0], batch_size=settings.batch_size, verbose=0)
+
+
+def _reestimate(model, norms, x, batch_size):
+    """As one writes it in a few lines: passes in training mode that average the statistics of the batches."""
+    momenta = [layer.momentum for layer in norms]
+    total = [0.0] * (2 * len(norms))
+    with contextlib.ExitStack() as stack:
+        for layer, momentum in zip(norms, momenta):
+            layer.momentum = 0.0
+            stack.callback(setattr, layer, "momentum", momentum)
+        for start in range(0, len(x), batch_size):
+            batch = x[start : start + batch_size]
+            model(batch, training=True)
+            values = [ops.convert_to_numpy(v) for layer in norms for v in (layer.moving_mean, layer.moving_variance)]
+            total = [a + v * len(batch) for a, v in zip(total, values)]
+    variables = [v for layer in norms for v in (layer.moving_mean, layer.moving_variance)]
+    for variable, value in zip(variables, total):
+        variable.assign(value / len(x))
+
+
+def ensemble(name, settings):
+    """Predictions of 2, 10 and 50 members, one after the other and as one model, against single predictions."""
+    model = network(name, settings)
+    x, _ = images(settings, BATCHES.get(name, (8, 8))[1])
+    weights = [[w + 0.01 * k for w in model.get_weights()] for k in range(max(settings.members))]
+
+    def single(count):
+        return lambda: [model.predict(x, batch_size=settings.batch_size, verbose=0) for _ in range(count)]
+
+    turns, works, references = Turns(settings.turns), {}, {}
+    for count in settings.members:
+        members = keras_fge.Ensemble(network(name, settings), weights[:count], from_logits=True)
+        works[f"{count} single predictions"] = turns.of(single(count))
+        works[f"Ensemble of {count}"] = turns.of(lambda members=members: members.predict(x, settings.batch_size))
+        references[f"Ensemble of {count}"] = f"{count} single predictions"
+        if count <= 10:  # One program of 50 networks takes minutes to compile.
+            whole = members.to_model()
+            whole.compile(jit_compile=settings.jit_compile)
+            works[f"to_model() of {count}"] = turns.of(
+                lambda whole=whole: whole.predict(x, batch_size=settings.batch_size, verbose=0)
+            )
+            references[f"to_model() of {count}"] = f"{count} single predictions"
+    return {"samples": len(x), **compared(turns.run(works), references)}
