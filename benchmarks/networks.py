@@ -11,6 +11,7 @@ import re
 import keras
 from keras import initializers, layers
 
+from fused import BatchNormalization
 from transforms import make_transform
 
 
@@ -87,7 +88,7 @@ class Decayed:
         )(x)
 
     def batch_norm(self, x, momentum=0.9):
-        return layers.BatchNormalization(
+        return BatchNormalization(
             momentum=momentum, epsilon=1e-5, gamma_regularizer=self.decay, beta_regularizer=self.decay
         )(x)
 

@@ -11,11 +11,13 @@ import os
 import types
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # As `cifar.py`.
 
 import keras
 from absl import app, flags
 
 import speed_evaluation
+import speed_size
 import speed_training
 from progress import console
 from records import new_record, write_json
@@ -31,6 +33,9 @@ MEASURES = {  # Name: (function of a network and the settings, its default netwo
     "path": (speed_evaluation.path, ["small_cnn_bn", "convfc", "preresnet20", "vgg16"]),
     "plane": (speed_evaluation.plane, ["small_cnn_bn", "convfc"]),
     "ensemble": (speed_evaluation.ensemble, ["small_cnn", "convfc"]),
+    "memory": (speed_size.memory, ["small_cnn", "convfc", "vgg16"]),
+    "growth": (speed_size.growth, ["convfc"]),
+    "startup": (speed_size.startup, ["any"]),
 }
 
 
@@ -63,7 +68,7 @@ if __name__ == "__main__":
     flags.DEFINE_integer("seed", 0, "Seed of weights and images.")
     flags.DEFINE_integer("batch_size", 128, "Images per step.", lower_bound=1)
     flags.DEFINE_integer("steps", None, "Steps of a turn. Default: some, by network.", lower_bound=1)
-    flags.DEFINE_integer("turns", 7, "Turns that count.", lower_bound=1)
+    flags.DEFINE_integer("turns", 5, "Turns that count.", lower_bound=1)
     flags.DEFINE_list("points", ["13", "61"], "Positions on a path.")
     flags.DEFINE_list("members", ["2", "10", "50"], "Members of ensembles.")
     flags.DEFINE_bool("jit_compile", None, "Compile with XLA. Default: as `cifar.py`.")

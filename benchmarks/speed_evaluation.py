@@ -9,14 +9,14 @@ from keras import ops
 import curves
 import keras_fge
 from speed_training import compiled, images, network
-from turns import Turns, compared
+from turns import compared, take_turns
 
-BATCHES = {"vgg16": (1, 1), "preresnet20": (2, 2)}  # Of train and test; others have 8.
+BATCHES = {"vgg16": (1, 1), "preresnet20": (2, 2)}  # Of train and test; others have 4.
 
 
 def path(name, settings):
     """`evaluate_path` against the obvious loop, at 13 and 61 positions."""
-    model, train, test = _curve_and_data(name, settings)
+    model, train, test = curve_and_data(name, settings)
 
     def ours(points):
         return lambda: curves.evaluate_path(model, train, test, points, settings.batch_size, line=False, verbose=False)
@@ -27,17 +27,17 @@ def path(name, settings):
             copy, (layer.weights_at(t) for t in np.linspace(0, 1, points)), train, test, settings
         )
 
-    turns, works, references = Turns(settings.turns), {}, {}
-    for points in settings.points:
-        works[f"loop, {points} points"] = turns.of(loop(points))
-        works[f"evaluate_path, {points} points"] = turns.of(ours(points))
+    works, references = {}, {}
+    for points in settings.points if name.startswith("small") else settings.points[:1]:
+        works[f"loop, {points} points"] = loop(points)
+        works[f"evaluate_path, {points} points"] = ours(points)
         references[f"evaluate_path, {points} points"] = f"loop, {points} points"
-    return {"samples": [len(train[0]), len(test[0])], **compared(turns.run(works), references)}
+    return {"samples": [len(train[0]), len(test[0])], **compared(take_turns(settings.turns, works), references)}
 
 
 def plane(name, settings):
     """`evaluate_plane` against the obvious loop, on 5 x 5 points."""
-    model, train, test = _curve_and_data(name, settings)
+    model, train, test = curve_and_data(name, settings)
     copy = compiled(model.network_at(0.5), settings)
     trainable = {id(variable) for variable in copy.trainable_variables}
     corners = [model.weights_at(t) for t in (0.0, 0.5, 1.0)]
@@ -51,22 +51,28 @@ def plane(name, settings):
                     for variable, w_0, w_1, w_2 in zip(copy.weights, *corners)
                 ]
 
-    turns = Turns(settings.turns)
     works = {
-        "loop": turns.of(lambda: _obvious_loop(copy, points(), train, test, settings, predicts=False)),
-        "evaluate_plane": turns.of(
-            lambda: curves.evaluate_plane(
-                model, train, test, num_points=5, batch_size=settings.batch_size, verbose=False
-            )
+        "loop": lambda: _obvious_loop(copy, points(), train, test, settings, predicts=False),
+        "evaluate_plane": lambda: curves.evaluate_plane(
+            model, train, test, num_points=5, batch_size=settings.batch_size, verbose=False
         ),
     }
-    return {"samples": [len(train[0]), len(test[0])], **compared(turns.run(works), {"evaluate_plane": "loop"})}
+    return {
+        "samples": [len(train[0]), len(test[0])],
+        **compared(take_turns(settings.turns, works), {"evaluate_plane": "loop"}),
+    }
 
 
-def _curve_and_data(name, settings):
+def curve_and_data(name, settings):
+    """A curve between two new networks, and arrays to measure it on."""
     ends = [network(name, settings) for _ in range(2)]
-    train, test = (images(settings, batches) for batches in BATCHES.get(name, (8, 8)))
+    train, test = (images(settings, batches) for batches in BATCHES.get(name, (4, 4)))
     return compiled(curves.connect(*ends, seed=settings.seed), settings), train, test
+
+
+def slightly_different(model, count):
+    """The weights of so many members, all a little different."""
+    return [[w + 0.001 * k for w in model.get_weights()] for k in range(count)]
 
 
 def _obvious_loop(model, points, train, test, settings, predicts=True):
@@ -103,23 +109,23 @@ def _reestimate(model, norms, x, batch_size):
 def ensemble(name, settings):
     """Predictions of 2, 10 and 50 members, one after the other and as one model, against single predictions."""
     model = network(name, settings)
-    x, _ = images(settings, BATCHES.get(name, (8, 8))[1])
-    weights = [[w + 0.01 * k for w in model.get_weights()] for k in range(max(settings.members))]
+    x, _ = images(settings, BATCHES.get(name, (4, 4))[1])
+    weights = slightly_different(model, max(settings.members))
 
     def single(count):
         return lambda: [model.predict(x, batch_size=settings.batch_size, verbose=0) for _ in range(count)]
 
-    turns, works, references = Turns(settings.turns), {}, {}
+    works, references = {}, {}
     for count in settings.members:
         members = keras_fge.Ensemble(network(name, settings), weights[:count], from_logits=True)
-        works[f"{count} single predictions"] = turns.of(single(count))
-        works[f"Ensemble of {count}"] = turns.of(lambda members=members: members.predict(x, settings.batch_size))
+        works[f"{count} single predictions"] = single(count)
+        works[f"Ensemble of {count}"] = lambda members=members: members.predict(x, settings.batch_size)
         references[f"Ensemble of {count}"] = f"{count} single predictions"
         if count <= 10:  # One program of 50 networks takes minutes to compile.
             whole = members.to_model()
             whole.compile(jit_compile=settings.jit_compile)
-            works[f"to_model() of {count}"] = turns.of(
-                lambda whole=whole: whole.predict(x, batch_size=settings.batch_size, verbose=0)
+            works[f"to_model() of {count}"] = lambda whole=whole: whole.predict(
+                x, batch_size=settings.batch_size, verbose=0
             )
             references[f"to_model() of {count}"] = f"{count} single predictions"
-    return {"samples": len(x), **compared(turns.run(works), references)}
+    return {"samples": len(x), **compared(take_turns(settings.turns, works), references)}

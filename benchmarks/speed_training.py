@@ -12,12 +12,13 @@ import numpy as np
 
 import curves
 import keras_fge
+from fused import BatchNormalization
 from networks import make_network
-from turns import Turns, compared
+from turns import compared, one_epoch, take_turns, take_turns_in_fit
 
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 WEIGHT_DECAY = 5e-4
-STEPS = {"vgg16": 2, "preresnet20": 6, "preresnet110": 2, "convfc": 12, "small_cnn": 40, "small_cnn_bn": 30}
+STEPS = {"vgg16": 1, "preresnet20": 2, "convfc": 5, "small_cnn": 10}
 
 
 def images(settings, steps, size=32):
@@ -38,7 +39,7 @@ def network(name, settings, weight_decay=0.0, size=32, **options):
 
 
 def steps_of(name, settings):
-    return settings.steps or STEPS.get(name, 10)
+    return settings.steps or STEPS.get(name, 5)
 
 
 def curve(name, settings):
@@ -52,16 +53,14 @@ def curve(name, settings):
             case = f"curve of {bends}{label}"
             models[case] = compiled(curves.connect(*ends, curves.Bezier(bends), seed=settings.seed), settings)
             references[case] = f"plain{label}"
-    turns = Turns(settings.turns)
-    works = {case: turns.of_fit(model, *data, batch_size=settings.batch_size) for case, model in models.items()}
-    return {"steps": steps_of(name, settings), **compared(turns.run(works), references)}
+    works = {case: one_epoch(model, *data, batch_size=settings.batch_size) for case, model in models.items()}
+    return {"steps": steps_of(name, settings), **compared(take_turns(settings.turns, works), references)}
 
 
 class Handwritten:
     """`handwritten.py` in a process of its own, which makes some steps when it is asked to."""
 
     def __init__(self, name, settings, **options):
-        self.seconds = []
         arguments = {"network": name, "steps": steps_of(name, settings), "batch_size": settings.batch_size}
         arguments |= {**options, "seed": settings.seed}
         script = pathlib.Path(__file__).with_name("handwritten.py")
@@ -71,7 +70,7 @@ class Handwritten:
     def __call__(self):
         self._process.stdin.write("\n")
         self._process.stdin.flush()
-        self.seconds.append(float(self._process.stdout.readline()))
+        float(self._process.stdout.readline())
 
     def close(self):
         self._process.stdin.close()
@@ -91,11 +90,9 @@ def peer(name, settings):
         for case in models
         for place in ("first", "last")
     }
-    turns = Turns(settings.turns)
-    works = {case: turns.of_fit(model, *data, batch_size=settings.batch_size) for case, model in models.items()}
-    works |= {case: turns.of(process) for case, process in by_hand.items()}
+    works = {case: one_epoch(model, *data, batch_size=settings.batch_size) for case, model in models.items()}
     try:
-        seconds = turns.run(works)
+        seconds = take_turns(settings.turns, {**works, **by_hand})
     finally:
         for process in by_hand.values():
             process.close()
@@ -106,42 +103,43 @@ def peer(name, settings):
     return {"steps": steps_of(name, settings), **compared(seconds, best)}
 
 
+def callbacks_of_fge(**arguments):
+    return [keras_fge.FGE(0.001, 0.0001, **arguments)]
+
+
 def fge(name, settings):
     """`fit` with FGE against `fit`: alone, with validation data, with a folder; and the times of what it writes."""
     size, options = (8, {}) if name == "preresnet164" else (32, {})
-    steps = settings.steps or (20 if name == "preresnet164" else 100)
+    steps = settings.steps or (10 if name == "preresnet164" else 40)
     data, validation = images(settings, steps, size), images(settings, 4, size)
 
     def make():
         return network(name, settings, size=size, **options)
 
-    def callback(**arguments):
-        return keras_fge.FGE(0.001, 0.0001, cycle_epochs=2, **arguments)
-
-    turns, common = Turns(settings.turns), {"batch_size": settings.batch_size}
-    checked = {**common, "validation_data": validation}
+    parts = {}
     with tempfile.TemporaryDirectory() as folder:
-        works = {
-            "plain": turns.of_fit(make(), *data, **common),
-            "FGE": turns.of_fit(make(), *data, callbacks=[callback()], **common),
-            "plain, validation data": turns.of_fit(make(), *data, **checked),
-            "FGE, validation data": turns.of_fit(make(), *data, callbacks=[callback()], **checked),
-            "FGE, folder": turns.of_fit(make(), *data, callbacks=[callback(directory=f"{folder}/turns")], **common),
-        }
-        references = {"FGE": "plain", "FGE, validation data": "plain, validation data", "FGE, folder": "plain"}
-        result = {"steps": steps, **compared(turns.run(works), references)}
-        result["single"] = _times_of_writing(make, callback, data, common, os.path.join(folder, "single"))
-    return result
+        cases = {"FGE": {}, "FGE, folder": {"directory": f"{folder}/turns"}, "FGE, validation data": {}}
+        for case, options in cases.items():
+            arguments = {"batch_size": settings.batch_size}
+            if case.endswith("validation data"):
+                arguments["validation_data"] = validation
+            works = {"plain": one_epoch(make(), *data, **arguments)}
+            callbacks = callbacks_of_fge(cycle_epochs=2, **options)
+            seconds = take_turns_in_fit(settings.turns, case, make(), data, works, callbacks, **arguments)
+            parts[case] = compared(seconds, {case: "plain"})
+        single = _times_of_writing(make, data, {"batch_size": settings.batch_size}, os.path.join(folder, "single"))
+    ratios = {case: part["ratios"][case] for case, part in parts.items()}
+    return {"steps": steps, "parts": parts, "ratios": ratios, "single": single}
 
 
-def _times_of_writing(make, callback, data, arguments, folder):
+def _times_of_writing(make, data, arguments, folder):
     """Seconds from the end of an epoch to the next: of a snapshot and a state in a folder, and of a resume."""
     data = [array[: 2 * arguments["batch_size"]] for array in data]
 
     def seconds(epochs, **options):
         clock, begin = _Ends(), time.perf_counter()
-        fge = callback(**options)
-        make().fit(*data, epochs=epochs, verbose=0, shuffle=False, callbacks=[clock, fge, clock.after], **arguments)
+        callbacks = [clock, *callbacks_of_fge(cycle_epochs=2, **options), clock.after]
+        make().fit(*data, epochs=epochs, verbose=0, shuffle=False, callbacks=callbacks, **arguments)
         return clock, begin
 
     clock, _ = seconds(9, directory=folder)
@@ -179,13 +177,25 @@ class _Ends(keras.callbacks.Callback):
 def pipeline(name, settings):
     """Random crop and flip in the step against none, and `Batches` against arrays in memory."""
     data = images(settings, steps_of(name, settings))
-    turns, common = Turns(settings.turns), {"batch_size": settings.batch_size}
+    common = {"batch_size": settings.batch_size}
     works = {
-        "plain": turns.of_fit(network(name, settings), *data, **common),
-        "crop and flip": turns.of_fit(network(name, settings, transform="vgg"), *data, **common),
-        "Batches": turns.of_fit(network(name, settings), keras_fge.Batches(*data, settings.batch_size)),
+        "plain": one_epoch(network(name, settings), *data, **common),
+        "crop and flip": one_epoch(network(name, settings, transform="vgg"), *data, **common),
+        "Batches": one_epoch(network(name, settings), keras_fge.Batches(*data, settings.batch_size)),
     }
-    return {
-        "steps": steps_of(name, settings),
-        **compared(turns.run(works), {"crop and flip": "plain", "Batches": "plain"}),
-    }
+    if any(isinstance(layer, BatchNormalization) for layer in network(name, settings).layers):
+        works["Keras' BatchNormalization"] = one_epoch(
+            compiled(_with_layers_of_keras(network(name, settings)), settings), *data, **common
+        )
+    references = {case: "plain" for case in works if case != "plain"}
+    return {"steps": steps_of(name, settings), **compared(take_turns(settings.turns, works), references)}
+
+
+def _with_layers_of_keras(model):
+    """The same network with BatchNormalization as Keras computes it."""
+
+    def copied(layer):
+        kind = keras.layers.BatchNormalization if isinstance(layer, BatchNormalization) else type(layer)
+        return kind.from_config(layer.get_config())
+
+    return keras.models.clone_model(model, clone_function=copied)

@@ -1,115 +1,51 @@
-"""Side by side: pieces of work that take turns on the machine, so that what else runs there meets all of them alike."""
+"""Side by side: pieces of work take turns on the machine, so that what else runs there meets all of them alike."""
 
-import threading
 import time
 
 import keras
 import numpy as np
 
 
-class Turns:
-    """Runs several pieces of work, each in a thread of its own, of which one at a time is let through.
+def take_turns(count, functions):
+    """Calls each of `{name: function}` in turn, and returns `{name: [seconds of each turn]}`.
 
-    Attributes:
-        seconds: `{name: [seconds of each turn]}`; the first turn, in which things are compiled, is left out.
-
-    Example:
-        turns = Turns(5)
-        seconds = turns.run({"plain": turns.of(plain), "FGE": lambda turn: network.fit(x, y, callbacks=[turn])})
+    A first turn, in which things are compiled, is left out.
     """
-
-    def __init__(self, count):
-        self.count = count
-        self._order, self._error = [], None
-        self._change = threading.Condition()
-
-    def of(self, function):
-        """The work of calling `function()` once in each turn."""
-
-        def work(turn):
-            for _ in range(self.count + 1):
-                turn.begin()
-                function()
-                turn.end()
-
-        return work
-
-    def of_fit(self, model, *data, callbacks=(), **arguments):
-        """The work of one `fit`, with an epoch for each turn; `callbacks` belong to what is timed."""
-
-        def work(turn):
-            first, last = TurnBegins(turn), TurnEnds(turn)
-            epochs = self.count + 1
-            model.fit(*data, epochs=epochs, verbose=0, shuffle=False, callbacks=[first, *callbacks, last], **arguments)
-
-        return work
-
-    def run(self, works):
-        """Runs `{name: work}`; each work is called with its `Turn`, and must take `count + 1` turns."""
-        turns = [Turn(self, name) for name in works]
-        self._order = list(turns)
-        threads = [threading.Thread(target=self._work, args=pair) for pair in zip(works.values(), turns)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        if self._error:
-            raise self._error
-        return {turn.name: turn.seconds[1:] for turn in turns}
-
-    def _work(self, work, turn):
-        try:
-            work(turn)
-        except BaseException as error:
-            self._error = self._error or error
-        with self._change:
-            if turn in self._order:
-                self._order.remove(turn)
-            self._change.notify_all()
-
-    def wait_for(self, turn):
-        with self._change:
-            self._change.wait_for(lambda: self._error or self._order[0] is turn)
-            if self._error:
-                raise InterruptedError("another piece of work has failed")
-
-    def pass_on(self):
-        with self._change:
-            self._order.append(self._order.pop(0))
-            self._change.notify_all()
+    seconds = {name: [] for name in functions}
+    for _ in range(count + 1):
+        _one_turn(functions, seconds)
+    return {name: values[1:] for name, values in seconds.items()}
 
 
-class Turn:
-    """One piece of work's place in the order."""
+def take_turns_in_fit(count, name, model, data, functions, callbacks=(), **arguments):
+    """The same, with one `fit` of `model` that must not be split: each of its epochs is a turn.
 
-    def __init__(self, turns, name):
-        self.turns, self.name, self.seconds = turns, name, []
+    `callbacks` are those of the fit, and belong to its time.
+    """
+    seconds = {key: [] for key in (name, *functions)}
 
-    def begin(self):
-        self.turns.wait_for(self)
-        self._begin = time.perf_counter()
+    def begin(epoch, logs):
+        _one_turn(functions, seconds)
+        seconds[name].append(-time.perf_counter())
 
-    def end(self):
-        self.seconds.append(time.perf_counter() - self._begin)
-        self.turns.pass_on()
+    def end(epoch, logs):
+        seconds[name][-1] += time.perf_counter()
 
-
-class TurnBegins(keras.callbacks.Callback):
-    def __init__(self, turn):
-        super().__init__()
-        self.turn = turn
-
-    def on_epoch_begin(self, epoch, logs=None):
-        self.turn.begin()
+    first, last = keras.callbacks.LambdaCallback(begin), keras.callbacks.LambdaCallback(on_epoch_end=end)
+    model.fit(*data, epochs=count + 1, verbose=0, shuffle=False, callbacks=[first, *callbacks, last], **arguments)
+    return {key: values[1:] for key, values in seconds.items()}
 
 
-class TurnEnds(keras.callbacks.Callback):
-    def __init__(self, turn):
-        super().__init__()
-        self.turn = turn
+def one_epoch(model, *data, **arguments):
+    """The function that trains `model` for one epoch."""
+    return lambda: model.fit(*data, verbose=0, shuffle=False, **arguments)
 
-    def on_epoch_end(self, epoch, logs=None):
-        self.turn.end()
+
+def _one_turn(functions, seconds):
+    for name, function in functions.items():
+        begin = time.perf_counter()
+        function()
+        seconds[name].append(time.perf_counter() - begin)
 
 
 def spread(values):
@@ -122,7 +58,7 @@ def compared(seconds, references):
     """Median and quartiles of the seconds of each piece of work, and of its ratio to another in the same turn.
 
     Args:
-        seconds: What `Turns.run` returns.
+        seconds: What `take_turns` returns.
         references: `{name: name of the work that it is compared to}`.
     """
     ratios = {name: np.divide(seconds[name], seconds[other]) for name, other in references.items()}

@@ -32,6 +32,7 @@ import training
 import units
 from conftest import slow_elsewhere, to_numpy, values
 from data import load
+from fused import BatchNormalization
 from keras_fge.state import StateFile, training_state
 from networks import make_network
 from records import Records, locked
@@ -128,6 +129,27 @@ def test_initialization_is_that_of_the_authors():
         assert np.std(to_numpy(layer.kernel)) == pytest.approx(1 / np.sqrt(3 * fan_in), rel=0.03)
         assert np.max(np.abs(to_numpy(layer.kernel))) <= fan_in**-0.5 * 1.00001
         assert np.std(to_numpy(layer.bias)) == pytest.approx(1 / np.sqrt(3 * fan_in), rel=0.3)
+
+
+@pytest.mark.parametrize("momentum", [0.9, 0.0])
+def test_fused_batch_normalization_is_that_of_keras(momentum):
+    """Outputs, moving statistics and, by a step of training, gradients."""
+    x = np.random.default_rng(0).normal(3, 2, (6, 5, 4, 3)).astype("float32")
+    y = np.random.default_rng(1).normal(size=x.shape).astype("float32")
+    results = []
+    for layer_class in (keras.layers.BatchNormalization, BatchNormalization):
+        keras.utils.set_random_seed(0)
+        hidden = keras.layers.Conv2D(3, 3, padding="same")
+        layer = layer_class(momentum=momentum, epsilon=1e-3)
+        model = keras.Sequential([keras.Input(x.shape[1:]), hidden, layer])
+        layer.set_weights([np.array([0.5, 1.0, 2.0]), np.array([1.0, 0.0, -1.0]), np.ones(3), np.full(3, 4.0)])
+        before = to_numpy(model(x, training=True)), *layer.get_weights()[2:]
+        model.compile(keras.optimizers.SGD(0.1), "mse")
+        model.fit(x, y, batch_size=6, verbose=0)
+        layer.trainable = False
+        results.append([*before, *model.get_weights(), to_numpy(model(x, training=True))])
+    for ours, theirs in zip(*results, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=2e-5, atol=2e-6)
 
 
 # --- Transform --------------------------------------------------------------------------------------------------------

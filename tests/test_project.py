@@ -58,9 +58,21 @@ HOUSE = {  # Each file may import only from what stands before it in its part, a
         *["path", "plane", "validation", "wise_ft", "subspace", "units", "symmetry", "align"],
     ],
     "benchmarks": [
-        *["presets", "reference", "transforms", "networks", "data", "records", "progress", "units", "training"],
+        *[
+            "presets",
+            "reference",
+            "transforms",
+            "fused",
+            "networks",
+            "data",
+            "records",
+            "progress",
+            "units",
+            "training",
+        ],
         *["ensembles", "connectivity", "search", "comparisons", "tables", "figures", "report", "cifar"],
-        *["draw_fashion", "speed", "gradient_variance", "readme_example", "choosing", "run_examples"],
+        *["draw_fashion", "turns", "handwritten", "speed_training", "speed_evaluation", "speed_size", "speed"],
+        *["gradient_variance", "readme_example", "choosing", "run_examples"],
         *["small_members", "alignment", "subspaces", "documents"],
     ],
 }
