@@ -1,4 +1,4 @@
-"""Puts the numbers of the committed records into README.md and docs/, and draws docs/opening.png.
+"""Puts the numbers of the committed records into README.md and docs/, and draws the figures of docs/.
 
     python benchmarks/documents.py
 
@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 
 import comparisons
 import curves
+import speed_tables
 from alignment import name_of_data
 from records import Records
 from tables import comparison_tables, curve_tables, ensemble_tables, time_tables
@@ -167,6 +168,13 @@ PARTS = {  # file, name of the part, what makes it
         "learned line": lambda: example_table("learned_line", "Fashion-MNIST, 4,000 images, small CNN"),
         "subspaces": subspaces,
     },
+    "docs/performance.md": {
+        **{name: lambda name=name: speed_tables.ratios(name) for name in ("curve", "fge", "path", "plane", "ensemble")},
+        "pipeline": lambda: speed_tables.ratios("pipeline"),
+        "before": lambda: speed_tables.ratios("path", speed_tables.FOLDER / "before"),
+        "pipeline before": lambda: speed_tables.ratios("pipeline", speed_tables.FOLDER / "before"),
+        **{name: getattr(speed_tables, name) for name in ("peers", "writing", "memory", "startup", "slopes")},
+    },
     "docs/results.md": {name: lambda name=name: results(name) for name in ("fashion_subset", "cifar10_jpeg")},
 }
 
@@ -214,5 +222,6 @@ def draw():
 
 if __name__ == "__main__":
     draw().savefig(ROOT / "docs" / "opening.png", dpi=110)
+    speed_tables.draw_growth().savefig(ROOT / "docs" / "growth.png", dpi=110)
     for file in PARTS:
         (ROOT / file).write_text(filled(file))

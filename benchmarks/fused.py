@@ -13,6 +13,8 @@ class BatchNormalization(keras.layers.BatchNormalization):
     biased one, as Keras has it. XLA, on JAX, fuses the operations itself.
     """
 
+    _keras_fge_computes_as = keras.layers.BatchNormalization  # `curves.align` knows what its units are.
+
     def call(self, inputs, training=None, mask=None):
         functions = {"tensorflow": _on_tensorflow, "torch": _on_torch}
         function = functions.get(keras.backend.backend())

@@ -18,7 +18,7 @@ from turns import compared, one_epoch, take_turns, take_turns_in_fit
 
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 WEIGHT_DECAY = 5e-4
-STEPS = {"vgg16": 1, "preresnet20": 2, "convfc": 5, "small_cnn": 10}
+STEPS = {"vgg16": 2, "preresnet20": 4, "convfc": 10, "small_cnn": 20}
 
 
 def images(settings, steps, size=32):

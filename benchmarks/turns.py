@@ -1,5 +1,7 @@
 """Side by side: pieces of work take turns on the machine, so that what else runs there meets all of them alike."""
 
+import contextlib
+import gc
 import time
 
 import keras
@@ -12,8 +14,10 @@ def take_turns(count, functions):
     A first turn, in which things are compiled, is left out.
     """
     seconds = {name: [] for name in functions}
-    for _ in range(count + 1):
-        _one_turn(functions, seconds)
+    _one_turn(functions, seconds)
+    with _without_old_garbage():
+        for _ in range(count):
+            _one_turn(functions, seconds)
     return {name: values[1:] for name, values in seconds.items()}
 
 
@@ -32,13 +36,24 @@ def take_turns_in_fit(count, name, model, data, functions, callbacks=(), **argum
         seconds[name][-1] += time.perf_counter()
 
     first, last = keras.callbacks.LambdaCallback(begin), keras.callbacks.LambdaCallback(on_epoch_end=end)
-    model.fit(*data, epochs=count + 1, verbose=0, shuffle=False, callbacks=[first, *callbacks, last], **arguments)
+    callbacks = [first, *callbacks, last]
+    with _without_old_garbage():
+        model.fit(*data, epochs=count + 1, verbose=0, shuffle=False, callbacks=callbacks, **arguments)
     return {key: values[1:] for key, values in seconds.items()}
 
 
 def one_epoch(model, *data, **arguments):
     """The function that trains `model` for one epoch."""
     return lambda: model.fit(*data, verbose=0, shuffle=False, **arguments)
+
+
+@contextlib.contextmanager
+def _without_old_garbage():
+    """Inside, what is there already is not searched for garbage, which takes a second when graphs are large."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 def _one_turn(functions, seconds):

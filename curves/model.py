@@ -349,8 +349,9 @@ class _FiniteLoss(keras.callbacks.Callback):
         weights = [(variable, read(variable)) for variable in model.trainable_variables]
         if not all(np.all(np.isfinite(value)) for _, value in weights):
             return False
-        others = model.non_trainable_variables + model.optimizer.variables
-        self._good = weights + [(variable, read(variable)) for variable in others]
+        fixed = {id(variable) for layer in model.curve_layers() for bend in layer.bends for variable in bend}
+        others = [variable for variable in model.non_trainable_variables if id(variable) not in fixed]
+        self._good = weights + [(variable, read(variable)) for variable in others + model.optimizer.variables]
         return True
 
 

@@ -352,8 +352,11 @@ OPERATIONS = {
 
 
 def _rule_of(operation):
-    """The rule of a layer of Keras' own, by its class; none of a subclass, whose `call` may be another one."""
-    kind = type(operation)
+    """The rule of a layer of Keras' own, by its class; none of a subclass, whose `call` may be another one.
+
+    One that computes the same has that class as `_keras_fge_computes_as`.
+    """
+    kind = getattr(operation, "_keras_fge_computes_as", type(operation))
     if isinstance(operation, keras.layers.Layer):
         return RULES.get(kind.__name__) if getattr(layers, kind.__name__, None) is kind else None
     return OPERATIONS.get(kind.__name__) if kind.__module__.startswith("keras.") else None

@@ -152,6 +152,12 @@ def test_fused_batch_normalization_is_that_of_keras(momentum):
         np.testing.assert_allclose(ours, theirs, rtol=2e-5, atol=2e-6)
 
 
+def test_networks_with_fused_batch_normalization_can_be_aligned(capsys):
+    networks = [make_network("small_cnn_bn", (8, 8, 1), 10, width=4) for _ in range(2)]
+    curves.align(*networks, data=np.zeros((4, 8, 8, 1), "uint8"))
+    assert "without a rule" not in capsys.readouterr().out
+
+
 # --- Transform --------------------------------------------------------------------------------------------------------
 
 
