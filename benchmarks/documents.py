@@ -169,11 +169,8 @@ PARTS = {  # file, name of the part, what makes it
         "subspaces": subspaces,
     },
     "docs/performance.md": {
-        **{name: lambda name=name: speed_tables.ratios(name) for name in ("curve", "fge", "path", "plane", "ensemble")},
-        "pipeline": lambda: speed_tables.ratios("pipeline"),
-        "before": lambda: speed_tables.ratios("path", speed_tables.FOLDER / "before"),
-        "pipeline before": lambda: speed_tables.ratios("pipeline", speed_tables.FOLDER / "before"),
-        **{name: getattr(speed_tables, name) for name in ("peers", "writing", "memory", "startup", "slopes")},
+        **{name: lambda name=name: speed_tables.ratios(name) for name in ("curve", "pipeline")},
+        **{name: getattr(speed_tables, name) for name in ("peers", "startup")},
     },
     "docs/results.md": {name: lambda name=name: results(name) for name in ("fashion_subset", "cifar10_jpeg")},
 }
@@ -222,6 +219,5 @@ def draw():
 
 if __name__ == "__main__":
     draw().savefig(ROOT / "docs" / "opening.png", dpi=110)
-    speed_tables.draw_growth().savefig(ROOT / "docs" / "growth.png", dpi=110)
     for file in PARTS:
         (ROOT / file).write_text(filled(file))

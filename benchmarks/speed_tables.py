@@ -21,12 +21,15 @@ def markdown(rows):
     return "\n".join("| " + " | ".join(row) + " |" for row in [rows[0], ["---"] * len(rows[0]), *rows[1:]])
 
 
-def _cell(ratio):
-    return f"{ratio['median']:.2f} ({ratio['low']:.2f} to {ratio['high']:.2f})" if ratio else ""
+def _cell(values):
+    if not values:
+        return ""
+    fastest = f"; {values['fastest']:.2f}" if "fastest" in values else ""
+    return f"{values['median']:.2f} ({values['low']:.2f} to {values['high']:.2f}{fastest})"
 
 
 def ratios(measure, folder=FOLDER):
-    """A row for each network and backend, a column for each case: the median ratio and its quartiles."""
+    """A row for each network and backend, a column for each case: median ratio, quartiles, ratio of the fastest."""
     found = records(measure, folder)
     cases = dict.fromkeys(case for r in found.values() for n in r["networks"].values() for case in n["ratios"])
     networks = dict.fromkeys(network for r in found.values() for network in r["networks"])
@@ -41,9 +44,10 @@ def ratios(measure, folder=FOLDER):
 def peers():
     """Milliseconds of a step by hand, in the better layout, and the ratios of ours to it, from the same turns."""
     found, rows = records("peer"), [["network, step", "by hand, PyTorch", *BACKENDS.values()]]
-    for network in found["torch"]["networks"]:
+    first = next(iter(found.values()))
+    for network in first["networks"]:
         for case in ("plain", "curve"):
-            values = found["torch"]["networks"][network]
+            values = first["networks"][network]
             ratio = values["ratios"][case]
             milliseconds = 1000 * values["seconds"][ratio["to"]]["median"] / values["steps"]
             by_hand = f"{milliseconds:.0f} ms, {ratio['to'].rpartition(', ')[2]}"

@@ -70,7 +70,7 @@ class Handwritten:
     def __call__(self):
         self._process.stdin.write("\n")
         self._process.stdin.flush()
-        float(self._process.stdout.readline())
+        return float(self._process.stdout.readline())
 
     def close(self):
         self._process.stdin.close()
@@ -109,12 +109,12 @@ def callbacks_of_fge(**arguments):
 
 def fge(name, settings):
     """`fit` with FGE against `fit`: alone, with validation data, with a folder; and the times of what it writes."""
-    size, options = (8, {}) if name == "preresnet164" else (32, {})
+    size = 8 if name == "preresnet164" else 32
     steps = settings.steps or (10 if name == "preresnet164" else 40)
     data, validation = images(settings, steps, size), images(settings, 4, size)
 
     def make():
-        return network(name, settings, size=size, **options)
+        return network(name, settings, size=size)
 
     parts = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -144,7 +144,7 @@ def _times_of_writing(make, data, arguments, folder):
 
     clock, _ = seconds(9, directory=folder)
     in_memory, _ = seconds(9)
-    resumed, begin = seconds(10, directory=folder)
+    resumed, begin = seconds(10, directory=folder, resume=True)
     fresh, fresh_begin = seconds(1)
     return {
         # Of the epochs that end in a snapshot, and of the others; each epoch writes a state.

@@ -1,6 +1,5 @@
 """Side by side: pieces of work take turns on the machine, so that what else runs there meets all of them alike."""
 
-import contextlib
 import gc
 import time
 
@@ -11,13 +10,14 @@ import numpy as np
 def take_turns(count, functions):
     """Calls each of `{name: function}` in turn, and returns `{name: [seconds of each turn]}`.
 
-    A first turn, in which things are compiled, is left out.
+    They are those that the function returns, or those of the call. The first turn, which compiles, is left out.
     """
     seconds = {name: [] for name in functions}
-    _one_turn(functions, seconds)
-    with _without_old_garbage():
-        for _ in range(count):
-            _one_turn(functions, seconds)
+    for turn in range(count + 1):
+        if turn == 1:
+            _set_aside()
+        _one_turn(functions, seconds)
+    gc.unfreeze()
     return {name: values[1:] for name, values in seconds.items()}
 
 
@@ -29,6 +29,8 @@ def take_turns_in_fit(count, name, model, data, functions, callbacks=(), **argum
     seconds = {key: [] for key in (name, *functions)}
 
     def begin(epoch, logs):
+        if epoch == 1:
+            _set_aside()
         _one_turn(functions, seconds)
         seconds[name].append(-time.perf_counter())
 
@@ -37,30 +39,40 @@ def take_turns_in_fit(count, name, model, data, functions, callbacks=(), **argum
 
     first, last = keras.callbacks.LambdaCallback(begin), keras.callbacks.LambdaCallback(on_epoch_end=end)
     callbacks = [first, *callbacks, last]
-    with _without_old_garbage():
-        model.fit(*data, epochs=count + 1, verbose=0, shuffle=False, callbacks=callbacks, **arguments)
+    model.fit(*data, epochs=count + 1, verbose=0, shuffle=False, callbacks=callbacks, **arguments)
+    gc.unfreeze()
     return {key: values[1:] for key, values in seconds.items()}
 
 
 def one_epoch(model, *data, **arguments):
-    """The function that trains `model` for one epoch."""
-    return lambda: model.fit(*data, verbose=0, shuffle=False, **arguments)
+    """A function that trains `model` for one epoch, and returns its seconds, without what `fit` does before and after.
+
+    (A curve's own `fit` remembers the values at the end of each epoch; `Model.fit` does not.)
+    """
+
+    def epoch():
+        times = []
+        clock = keras.callbacks.LambdaCallback(
+            on_epoch_begin=lambda epoch, logs: times.append(time.perf_counter()),
+            on_epoch_end=lambda epoch, logs: times.append(time.perf_counter()),
+        )
+        keras.Model.fit(model, *data, verbose=0, shuffle=False, callbacks=[clock], **arguments)
+        return times[1] - times[0]
+
+    return epoch
 
 
-@contextlib.contextmanager
-def _without_old_garbage():
-    """Inside, what is there already is not searched for garbage, which takes a second when graphs are large."""
+def _set_aside():
+    """What is there already is not searched for garbage any more, which takes a second when graphs are large."""
     gc.collect()
     gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 def _one_turn(functions, seconds):
     for name, function in functions.items():
         begin = time.perf_counter()
-        function()
-        seconds[name].append(time.perf_counter() - begin)
+        own = function()
+        seconds[name].append(own if isinstance(own, float) else time.perf_counter() - begin)
 
 
 def spread(values):
@@ -72,13 +84,19 @@ def spread(values):
 def compared(seconds, references):
     """Median and quartiles of the seconds of each piece of work, and of its ratio to another in the same turn.
 
+    "fastest" is the ratio of the fastest turns: what else runs on the machine only ever adds time.
+
     Args:
         seconds: What `take_turns` returns.
         references: `{name: name of the work that it is compared to}`.
     """
     ratios = {name: np.divide(seconds[name], seconds[other]) for name, other in references.items()}
+    fastest = {name: float(np.min(seconds[name]) / np.min(seconds[other])) for name, other in references.items()}
     return {
         "seconds": {name: spread(values) for name, values in seconds.items()},
-        "ratios": {name: {"to": references[name], **spread(values)} for name, values in ratios.items()},
+        "ratios": {
+            name: {"to": references[name], **spread(values), "fastest": fastest[name]}
+            for name, values in ratios.items()
+        },
         "turns": {name: [round(value, 5) for value in values] for name, values in seconds.items()},
     }

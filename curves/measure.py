@@ -1,5 +1,6 @@
 """Loss and metrics of a model at its current weights, on train and test data."""
 
+import functools
 import json
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -31,6 +32,7 @@ class Meter:
         train_samples, bn_samples: Number of samples of `train`, drawn at random with a fixed seed, to measure on and to
             estimate BatchNormalization statistics from. None: all. Only for arrays.
         penalty: Function of no arguments that returns the part of the loss that depends on the current weights alone.
+        predicts: Whether `test_predictions` will be asked for.
     """
 
     def __init__(
@@ -42,6 +44,7 @@ class Meter:
         train_samples: int | None,
         bn_samples: int | None,
         penalty: Callable[[], float],
+        predicts: bool = False,
     ):
         if not model.compiled:
             raise ValueError("`model` must be compiled with a loss: call `compile(optimizer, loss, metrics=[...])`.")
@@ -52,7 +55,7 @@ class Meter:
         train, test = _without_none(train), _without_none(test)
         self.data = {"train": _subset(train, train_samples, "train_samples"), "test": test}
         self.batch_norm = BatchNormEstimator(model)
-        self._evaluation = EvaluationWithPredictions(model)
+        self._evaluation = EvaluationWithPredictions(model) if predicts and isinstance(test, tuple) else None
         self._batch_norm_data = _subset(train, bn_samples, "bn_samples")
         self.settings = {
             "batch_size": self.batch_size,
@@ -70,7 +73,9 @@ class Meter:
         penalty = self.penalty()
         row = {}
         for split, data in self.data.items():
-            values = evaluate(self._evaluation, data, self.batch_size)
+            # One program for both, but no predictions of the train data in memory.
+            run = self._evaluation and functools.partial(self._evaluation, keeps=split == "test")
+            values = evaluate(run or self.model.evaluate, data, self.batch_size)
             values = {name_of_data_loss(self.model): values["loss"] - penalty, **values}
             row.update({f"{split}_{name}": value for name, value in values.items()})
         return row
@@ -78,7 +83,7 @@ class Meter:
     def test_predictions(self) -> Any:
         """What the model predicts for the test arrays, as of the last `measure`; None, if it has several outputs."""
         x = self.data["test"][0]
-        outputs = self._evaluation.predictions  # Of the test data, which come last.
+        outputs = self._evaluation.predictions if self._evaluation else None  # Of the test data, which come last.
         if outputs is None or len(outputs[0]) != len(keras.tree.flatten(x)[0]):  # As replicas share a batch.
             outputs = keras.tree.flatten(self.model.predict(x, batch_size=self.batch_size, verbose=0))
         return outputs[0] if len(outputs) == 1 else None

@@ -75,9 +75,10 @@ def evaluate_path(
 
 
 def _measured(model, train, test, num_points, batch_size, train_samples, bn_samples, path, verbose, line):
-    meter = Meter(
-        model, train, test, batch_size, train_samples, bn_samples, lambda: model.penalty(float(read(model.t)))
-    )
+    def penalty():
+        return model.penalty(float(read(model.t)))
+
+    meter = Meter(model, train, test, batch_size, train_samples, bn_samples, penalty, predicts=True)
     description = model.description()
     has_line = bool(line) and description["num_bends"] > 2
     settings = {"num_points": num_points, "line": has_line, **meter.settings, **description}

@@ -92,6 +92,8 @@ def test_predictions_heard_in_evaluate_are_those_of_predict(eagerly):
         for heard, predicted in zip(evaluation.predictions, model.predict(x, batch_size=4, verbose=0), strict=True):
             np.testing.assert_array_equal(heard, predicted)
         assert values == model.evaluate(x, y, batch_size=4, verbose=0, return_dict=True)
+    assert evaluation(x, y, batch_size=4, verbose=0, return_dict=True, keeps=False) == values
+    assert evaluation.predictions is None
     assert values != before and model.test_function is own
     assert not {"test_step", "compute_metrics"} & set(vars(model))
 

@@ -242,6 +242,9 @@ class EvaluationWithPredictions:
     Args:
         model: A compiled model.
 
+    Call arguments:
+        keeps: Whether to keep the predictions. Default: yes.
+
     Attributes:
         predictions: Those of the last call, of all batches in order, flat; None where they are not all to be had: the
             test step is the user's own and does not call `compute_metrics`, or several steps are one execution.
@@ -253,13 +256,14 @@ class EvaluationWithPredictions:
         self._own_step = model.test_step
         self._function: Callable | None = None
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, *args: Any, keeps: bool = True, **kwargs: Any) -> Any:
         model, heard = self.model, []
 
         def function(*arguments):
             result = self._function(*arguments)
             logs = result[0] if is_stateless() else result
-            heard.append([logs.pop(name) for name in sorted(logs) if name.startswith("_prediction_")])
+            outputs = [logs.pop(name) for name in sorted(logs) if name.startswith("_prediction_")]
+            heard.append(outputs if keeps else [])
             return result
 
         _get(model, "test_function")

@@ -1,0 +1,99 @@
+"""The measurements of speed: who takes turns, what is compared, and that the networks by hand are ours."""
+
+import contextlib
+import json
+import types
+
+import keras
+import numpy as np
+import pytest
+
+import curves
+import speed_evaluation
+import speed_tables
+import speed_training
+import turns
+from networks import make_network
+
+SETTINGS = types.SimpleNamespace(batch_size=8, seed=0, steps=1, turns=2, jit_compile="auto", points=[2], members=[2])
+
+
+def test_pieces_of_work_take_turns_and_the_first_does_not_count():
+    calls = []
+    seconds = turns.take_turns(2, {name: lambda name=name: calls.append(name) for name in "ab"})
+    assert calls == list("ababab") and {name: len(values) for name, values in seconds.items()} == {"a": 2, "b": 2}
+
+
+def test_a_fit_takes_turns_without_being_split():
+    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    calls, ones = [], np.ones((4, 1))
+    own = keras.callbacks.LambdaCallback(on_train_begin=lambda logs: calls.append("fit"))
+    seconds = turns.take_turns_in_fit(2, "fit", model, (ones, ones), {"a": lambda: calls.append("a")}, [own])
+    assert calls == ["fit", "a", "a", "a"]
+    assert len(seconds["a"]) == len(seconds["fit"]) == 2 and min(seconds["fit"]) > max(seconds["a"])
+
+
+def test_ratios_are_those_of_the_same_turn():
+    result = turns.compared({"a": [1.0, 2.0, 4.0], "b": [2.0, 6.0, 4.0]}, {"b": "a"})
+    assert result["ratios"]["b"] == {"to": "a", "median": 2.0, "low": 1.5, "high": 2.5, "fastest": 2.0}
+    assert result["seconds"]["a"]["median"] == 2.0
+
+
+@pytest.mark.skipif(keras.backend.backend() != "torch", reason="PyTorch is only in the environment of that backend")
+@pytest.mark.parametrize(
+    "name", ["vgg16", "preresnet20", "preresnet110", "convfc", "small_cnn", "small_cnn_bn", "wrn28x10"]
+)
+def test_networks_by_hand_are_ours(name):
+    import handwritten
+
+    ours = make_network(name, (32, 32, 3), 10)
+    theirs = handwritten.make_network(name)
+    assert sum(w.numel() for w in theirs.parameters()) == sum(int(np.prod(w.shape)) for w in ours.trainable_variables)
+
+
+@pytest.mark.skipif(keras.backend.backend() != "torch", reason="PyTorch is only in the environment of that backend")
+def test_a_step_by_hand_on_the_curve_is_ours():
+    """From equal bends: the loss at any t is that of the network, and falls; the network itself stays as it is."""
+    import torch
+
+    import handwritten
+
+    torch.manual_seed(0)
+    network = handwritten.make_network("small_cnn").eval()  # No dropout.
+    start = {name: weight.detach().clone() for name, weight in network.named_parameters()}
+    x, y = torch.rand(4, 3, 32, 32), torch.arange(4)
+    step = handwritten.make_step(network, True, False, contextlib.nullcontext())
+    before = step(x, y)
+    after = step(x, y)
+    assert float(before) == pytest.approx(float(torch.nn.functional.cross_entropy(network(x), y)), rel=1e-5)
+    assert float(after) < float(before)
+    assert all(torch.equal(start[name], weight) for name, weight in network.named_parameters())
+
+
+def test_the_obvious_loop_estimates_the_same_statistics():
+    model, train, _ = speed_evaluation.curve_and_data("small_cnn_bn", SETTINGS)
+    other = model.network_at(0.3)
+    norms = [layer for layer in other.layers if isinstance(layer, keras.layers.BatchNormalization)]
+    speed_evaluation._reestimate(other, norms, train[0], 8)
+    expected = model.network_at(0.3)
+    curves.update_batch_norm(expected, train, 8)
+    for ours, theirs in zip(expected.get_weights(), other.get_weights(), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("measure", [speed_training.curve, speed_training.pipeline, speed_evaluation.ensemble])
+def test_measurements_run(measure, monkeypatch):
+    monkeypatch.setitem(speed_training.STEPS, "small_cnn", 1)
+    result = measure("small_cnn", SETTINGS)
+    assert result["ratios"] and all(ratio["median"] > 0 for ratio in result["ratios"].values())
+    json.dumps(result)
+
+
+def test_tables_show_the_median_and_the_quartiles(tmp_path):
+    ratio = {"to": "plain", "median": 1.04, "low": 1.0, "high": 1.126, "fastest": 1.021}
+    record = {"networks": {"convfc": {"ratios": {"curve of 3": ratio}}}}
+    (tmp_path / "curve_jax.json").write_text(json.dumps(record))
+    table = speed_tables.ratios("curve", tmp_path)
+    assert table.splitlines()[0] == "| network, backend | curve of 3 |"
+    assert table.splitlines()[2] == "| convfc, JAX | 1.04 (1.00 to 1.13; 1.02) |"
