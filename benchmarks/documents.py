@@ -1,4 +1,4 @@
-"""Puts the numbers of the committed records into README.md and docs/, and draws the figures of docs/.
+"""Puts the numbers of the committed records into README.md and docs/, and draws docs/opening.png.
 
     python benchmarks/documents.py
 

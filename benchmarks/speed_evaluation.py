@@ -65,9 +65,11 @@ def plane(name, settings):
 
 def curve_and_data(name, settings):
     """A curve between two new networks, and arrays to measure it on."""
-    ends = [network(name, settings) for _ in range(2)]
+    *ends, middle = [network(name, settings) for _ in range(3)]
     train, test = (images(settings, batches) for batches in BATCHES.get(name, (4, 4)))
-    return compiled(curves.connect(*ends, seed=settings.seed), settings), train, test
+    model = compiled(curves.connect(*ends, seed=settings.seed), settings)
+    model.set_bend(1, middle)  # Not on the straight line, or there would be no plane.
+    return model, train, test
 
 
 def slightly_different(model, count):

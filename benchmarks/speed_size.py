@@ -2,7 +2,6 @@
 
 import json
 import pathlib
-import resource
 import subprocess
 import sys
 import tempfile
@@ -51,7 +50,8 @@ def _peak(settings):
         model.fit(*data, batch_size=settings.batch_size, verbose=0, callbacks=callbacks)
     elif kind == "Ensemble":
         keras_fge.Ensemble.load(members)[:count].predict(images(settings, 2)[0], settings.batch_size)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    with open("/proc/self/status") as file:  # Linux; `getrusage` would hand on the peak of the parent process.
+        return next(int(line.split()[1]) / 1024 for line in file if line.startswith("VmHWM"))
 
 
 def growth(name, settings):

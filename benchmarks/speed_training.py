@@ -14,7 +14,7 @@ import curves
 import keras_fge
 from fused import BatchNormalization
 from networks import make_network
-from turns import compared, one_epoch, take_turns, take_turns_in_fit
+from turns import compared, one_epoch, spread, take_turns, take_turns_in_fit
 
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 WEIGHT_DECAY = 5e-4
@@ -133,45 +133,33 @@ def fge(name, settings):
 
 
 def _times_of_writing(make, data, arguments, folder):
-    """Seconds from the end of an epoch to the next: of a snapshot and a state in a folder, and of a resume."""
+    """Seconds that FGE takes at the end of the last epoch, where a state is always written, and until the first step.
+
+    The first and the third epoch end with a snapshot, the second does not.
+    """
     data = [array[: 2 * arguments["batch_size"]] for array in data]
 
-    def seconds(epochs, **options):
-        clock, begin = _Ends(), time.perf_counter()
-        callbacks = [clock, *callbacks_of_fge(cycle_epochs=2, **options), clock.after]
-        make().fit(*data, epochs=epochs, verbose=0, shuffle=False, callbacks=callbacks, **arguments)
-        return clock, begin
+    def run(epochs, **options):
+        times = {}
+        before = keras.callbacks.LambdaCallback(
+            on_train_batch_begin=lambda batch, logs: times.setdefault("first step", time.perf_counter()),
+            on_epoch_end=lambda epoch, logs: times.update(begin=time.perf_counter()),
+        )
+        after = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: times.update(end=time.perf_counter()))
+        model, start = make(), time.perf_counter()
+        callbacks = [before, *callbacks_of_fge(cycle_epochs=2, **options), after]
+        model.fit(*data, epochs=epochs, verbose=0, shuffle=False, callbacks=callbacks, **arguments)
+        return times["end"] - times["begin"], times["first step"] - start
 
-    clock, _ = seconds(9, directory=folder)
-    in_memory, _ = seconds(9)
-    resumed, begin = seconds(10, directory=folder, resume=True)
-    fresh, fresh_begin = seconds(1)
-    return {
-        # Of the epochs that end in a snapshot, and of the others; each epoch writes a state.
-        "snapshot in memory": float(np.median(in_memory.seconds[2::2])),
-        "snapshot and state in a folder": float(np.median(clock.seconds[2::2])),
-        "state in a folder": float(np.median(clock.seconds[1::2])),
-        "begin of a resumed fit": resumed.first - begin,
-        "begin of a new fit": fresh.first - fresh_begin,
-    }
-
-
-class _Ends(keras.callbacks.Callback):
-    """Notes how long the callbacks between this one and `after` take at the end of each epoch."""
-
-    def __init__(self):
-        super().__init__()
-        self.seconds, self.first = [], None
-        self.after = keras.callbacks.LambdaCallback(on_epoch_end=self._end)
-
-    def on_train_batch_begin(self, batch, logs=None):
-        self.first = self.first or time.perf_counter()
-
-    def on_epoch_end(self, epoch, logs=None):
-        self._begin = time.perf_counter()
-
-    def _end(self, epoch, logs):
-        self.seconds.append(time.perf_counter() - self._begin)
+    values = {}
+    for repeat in range(3):
+        values.setdefault("snapshot in memory", []).append(run(3)[0])
+        values.setdefault("state in a folder", []).append(run(2, directory=f"{folder}/two_{repeat}")[0])
+        three = f"{folder}/three_{repeat}"
+        values.setdefault("snapshot and state in a folder", []).append(run(3, directory=three)[0])
+        values.setdefault("begin of a resumed fit", []).append(run(4, directory=three, resume=True)[1])
+        values.setdefault("begin of a new fit", []).append(run(1)[1])
+    return {name: spread(seconds) for name, seconds in values.items()}
 
 
 def pipeline(name, settings):

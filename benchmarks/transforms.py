@@ -38,7 +38,7 @@ class Transform(keras.layers.Layer):
         """Crops and flips by two products with matrices of zeros and ones, exact for pixels from 0 to 255.
 
         Row i of such a matrix says which row (or column) of the image comes to place i; none, outside of the image.
-        (A gather of the pixels costs several times as much.)
+        (On TensorFlow a gather of the pixels costs more.)
         """
         batch = ops.shape(images)[0]
         height, width, channels = images.shape[1:]

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import types
 
 import keras
@@ -10,6 +11,7 @@ import pytest
 
 import curves
 import speed_evaluation
+import speed_size
 import speed_tables
 import speed_training
 import turns
@@ -82,12 +84,35 @@ def test_the_obvious_loop_estimates_the_same_statistics():
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("measure", [speed_training.curve, speed_training.pipeline, speed_evaluation.ensemble])
-def test_measurements_run(measure, monkeypatch):
-    monkeypatch.setitem(speed_training.STEPS, "small_cnn", 1)
-    result = measure("small_cnn", SETTINGS)
+@pytest.mark.parametrize(
+    ("measure", "network"),
+    [
+        (speed_training.curve, "small_cnn"),
+        pytest.param(speed_training.fge, "small_cnn", marks=pytest.mark.slow),
+        (speed_training.pipeline, "small_cnn_bn"),
+        (speed_evaluation.path, "small_cnn_bn"),
+        pytest.param(speed_evaluation.plane, "small_cnn_bn", marks=pytest.mark.slow),
+        (speed_evaluation.ensemble, "small_cnn"),
+    ],
+)
+def test_measurements_run(measure, network):
+    result = measure(network, SETTINGS)
     assert result["ratios"] and all(ratio["median"] > 0 for ratio in result["ratios"].values())
     json.dumps(result)
+
+
+@pytest.mark.slow
+def test_growth_runs():
+    parts = speed_size.growth("small_cnn", SETTINGS)["parts"]
+    assert list(parts["bends"]["seconds"]) == [str(bends) for bends in range(1, 10)]
+    assert [len(parts[part]["seconds"]) for part in ("points", "members", "weights")] == [4, 6, 10]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="peak memory is read on Linux only")
+def test_peak_memory_is_that_of_each_process():
+    megabytes = speed_size.memory("small_cnn", SETTINGS)["megabytes"]
+    assert len(megabytes) == 8 and megabytes["plain"] > 1 and megabytes["curve of 3"] > 1
 
 
 def test_tables_show_the_median_and_the_quartiles(tmp_path):
