@@ -8,6 +8,7 @@ import keras_fge  # Chooses the backend, before anything here loads Keras.
 from curves.align import align
 from curves.connect import connect
 from curves.curve import Curve
+from curves.explorer import explore
 from curves.layers import CurveBatchNormalization, CurveConv2D, CurveDense
 from curves.model import CurveModel
 from curves.parametrization import Bezier, PolygonalChain, Simplex
@@ -41,6 +42,7 @@ __all__ = [
     "connect",
     "evaluate_path",
     "evaluate_plane",
+    "explore",
     "plot_paths",
     "plot_planes",
     "sample_subspace",

@@ -67,6 +67,13 @@ class Meter:
             "test": _checksum_of_data(test),
         }
 
+    def samples(self) -> dict[str, int]:
+        """How many samples a test error, and statistics of BatchNormalization, come from, where that is known."""
+        counted = {"test_samples": self.data["test"]}
+        if self.batch_norm.statistics:
+            counted["batch_norm_samples"] = self._batch_norm_data
+        return {k: len(keras.tree.flatten(data)[0]) for k, data in counted.items() if isinstance(data, tuple)}
+
     def measure(self) -> dict[str, float]:
         """Estimates the BatchNormalization statistics, and returns {"train_loss": ..., ...}, a dictionary of floats."""
         self.batch_norm.update(self._batch_norm_data, self.batch_size)

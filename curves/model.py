@@ -12,7 +12,7 @@ from keras import ops
 
 from curves.curve import Curve
 from curves.parametrization import Bezier, Parametrization, Simplex
-from keras_fge.core.figures import text_as_html
+from keras_fge.core.figures import as_html
 from keras_fge.core.keras_internals import all_layers, compiled_loss_lent, is_stateless, layers_inside
 from keras_fge.core.networks import clone, read, regularization, set_weights
 
@@ -287,7 +287,7 @@ class CurveModel(keras.Model):
         return f"CurveModel({kinds} of '{self.body.name}', {size:,} weights a bend, t={np.round(read(self.t), 3)})"
 
     def _repr_html_(self) -> str:
-        return text_as_html(repr(self))
+        return as_html([repr(self)])
 
     def whole_network(self, method: str) -> Curve:
         """The body, if it is one `Curve(network)`; else a ValueError that says that `method` needs that."""

@@ -108,7 +108,7 @@ def _measured(model, train, test, num_points, batch_size, train_samples, bn_samp
         parts = {split: points.columns(split, rows) for split in ("train", "test", "ensemble")}
         return PathResult(positions, distance, straight, **parts, settings={**settings, **note}, line=line)
 
-    note = {"no_ensemble": ensemble.why_not} if ensemble.why_not else {}
+    note = {**meter.samples(), **({"no_ensemble": ensemble.why_not} if ensemble.why_not else {})}
     line = part_of_the_result(slice(num_points, None), straight * positions, None) if has_line else None
     result = part_of_the_result(slice(num_points), distances, line)
     if path is not None:

@@ -131,7 +131,7 @@ def _measured(
         path_distance=projected[:, 2],
         train={name: values.reshape(shape) for name, values in points.columns("train").items()},
         test={name: values.reshape(shape) for name, values in points.columns("test").items()},
-        settings=settings,
+        settings={**settings, **meter.samples()},
         paths=projections,
     )
     if path is not None:

@@ -108,7 +108,7 @@ def _draw_plane(figure, axes, result, split, quantity):
 
     scale, unit = (100, " (%)") if quantity == "error" else (1, "")
     values = np.ma.masked_invalid(scale * getattr(result, split)[quantity])
-    levels = _levels(values.compressed())
+    levels = color_levels(values.compressed())
     norm = BoundaryNorm(levels, ncolors=256, extend="max")
     contours = axes.contourf(result.x, result.y, values, levels, norm=norm, cmap="viridis_r", extend="max")
     axes.contour(result.x, result.y, values, levels, colors="white", linewidths=0.6)
@@ -132,7 +132,7 @@ def _draw_plane(figure, axes, result, split, quantity):
     axes.legend(loc="upper right", fontsize="small", framealpha=0.8)
 
 
-def _levels(values, number=8):
+def color_levels(values, number=8):
     """Levels evenly spaced in the logarithm of the excess over the minimum, from its 2 % to its 90 % quantile."""
     excess = values - np.min(values)
     low, high = np.quantile(excess, [0.02, 0.9])

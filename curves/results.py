@@ -1,4 +1,4 @@
-"""`PathResult` and `PlaneResult`: measurements along a curve and on a plane, to save, load, summarize and plot."""
+"""`PathResult` and `PlaneResult`: measurements along a curve and on a plane, to read, save, load and draw."""
 
 import dataclasses
 import json
@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from keras_fge.core.figures import text_as_html
+from curves.diagnosis import name_of, of_path, of_plane
+from keras_fge.core.figures import as_html
 from keras_fge.core.files import read_npz, to_npz, write_atomically
 
 if TYPE_CHECKING:
+    import pandas
     from matplotlib.figure import Figure
 
 
@@ -34,14 +36,15 @@ class PathResult:
             "with_start_error" and "with_start_nll" of {phi(0), phi(t)}, "so_far_error" and "so_far_nll" of all
             positions up to t; for values, "with_start_mse" and "so_far_mse". Empty where that was not measured.
         settings: Settings of the measurement: "num_points", "batch_size", "train_samples", "bn_samples" (None: all),
-            checksums of the model and the data, and "no_ensemble": why `ensemble` is empty.
+            checksums of the model and the data; "test_samples" and "batch_norm_samples", how many samples there were,
+            where that is known; and "no_ensemble": why `ensemble` is empty.
         line: The same of the straight line between the endpoints, at these t; None if it was not measured.
 
     Example:
         curve = curves.connect(net_a, net_b)
         curve.compile("sgd", "sparse_categorical_crossentropy", metrics=["accuracy"])
         result = curves.evaluate_path(curve, (x, y), (x_test, y_test), num_points=3)
-        print(result)  # The barrier on the straight line, and on the curve.
+        print(result)  # Whether the networks are connected, and what to distrust.
         result.save("path.npz")
         curves.PathResult.load("path.npz").summary()["train_loss_barrier"]
     """
@@ -96,16 +99,16 @@ class PathResult:
         }
 
     def __str__(self) -> str:
-        rows = [] if self.line is None else [self.line._in_words("straight line")]
-        rows.append(self._in_words(self.settings.get("curve", ["path"])[0].partition(",")[0]))
-        if why := self.settings.get("no_ensemble"):
-            rows.append(f"no ensemble was measured: {why}")
-        return "\n".join(rows)
+        return "\n".join([*of_path(self), *self._rows()])
 
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        return text_as_html(str(self))
+        return as_html(of_path(self), self._rows())
+
+    def _rows(self):
+        rows = [] if self.line is None else [self.line._in_words("straight line")]
+        return [*rows, self._in_words(self.settings.get("curve", ["path"])[0].partition(",")[0])]
 
     def _in_words(self, name):
         texts = [
@@ -115,6 +118,22 @@ class PathResult:
             if (values := getattr(self, split).get(quantity)) is not None
         ]
         return f"{name}: {'; '.join(texts)}; length {self.summary()['length_ratio']:.3f}"
+
+    def to_frame(self) -> "pandas.DataFrame":
+        """A pandas table with a row for each position, of the line too: "path", "t", "distance", "train_loss", ..."""
+        import pandas
+
+        frames = [] if self.line is None else [self.line.to_frame().assign(path="straight line")]
+        columns = {"path": name_of(self), "t": self.t, "distance": self.distance}
+        parts = ("train", "test", "ensemble")
+        columns |= {f"{part}_{name}": values for part in parts for name, values in getattr(self, part).items()}
+        return pandas.concat([pandas.DataFrame(columns), *frames], ignore_index=True)
+
+    def to_html(self, path: str | os.PathLike) -> None:
+        """Writes a page to look at in a browser, with a slider for t; see `curves.explore`, for several together."""
+        from curves.explorer import explore
+
+        explore({name_of(self): self}, path)
 
     def save(self, path: str | os.PathLike) -> None:
         """Writes the result to `path`, a .npz file, atomically: the file is never incomplete."""
@@ -191,19 +210,26 @@ class PlaneResult:
         }
 
     def __str__(self) -> str:
-        sides = [f"{value:.3g}" for name, value in self.summary().items() if name.startswith("distance_")]
-        rows = [f"plane of {self.x.size} x {self.y.size} points; distances of its three points: {', '.join(sides)}"]
-        for split, quantity, scale, label in WORDS:
-            if (values := getattr(self, split).get(quantity)) is not None:
-                rows.append(f"{label} {scale * np.nanmin(values):.3g} to {scale * np.nanmax(values):.3g}")
-        if self.path_distance.size:
-            rows.append(f"the curve lies in it up to a distance of {self.path_distance.max():.3g}")
-        return "\n".join(rows)
+        return "\n".join(of_plane(self))
 
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        return text_as_html(str(self))
+        return as_html(of_plane(self), [])
+
+    def to_frame(self) -> "pandas.DataFrame":
+        """A pandas table with a row for each point of the grid: "x", "y", "train_loss", "test_error", ..."""
+        import pandas
+
+        x, y = np.meshgrid(self.x, self.y)
+        parts = {f"{part}_{name}": v.ravel() for part in ("train", "test") for name, v in getattr(self, part).items()}
+        return pandas.DataFrame({"x": x.ravel(), "y": y.ravel(), **parts})
+
+    def to_html(self, path: str | os.PathLike) -> None:
+        """Writes a page to look at in a browser, with contours, a surface, and a slider for t; see `curves.explore`."""
+        from curves.explorer import explore
+
+        explore({"plane": self}, path)
 
     def save(self, path: str | os.PathLike) -> None:
         """Writes the result to `path`, a .npz file, atomically: the file is never incomplete."""

@@ -14,7 +14,7 @@ from keras_fge import cycle as cycles
 from keras_fge import state
 from keras_fge.batches import Batches, announce_epoch
 from keras_fge.core.compiled import AS_COMPILED, check_metrics, compiled_outputs
-from keras_fge.core.figures import text_as_html
+from keras_fge.core.figures import as_html
 from keras_fge.core.keras_internals import (
     callbacks_around,
     has_one_process,
@@ -25,6 +25,7 @@ from keras_fge.core.keras_internals import (
 from keras_fge.core.networks import check_finite, distance
 from keras_fge.core.tasks import Outputs
 from keras_fge.cycle import Cycle
+from keras_fge.diagnosis import of_run
 from keras_fge.ensemble import Ensemble
 from keras_fge.learning_rate import (
     SMALLEST_RATE,
@@ -40,6 +41,7 @@ from keras_fge.termination import Termination
 from keras_fge.validation import Validation
 
 if TYPE_CHECKING:
+    import pandas
     from matplotlib.figure import Figure
 
 
@@ -184,12 +186,48 @@ class CyclicEnsemble(keras.callbacks.Callback, abc.ABC):
         """
         from keras_fge.plots import plot_run
 
+        steps, rates, snapshots, _ = self._shown()
+        return plot_run(steps, rates, snapshots, path)
+
+    def to_html(self, path: str | os.PathLike) -> None:
+        """Writes a page to look at the last run in a browser: one HTML file, which needs no network.
+
+        It shows start and members on the plane of their first two principal components, with the share of the variance
+        that this plane has, errors of members and ensembles, distances and the learning rate; a slider goes from member
+        to member. It needs plotly, when it is written only.
+
+        Args:
+            path: File to write, such as "run.html".
+
+        Raises:
+            ValueError: if no snapshot has been collected yet.
+            ImportError: if plotly is not installed.
+        """
+        from keras_fge.explorer import explore_run
+
+        steps, rates, snapshots, start = self._shown()
+        distances = Ensemble(self.model, [start, *snapshots]).distances()
+        explore_run(steps, rates, snapshots, distances, self._sentences() or [repr(self)], path, type(self).__name__)
+
+    def to_frame(self) -> "pandas.DataFrame":
+        """A pandas table of the snapshots: "step", "learning_rate", and what was measured."""
+        import pandas
+
+        rows = [{"step": s.step, "learning_rate": s.learning_rate, **s.metrics} for s in self.snapshots]
+        return pandas.DataFrame(rows, index=range(1, len(rows) + 1))
+
+    def _shown(self):
+        """(iterations, learning rates, snapshots, snapshot of the start) of the last run."""
         if self._run is None or not self.snapshots[self._run.earlier :]:
             raise ValueError("No snapshot has been collected yet: there is nothing to plot.")
         snapshots = self.snapshots[self._run.earlier :]
         steps = np.arange(1, snapshots[-1].step + 1)
         rates = ops.convert_to_numpy(self.learning_rate(steps, self._run.cycle.length))
-        return plot_run(steps, rates, snapshots, path)
+        return steps, rates, snapshots, self._run.start_snapshot
+
+    def _sentences(self):
+        samples = self._validation.samples if self._validation else None
+        return of_run(self.snapshots, samples) if self.snapshots else []
 
     def __repr__(self) -> str:
         length = f"{self.cycle_epochs} epochs" if self.cycle_epochs else f"{self.cycle_steps} steps"
@@ -197,8 +235,11 @@ class CyclicEnsemble(keras.callbacks.Callback, abc.ABC):
             f"{type(self).__name__}({len(self.snapshots)} snapshots, cycles of {length} from epoch {self.start_epoch})"
         )
 
+    def __str__(self) -> str:
+        return "\n".join([repr(self), *self._sentences()])
+
     def _repr_html_(self) -> str:
-        return text_as_html(repr(self))
+        return as_html([repr(self), *self._sentences()], [])
 
     # --- The hooks, in the order in which `fit` calls them ------------------------------------------------------------
 

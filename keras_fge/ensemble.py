@@ -11,7 +11,7 @@ import numpy as np
 from keras_fge.core.arguments import as_number
 from keras_fge.core.batch_norm import check_can_be_estimated, update_batch_norm
 from keras_fge.core.compiled import check_metrics, compiled_metrics
-from keras_fge.core.figures import text_as_html
+from keras_fge.core.figures import Sizes, as_html
 from keras_fge.core.networks import borrowed, check_same_architecture, clone, distance, set_weights
 from keras_fge.core.predictions import RunningMean, RunningVariance, check_order, predict_with_labels
 from keras_fge.core.tasks import FromLogits, Outputs, Task
@@ -223,13 +223,16 @@ class Ensemble:
         calibrate: bool = False,
         sample_weight: Any = None,
         metrics: str | None = None,
-    ) -> dict[str, np.ndarray]:
-        """The metrics of `evaluate` for the ensembles of the first 1, 2, ..., K members: arrays of shape `(K,)`."""
+    ) -> Sizes:
+        """The metrics of `evaluate` for the ensembles of the first 1, 2, ..., K members: arrays of shape `(K,)`.
+
+        It is a dictionary; its method `to_frame()` makes a pandas table of it.
+        """
         rows = [
             self._metrics(running.mean(), labels, shares, calibrate, metrics)
             for running, labels, shares in self._growing(x, y, sample_weight, batch_size)
         ]
-        return {name: np.array([row[name] for row in rows]) for name in rows[0]}
+        return Sizes({name: np.array([row[name] for row in rows]) for name in rows[0]})
 
     def uncertainty(self, x: Any, batch_size: int | None = None) -> dict[str, np.ndarray]:
         """Predictive entropy and mutual information for each sample, of a classifier with one output.
@@ -484,7 +487,12 @@ class Ensemble:
         return f"Ensemble({len(self)} members of '{self.network.name}', from_logits={self.from_logits}{task})"
 
     def _repr_html_(self) -> str:
-        return text_as_html(repr(self))
+        rows = [
+            f"member {k}: iteration {s.step}" + "".join(f", {name} {value:.4g}" for name, value in s.metrics.items())
+            for k, s in enumerate(self.snapshots, 1)
+            if s.step
+        ]
+        return as_html([repr(self)], rows)
 
     def _predictions(self, x, batch_size):
         """Inside `borrowed`: the probabilities of one member after the other."""

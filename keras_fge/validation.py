@@ -52,6 +52,11 @@ class Validation:
     def count(self) -> int:
         return int(self._running.count)
 
+    @property
+    def samples(self) -> int | None:
+        """How many samples the data hold; None before they were read."""
+        return None if self._labels is None else len(keras.tree.flatten(self._labels)[0])
+
     def check(self, model: keras.Model) -> None:
         """Measures `model` as it is, so that what cannot be measured is known before the training.
 

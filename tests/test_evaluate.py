@@ -348,10 +348,12 @@ def test_the_straight_line_is_measured_too(trained, tmp_path):
     loaded = curves.PathResult.load(tmp_path / "path.npz")
     assert loaded.summary() == result.summary() and str(loaded) == str(result)
     assert loaded.summary()["line_train_loss_barrier"] == loaded.line.barrier()
-    first, second = str(result).splitlines()
+    verdict, *_, first, second = str(result).splitlines()
+    assert verdict.startswith("The straight line has ") and "the Bezier curve has " in verdict
     assert first.startswith("straight line: train loss ") and second.startswith("Bezier(num_bends=3): train loss ")
     assert "barrier" in first and "test error %" in second
-    assert repr(result) == str(result) and result._repr_html_() == f"<pre>{result}</pre>"
+    assert repr(result) == str(result) and result._repr_html_().endswith(f"<pre>{first}\n{second}</pre>")
+    assert result.settings["test_samples"] == 20 and result.settings["batch_norm_samples"] == len(x)
     figure = result.plot()
     assert [line.get_label() for line in figure.axes[0].get_lines()[::2]] == ["curve", "straight line"]
 
@@ -403,7 +405,7 @@ def test_why_no_ensemble_was_measured(trained, tmp_path):
     path = tmp_path / "path.npz"
     result = curves.evaluate_path(model, (x, [y, y]), (x, [y, y], None), num_points=2, path=path, verbose=False)
     assert not result.ensemble and np.all(np.isfinite(result.test["loss"]))
-    assert str(curves.PathResult.load(path)).endswith("no ensemble was measured: the network has several outputs")
+    assert "No ensemble was measured: the network has several outputs.\n" in str(curves.PathResult.load(path))
     start, end, x, y = trained
     data = keras_fge.Batches(x, y)
     result = curves.evaluate_path(compiled(curves.connect(start, end)), data, data, num_points=2, verbose=False)

@@ -209,13 +209,14 @@ def test_what_a_curve_and_a_plane_say_of_themselves(trained):
     assert repr(curve) == f"CurveModel(Bezier(num_bends=3) of '{curve.body.name}', {size} weights a bend, t=0.5)"
     fge = keras_fge.FGE(0.1)
     for shown in (curve, fge, keras_fge.Ensemble.of([start, end])):
-        assert shown._repr_html_() == f"<pre>{html.escape(repr(shown))}</pre>"
+        assert shown._repr_html_() == f"<p><b>{html.escape(repr(shown))}</b></p>"
     plane = curves.evaluate_plane(curve, (x, y), (x, y), num_points=2, verbose=False)
-    lines = str(plane).splitlines()
-    assert lines[0].startswith("plane of 2 x 2 points; distances of its three points: ")
-    assert lines[1] == f"train loss {plane.train['loss'].min():.3g} to {plane.train['loss'].max():.3g}"
-    assert lines[2].startswith("test error % ") and lines[3].startswith("the curve lies in it up to a distance of ")
-    assert repr(plane) == str(plane) and plane._repr_html_() == f"<pre>{plane}</pre>"
+    first, *others = str(plane).splitlines()
+    low, high = plane.train["loss"].min(), plane.train["loss"].max()
+    assert first.startswith(f"On the plane (2 x 2 points): train loss {low:.3g} to {high:.3g} nat, test error ")
+    assert any(line.startswith("The curve lies in the plane, up to a distance of ") for line in others)
+    assert any(line.startswith("The statistics of BatchNormalization come from 50 samples") for line in others)
+    assert repr(plane) == str(plane) and plane._repr_html_().startswith(f"<p><b>{first}</b></p>")
 
 
 def test_further_paths_on_a_plane(trained, tmp_path):

@@ -22,7 +22,7 @@ from records import Records
 ROOT = pathlib.Path(__file__).parent.parent
 HOUSE = {  # Each file may import only from what stands before it in its part, and from the parts below.
     "keras_fge/core": [
-        *["backend", "arguments", "files", "figures", "keras_internals", "networks", "batch_norm", "metrics"],
+        *["backend", "arguments", "files", "figures", "page", "keras_internals", "networks", "batch_norm", "metrics"],
         *["tasks", "compiled", "predictions"],
     ],
     "keras_fge": [
@@ -36,6 +36,8 @@ HOUSE = {  # Each file may import only from what stands before it in its part, a
             "ensemble",
             "swag",
             "plots",
+            "explorer",
+            "diagnosis",
             "callback",
             "fge",
             "snapshot_ensemble",
@@ -51,8 +53,10 @@ HOUSE = {  # Each file may import only from what stands before it in its part, a
             "model",
             "connect",
             "measure",
+            "diagnosis",
             "results",
             "plots",
+            "explorer",
             "points",
         ],
         *["path", "plane", "validation", "wise_ft", "subspace", "units", "symmetry", "align"],
@@ -93,8 +97,9 @@ BELOW = {
 }
 ACROSS = {"subspace": {"ensemble", "snapshots"}}  # The one place where both halves meet: curves above keras_fge.
 PUBLIC = {"benchmarks": {"curves", "keras_fge"}}
-OPTIONAL = {"plots": {"matplotlib"}, "results": {"matplotlib"}, "callback": {"matplotlib"}}
-OPTIONAL |= {"keras_internals": {"jax", "torch"}, "figures": {"matplotlib"}, "uncertainty": {"sklearn"}}
+OPTIONAL = {"plots": {"matplotlib"}, "page": {"plotly"}, "uncertainty": {"sklearn"}}
+OPTIONAL |= {"keras_internals": {"jax", "torch"}}
+OPTIONAL |= {file: {"matplotlib", "pandas"} for file in ("results", "callback", "figures")}
 OPTIONAL |= {"align": {"scipy"}}
 
 
@@ -172,7 +177,7 @@ def test_import_needs_only_keras_numpy_and_one_backend():
     result = run(sys.executable, "-c", code)
     assert result.returncode == 0, result.stderr
     loaded = {module.split(".")[0] for module in result.stdout.split()}
-    assert not loaded & {*others, "matplotlib", "tensorflow_datasets", "absl", "sklearn", "rich"}
+    assert not loaded & {*others, "matplotlib", "plotly", "pandas", "tensorflow_datasets", "absl", "sklearn", "rich"}
     assert {"curves", "keras_fge"} <= loaded
 
 

@@ -87,10 +87,10 @@ def test_the_obvious_loop_estimates_the_same_statistics():
 @pytest.mark.parametrize(
     ("measure", "network"),
     [
-        (speed_training.curve, "small_cnn"),
+        pytest.param(speed_training.curve, "small_cnn", marks=pytest.mark.slow),
         pytest.param(speed_training.fge, "small_cnn", marks=pytest.mark.slow),
-        (speed_training.pipeline, "small_cnn_bn"),
-        (speed_evaluation.path, "small_cnn_bn"),
+        pytest.param(speed_training.pipeline, "small_cnn_bn", marks=pytest.mark.slow),
+        pytest.param(speed_evaluation.path, "small_cnn_bn", marks=pytest.mark.slow),
         pytest.param(speed_evaluation.plane, "small_cnn_bn", marks=pytest.mark.slow),
         (speed_evaluation.ensemble, "small_cnn"),
     ],

@@ -1,10 +1,12 @@
-"""What a notebook shows at the end of a cell: figures, without pyplot, and texts. Only what draws needs matplotlib."""
+"""What a notebook shows at the end of a cell: figures, without pyplot, texts and tables. Drawing needs matplotlib."""
 
 import html
 import io
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import pandas
     from matplotlib.figure import Figure
 
 
@@ -21,6 +23,20 @@ def new_figure(**arguments: Any) -> "Figure":
     return Shown(**arguments)
 
 
-def text_as_html(text: str) -> str:
-    """A text of several lines as a notebook is to show it."""
-    return f"<pre>{html.escape(text)}</pre>"
+def as_html(sentences: Sequence[str], rows: Sequence[str] = ()) -> str:
+    """Sentences, the first one in bold, and rows of numbers below them."""
+    first, *others = map(html.escape, sentences)
+    items = "".join(f"<li>{sentence}</li>" for sentence in others)
+    numbers = html.escape("\n".join(rows))
+    return f"<p><b>{first}</b></p>" + (f"<ul>{items}</ul>" if items else "") + (f"<pre>{numbers}</pre>" if rows else "")
+
+
+class Sizes(dict):
+    """Metrics of ensembles of the first 1, 2, ..., K members: a dictionary of arrays, that can also be a table."""
+
+    def to_frame(self) -> "pandas.DataFrame":
+        """A pandas table with a row for each number of members."""
+        import pandas
+
+        count = len(next(iter(self.values())))
+        return pandas.DataFrame(self, index=pandas.RangeIndex(1, count + 1, name="members"))

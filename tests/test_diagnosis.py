@@ -1,0 +1,156 @@
+"""What results say of themselves: each sentence where it belongs, and not where it does not."""
+
+import dataclasses
+import html
+
+import numpy as np
+import pytest
+
+import curves
+import keras_fge
+from curves import diagnosis
+from keras_fge.diagnosis import of_run
+
+T = np.linspace(0, 1, 21)
+BUMP = np.sin(np.pi * T)
+
+
+def path(loss, error=None, ensemble=None, line=None, loss_name="nll", num_bends=3, **settings):
+    """A path with this train loss, and this test error in per cent."""
+    loss = np.asarray(loss, "float64")
+    t = np.linspace(0, 1, len(loss))
+    train, test = {"loss": loss, loss_name: loss}, {"loss": loss}
+    if error is not None:
+        test["error"] = np.asarray(error) / 100
+    together = {} if ensemble is None else {"with_start_error": np.asarray(ensemble) / 100}
+    settings = {"curve": [f"Bezier(num_bends={num_bends}), fix_start=True"], "num_bends": num_bends, **settings}
+    return curves.PathResult(t, t, 1.0, train, test, together, settings, line)
+
+
+def said(result, words):
+    return any(words in sentence for sentence in str(result).splitlines())
+
+
+def test_the_sentence_of_a_curve_around_a_barrier():
+    line = path(0.1 + 1.53 * BUMP, 31 + 44 * BUMP, num_bends=2)
+    curve = path(0.1 + 0.01 * BUMP, 31.6 + 2.1 * T, line=line)
+    assert str(curve).splitlines()[0] == (
+        "The straight line has a barrier of 1.53 nat (75 % test error at t = 0.50); the Bezier curve has none "
+        "(0.01 nat): the networks are connected. Test error along it: 31.6 to 33.7 %."
+    )
+    assert curve._repr_html_().startswith(f"<p><b>{html.escape(str(curve).splitlines()[0])}</b></p>")
+
+
+@pytest.mark.parametrize(
+    ("line", "curve", "words"),
+    [
+        (1.0, 0.6, "the Bezier curve has a barrier of 0.6 nat (at t = 0.50): it does not connect them."),
+        (0.01, 0.01, "the networks are linearly connected, also without a curve."),
+        (0.01, 0.6, "the networks are linearly connected; the curve is worse"),
+        (None, 0.6, "The Bezier curve has a barrier of 0.6 nat (at t = 0.50): it does not connect the networks."),
+        (None, 0.01, "The Bezier curve has no barrier (0.01 nat): it connects the networks."),
+    ],
+)
+def test_verdicts(line, curve, words):
+    result = path(0.1 + curve * BUMP, line=None if line is None else path(0.1 + line * BUMP, num_bends=2))
+    assert words in str(result).splitlines()[0]
+
+
+def test_what_counts_as_a_barrier():
+    assert diagnosis.has_barrier(path(0.1 + 0.051 * BUMP)) and not diagnosis.has_barrier(path(0.1 + 0.049 * BUMP))
+    assert diagnosis.has_barrier(path(0 * T, 5 + 2.1 * BUMP)) and not diagnosis.has_barrier(path(0 * T, 5 + BUMP))
+    # Of a loss whose unit is not known, a tenth of the larger end.
+    assert diagnosis.has_barrier(path(20 + 3 * BUMP, loss_name="mse"))
+    assert not diagnosis.has_barrier(path(20 + 1.5 * BUMP, loss_name="mse"))
+    assert "barrier of 3 (at t" in str(path(20 + 3 * BUMP, loss_name="mse"))  # No nat.
+
+
+def test_a_loss_that_is_not_finite_is_a_barrier():
+    result = path(np.where(T == 0.5, np.nan, 0.1))
+    assert said(result, "a loss that is not finite at 1 of its 21 positions: it does not connect")
+
+
+def test_few_positions():
+    assert said(path(np.full(5, 0.1)), "5 positions do not show what lies between them")
+    assert not said(path(np.full(21, 0.1)), "do not show")
+    assert said(path([0.1, 0.1, 2.0, 0.1, 0.1]), "next to the highest position the loss is 1.9 lower")
+    assert said(path(0.1 + 0 * T, line=path([0.1, 2.0, 0.1], num_bends=2)), "next to the highest position")
+    assert not said(path(0.1 + BUMP), "next to the highest position")
+
+
+def test_ends_that_are_no_minima():
+    assert said(path(1 - 0.5 * BUMP), "between them the train loss falls to 0.5, below the 1 of the better end")
+    assert not said(path(1 - 0.1 * BUMP), "not at a minimum") and not said(path(1 + BUMP), "not at a minimum")
+    assert not said(path(0.02 - 0.015 * BUMP), "not at a minimum")  # Too little, in nat, to speak of.
+
+
+def test_batch_normalization_on_few_samples():
+    assert said(path(0.1 + 0 * T, batch_norm_samples=100), "come from 100 samples: their means are uncertain by 10 %")
+    assert not said(path(0.1 + 0 * T, batch_norm_samples=400), "BatchNormalization")
+    assert not said(path(0.1 + 0 * T), "BatchNormalization")
+
+
+def test_ends_with_other_statistics():
+    loss = 0.3 + 0.001 * BUMP
+    loss[-1] = 0.1
+    assert said(path(loss, batch_norm_samples=1000), "Next to t = 1 the train loss jumps by 0.2")
+    assert said(path(loss[::-1], batch_norm_samples=1000), "Next to t = 0 the train loss jumps by 0.2")
+    assert not said(path(loss), "jumps")  # Without such layers it has another reason.
+    assert not said(path(0.3 + BUMP, batch_norm_samples=1000), "jumps")
+
+
+def test_few_test_samples():
+    error = 20 + 2 * BUMP
+    assert said(path(0 * T, error, test_samples=400), "On 400 test samples a test error has a standard error of 2 ")
+    assert not said(path(0 * T, error, test_samples=40000), "standard error")
+    assert not said(path(0 * T, error), "standard error")
+
+
+def test_networks_that_are_alike():
+    error = 20 + 0 * T
+    assert said(path(0 * T, error, error - 0.1, test_samples=10000), "hardly differ in what they predict")
+    assert not said(path(0 * T, error, error - 5 * BUMP, test_samples=10000), "hardly differ")
+
+
+def plane(size=11, far=0.0, **settings):
+    x = np.linspace(0, 10, size)
+    values = np.add.outer(x, x)
+    far = np.full(61, far)
+    vertices = np.array([[1.0, 1.0], [5.0, 9.0], [9.0, 1.0]])
+    curve = np.stack([np.linspace(1, 9, 61), 1 + 4 * np.sin(np.linspace(0, np.pi, 61))], axis=1)
+    train, test = {"loss": values, "nll": values}, {"loss": values, "error": values / 40}
+    return curves.PlaneResult(x, x, vertices, curve, far, train, test, settings)
+
+
+def test_sentences_about_a_plane():
+    assert str(plane()).splitlines()[0] == (
+        "On the plane (11 x 11 points): train loss 0 to 20 nat, test error 0 to 50 %. "
+        "Its three networks are 8.94, 8, 8.94 from each other."
+    )
+    assert said(plane(7), "The grid is coarse") and not said(plane(11), "The grid is coarse")
+    assert said(plane(far=2.0), "up to 2 away, 25 % of the distance between the ends")
+    assert said(plane(far=0.1), "The curve lies in the plane, up to a distance of 0.1")
+    assert said(plane(batch_norm_samples=25), "uncertain by 20 %") and not said(plane(), "uncertain")
+    damaged = plane()
+    damaged.train["loss"][0, 0] = np.nan
+    assert said(damaged, "not finite at 1 of the 121 points") and not said(plane(), "not finite")
+    assert not said(dataclasses.replace(plane(), path_distance=np.zeros(0), path=np.zeros((0, 2))), "The curve")
+
+
+def snapshots(members, ensembles, name="error"):
+    metrics = [{f"member_{name}": m, f"ensemble_{name}": e} for m, e in zip(members, ensembles)]
+    return [keras_fge.Snapshot([np.zeros(1)], step, 0.1, values) for step, values in enumerate(metrics)]
+
+
+def test_sentences_about_a_run():
+    good = of_run(snapshots([0.30, 0.31, 0.30, 0.31], [0.30, 0.27, 0.26, 0.25]), 10000)
+    assert good == ["The ensemble of 4 has a validation error of 25 %, its members 30.5 % on average (30 to 31)."]
+    alike = of_run(snapshots([0.30] * 4, [0.30] * 4), 10000)
+    assert "hardly differ in what they predict: together they gain 0 %" in alike[1]
+    worse = of_run(snapshots([0.30, 0.30, 0.40, 0.40], [0.30, 0.28, 0.27, 0.26]), 10000)
+    assert len(worse) == 2 and "The members get worse, from 30 to 40" in worse[1]
+    few = of_run(snapshots([0.30, 0.31, 0.30, 0.31], [0.30, 0.27, 0.26, 0.25]), 100)
+    assert few[1].startswith("On 100 validation samples an error has a standard error of 4.6 points")
+    values = of_run(snapshots([2.0, 2.0], [2.0, 1.5], "mse"), 100)
+    assert values == ["The ensemble of 2 has a validation mse of 1.5, its members 2 on average (2 to 2)."]
+    assert of_run([keras_fge.Snapshot([np.zeros(1)])], 100) == []  # Nothing was measured.

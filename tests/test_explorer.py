@@ -1,0 +1,224 @@
+"""The pages to look at in a browser: what is in them, and that they work in one (Chromium, if it is there)."""
+
+import json
+import os
+import pathlib
+import re
+import shutil
+import time
+
+import keras
+import numpy as np
+import pytest
+
+import curves
+import keras_fge
+from conftest import slow_elsewhere
+from keras_fge.explorer import principal_components
+from test_diagnosis import BUMP, path, plane
+
+pytest.importorskip("plotly")
+
+
+def content(page):
+    """What the page holds for its script."""
+    text = pathlib.Path(page).read_text()
+    return json.loads(re.search(r'<script type="application/json" id="content">(.*?)</script>', text, re.DOTALL)[1])
+
+
+def test_a_page_shows_the_values_of_the_results(tmp_path):
+    line = path(0.1 + BUMP, 10 + 80 * BUMP, num_bends=2)
+    curve = path(0.1 + 0.01 * BUMP, 10 + BUMP, 9 + BUMP, line=line)
+    file = tmp_path / "both.html"
+    curves.explore({"Bezier curve": curve, "plane": plane(5, far=0.5)}, file)
+    assert file.stat().st_size < 6e6
+    head = file.read_text()[:20000]
+    assert "the networks are connected" in head and "The grid is coarse" in head and "http" not in head
+    panels = content(file)["panels"]
+    assert [panel["title"] for panel in panels] == [
+        *("plane", "Train loss along the path", "Test error (%) along the path", "Test NLL along the path")[:3],
+        "Two networks together, φ(0) and φ(t)",
+    ]
+    contours = panels[0]["figures"]["test error (%) / contours"]
+    assert contours["data"][0]["text"][1][2] == "x 5, y 2.5<br>test error (%): 18.75"
+    # The marker follows the curve, and says the value of the plane there: bilinear, here the plane itself.
+    marker = contours["markers"][0]
+    assert marker["x"][30] == pytest.approx(5) and marker["y"][30] == pytest.approx(5)
+    assert marker["text"][30] == "t = 0.500<br>test error (%): 25"
+    first, second = panels[2]["figures"][""]["data"]
+    assert first["name"] == "straight line" and first["line"]["dash"] == "dash"
+    np.testing.assert_allclose(second["y"], 10 + BUMP, rtol=1e-4)
+    np.testing.assert_allclose(panels[2]["figures"][""]["markers"][1]["y"][::3], 10 + BUMP, rtol=1e-4)
+
+
+def test_values_that_are_not_finite(tmp_path):
+    result = plane(5)
+    result.train["loss"][1, 1] = np.nan
+    result.to_html(tmp_path / "plane.html")
+    surface = content(tmp_path / "plane.html")["panels"][0]["figures"]["train loss / surface"]
+    assert surface["data"][0]["z"][1][1] is None and surface["data"][0]["z"][1][2] is not None
+
+
+def test_bad_arguments(tmp_path):
+    with pytest.raises(ValueError, match="`results` must hold a PathResult or a PlaneResult"):
+        curves.explore({"a": 3}, tmp_path / "page.html")
+    with pytest.raises(ValueError, match="`results` must hold"):
+        curves.explore({}, tmp_path / "page.html")
+    with pytest.raises(ValueError, match="nothing to plot"):
+        keras_fge.FGE(0.1).to_html(tmp_path / "page.html")
+
+
+def test_principal_components_of_distances():
+    points = np.random.default_rng(0).normal(size=(6, 5)) * [3, 2, 1, 0.1, 0.1]
+    distances = np.linalg.norm(points[:, None] - points[None], axis=-1)
+    found, share = principal_components(distances)
+    _, values, vectors = np.linalg.svd(points - points.mean(axis=0))
+    np.testing.assert_allclose(np.abs(found), np.abs((points - points.mean(axis=0)) @ vectors[:2].T), rtol=1e-6)
+    assert share == pytest.approx(np.sum(values[:2] ** 2) / np.sum(values**2))
+
+
+@pytest.fixture(scope="module")
+def run():
+    x = np.random.default_rng(0).normal(size=(96, 4)).astype("float32")
+    y = (x[:, 0] > 0).astype(int)
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2, "softmax")])
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    fge = keras_fge.FGE(0.5, 0.05, cycle_steps=4)
+    model.fit(x, y, epochs=4, verbose=0, validation_data=(x, y), callbacks=[fge])
+    return fge, x, y
+
+
+def test_tables(run):
+    fge, x, y = run
+    frame = fge.to_frame()
+    assert list(frame.index) == [1, 2, 3] and list(frame["step"]) == [s.step for s in fge.snapshots]
+    assert frame["ensemble_nll"][3] == fge.snapshots[2].metrics["ensemble_nll"]
+    sizes = fge.ensemble().evaluate_sizes(x, y)
+    assert sizes.to_frame()["nll"].tolist() == sizes["nll"].tolist() and sizes.to_frame().index.name == "members"
+    result = path(0.1 + 0.01 * BUMP, 10 + BUMP, line=path(0.1 + BUMP, 10 + BUMP, num_bends=2))
+    frame = result.to_frame()
+    assert frame.groupby("path").size().to_dict() == {"Bezier curve": 21, "straight line": 21}
+    np.testing.assert_array_equal(frame["train_loss"][21:], result.line.train["loss"])
+    frame = plane(5).to_frame()
+    at = frame[(frame["x"] == 2.5) & (frame["y"] == 7.5)]
+    assert len(frame) == 25 and at["train_loss"].item() == 10
+
+
+def test_what_a_run_shows(run, tmp_path):
+    fge, *_ = run
+    lines = str(fge).splitlines()
+    assert lines[0] == repr(fge) and lines[1].startswith("The ensemble of 3 has a validation error of ")
+    assert "<li>The ensemble of 3" in fge._repr_html_()
+    assert "member 3: iteration 10, distance_from_start" in fge.ensemble()._repr_html_()
+    fge.to_html(tmp_path / "run.html")
+    shown = content(tmp_path / "run.html")
+    assert shown["texts"] == ["start", *[f"member {k}, iteration {s.step}" for k, s in enumerate(fge.snapshots, 1)]]
+    path, start = shown["panels"][0]["figures"][""]["data"]
+    for k, snapshot in enumerate(fge.snapshots, 1):  # Two weights and more members than that: not all of the distance.
+        far = np.hypot(path["x"][k] - start["x"][0], path["y"][k] - start["y"][0])
+        assert far <= snapshot.metrics["distance_from_start"] * (1 + 1e-4)
+    rates = shown["panels"][-1]["figures"][""]
+    assert rates["data"][0]["y"][:4] == pytest.approx([0.275, 0.05, 0.275, 0.5])
+    assert rates["markers"][0]["y"][1:] == pytest.approx([0.05] * 3)
+
+
+# --- In a browser -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Chromium without a window. `REQUIRE_BROWSER=1` makes it an error that there is none."""
+    chromium, driver = (shutil.which(name) for name in ("chromium", "chromedriver"))
+    if not (chromium and driver):
+        assert not os.environ.get("REQUIRE_BROWSER"), "there is no chromium with its chromedriver"
+        pytest.skip("there is no chromium with its chromedriver")
+    from selenium import webdriver
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--enable-unsafe-swiftshader"):
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+    yield driver
+    driver.quit()
+
+
+def opened(browser, file, width):
+    size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    browser.get(file.as_uri())
+    wait(lambda: browser.execute_script("return document.body.dataset.ready") == "yes")
+    # The page is not wider than the window.
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+
+
+def wait(condition, seconds=60):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "the page did not come to that"
+        time.sleep(0.1)
+
+
+def marker_of(browser, index):
+    """x of the marker, as plotly holds it."""
+    return browser.execute_script(f"return document.getElementById('plot-{index}').data.at(-1).x[0]")
+
+
+def check_log(browser):
+    assert not [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
+
+
+@slow_elsewhere
+@pytest.mark.parametrize("width", [1280, 375])
+def test_the_page_of_curves_in_a_browser(browser, tmp_path, width):
+    from selenium.webdriver import ActionChains, Keys
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.support.ui import Select
+
+    line = path(0.1 + BUMP, 10 + 80 * BUMP, num_bends=2)
+    file = tmp_path / "page.html"
+    curves.explore({"Bezier curve": path(0.1 + 0.01 * BUMP, 10 + BUMP, line=line), "plane": plane()}, file)
+    opened(browser, file, width)
+    assert marker_of(browser, 0) == 1 and marker_of(browser, 1) == 0
+    slider = browser.find_element(By.ID, "slider")
+    slider.send_keys(*[Keys.ARROW_RIGHT] * 6)  # By the keyboard: t = 0.1 on the plane and on the paths.
+    wait(lambda: marker_of(browser, 1) == 0.1)
+    assert browser.find_element(By.ID, "place").text == "t = 0.1"
+    assert marker_of(browser, 0) == pytest.approx(1.8)
+
+    Select(browser.find_element(By.NAME, "colour")).select_by_visible_text("test error (%)")
+    bar = "return document.getElementById('plot-0').data[0].colorbar.title.text"
+    wait(lambda: browser.execute_script(bar) == "test error (%)")
+    assert marker_of(browser, 0) == pytest.approx(1.8)  # It stays where it was.
+    Select(browser.find_element(By.NAME, "view")).select_by_visible_text("surface")
+    wait(lambda: browser.execute_script("return document.getElementById('plot-0').data[0].type") == "surface")
+    wait(lambda: browser.find_elements(By.CSS_SELECTOR, "#plot-0 canvas"))
+
+    plot = browser.find_element(By.CSS_SELECTOR, "#plot-2 .nsewdrag")
+    browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", plot)
+    hover = "return [...document.querySelectorAll('#plot-2 .hoverlayer text')].map(e => e.textContent).join(' ')"
+
+    def text_under(offset):
+        ActionChains(browser, duration=10).move_to_element_with_offset(plot, offset, 0).perform()
+        return browser.execute_script(hover)
+
+    half = plot.size["width"] // 2 - 4
+    assert any(re.search(r"t = 0\.\d+.*straight line: \d+", text_under(x)) for x in range(-half, half, 4))
+    check_log(browser)
+
+
+@slow_elsewhere
+@pytest.mark.parametrize("width", [1280, 375])
+def test_the_page_of_a_run_in_a_browser(run, browser, tmp_path, width):
+    from selenium.webdriver import Keys
+    from selenium.webdriver.common.by import By
+
+    fge, *_ = run
+    fge.to_html(tmp_path / "run.html")
+    opened(browser, tmp_path / "run.html", width)
+    browser.find_element(By.ID, "slider").send_keys(Keys.END)
+    last = fge.snapshots[-1].step
+    wait(lambda: browser.find_element(By.ID, "place").text == f"member 3, iteration {last}")
+    wait(lambda: marker_of(browser, 1) == last)
+    check_log(browser)
