@@ -1,9 +1,10 @@
 # Each target does all the set-up it needs, in a virtual environment of its own per backend, and reuses it.
 #
-#   make demo        the main job on real data: curves and ensembles on Fashion-MNIST, about 6 minutes on 2 cores
+#   make demo        the main job on real data: curves and ensembles on Fashion-MNIST
 #   make test        lint and tests on TensorFlow      make test-jax, make test-torch    the same tests there
 #   make test-oldest the tests on the oldest Keras and TensorFlow that setup.cfg allows
 #   make test-install the README's examples with the built wheel, in a fresh environment for each backend
+#   make docs        the documentation as a site, in build/site; make package: wheel and sdist, checked, in build/dist
 #   make test-slow   on all three backends, the tests that the others leave out because they take long
 
 PYTHON ?= python3
@@ -11,7 +12,7 @@ PYTHON ?= python3
 TORCH = torch==2.13.0
 OLDEST = keras==3.12.0 tensorflow==2.18.0 "numpy==2.0.*"
 
-.PHONY: demo test test-jax test-torch test-oldest test-slow test-install lint format clean
+.PHONY: demo test test-jax test-torch test-oldest test-slow test-install docs package lint format clean
 
 demo: .venv/ready
 	KERAS_BACKEND=tensorflow TF_CPP_MIN_LOG_LEVEL=3 .venv/bin/python benchmarks/cifar.py
@@ -44,6 +45,14 @@ build/%/passed: .venv/ready README.md $(wildcard curves/*.py keras_fge/*.py kera
 	env -u KERAS_BACKEND KERAS_HOME=$(CURDIR)/build/$* TF_CPP_MIN_LOG_LEVEL=3 build/$*/venv/bin/python tests/readme_examples.py README.md
 	touch $@
 
+docs: .venv/ready
+	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict --site-dir build/site
+
+package: .venv/ready
+	rm -rf build/dist build/lib
+	.venv/bin/python -m build --outdir build/dist .
+	.venv/bin/python -m twine check --strict build/dist/*
+
 lint: .venv/ready
 	.venv/bin/ruff format --check .
 	.venv/bin/ruff check .
@@ -53,7 +62,7 @@ format: .venv/ready
 	.venv/bin/ruff format .
 	.venv/bin/ruff check --fix .
 
-.venv/ready: PACKAGES = -e ".[tensorflow,tfds,hub,benchmarks,dev]"
+.venv/ready: PACKAGES = -e ".[tensorflow,tfds,hub,benchmarks,docs,dev]"
 .venv-jax/ready: PACKAGES = -e ".[jax,benchmarks,dev]"
 .venv-oldest/ready: PACKAGES = $(OLDEST) -e ".[tensorflow,benchmarks,dev]"
 .venv-torch/ready: PACKAGES = "$(TORCH)" -e ".[torch,benchmarks,dev]"

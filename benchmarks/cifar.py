@@ -10,8 +10,9 @@ By default on a subset of Fashion-MNIST that is part of the project, in a few mi
 
 The defaults were chosen on the validation split. The program writes to --output_dir: records.jsonl, a line for each
 finished unit of work (seed, wall time, metrics), commands.jsonl (all flags, versions, hardware), the measured paths and
-planes (.npz), figures (.png), and report.html, which contains all of it. However the program was stopped, the same
-command continues where it stopped. KERAS_BACKEND=tensorflow, jax or torch selects the backend. See docs/benchmark.md.
+planes (.npz), figures (.png), report.html, which contains all of it, and explorer.html, on which one moves along the
+paths. However the program was stopped, the same command continues where it stopped. KERAS_BACKEND=tensorflow, jax or
+torch selects the backend. See docs/benchmark.md.
 """
 
 import contextlib
@@ -276,8 +277,10 @@ def main(arguments):
         sys.exit(f"error: {error}")
 
     import report  # With all that it needs to draw, before any work is done.
+    from progress import console
 
     if study:
+        console.print(f"The report, to look at in a browser, will be [bold]{report.url(FLAGS.output_dir)}[/bold]")
         run_experiments(names, study)
     try:
         report.write_report(FLAGS.output_dir)

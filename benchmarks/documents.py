@@ -17,12 +17,12 @@ import curves
 import speed_tables
 from alignment import name_of_data
 from records import Records
-from tables import comparison_tables, curve_tables, ensemble_tables, time_tables
+from tables import METHODS, comparison_tables, curve_tables, ensemble_tables, time_tables
 
 ROOT = pathlib.Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 METRICS = (("error", 100, 1), ("nll", 1, 3), ("ece", 100, 1))  # metric, scale, digits
-COLORS = {"one network": "tab:gray", "FGE": "tab:orange"}
+COLORS = {"one network": METHODS["ind"][1], "FGE": METHODS["fge"][1]}
 
 
 def pairs_of(folder, metric):
@@ -190,7 +190,7 @@ def filled(file):
 def draw():
     figure = Figure(figsize=(11, 3.6), layout="constrained")
     wall, gain = figure.subplots(1, 2, width_ratios=(1, 1.2))
-    for file, label, color in (("line", "straight line", "tab:red"), ("bezier", "Bezier curve", "tab:blue")):
+    for file, label, color in (("line", "straight line", "#7f7f7f"), ("bezier", "Bezier curve", "#0072b2")):
         result = curves.PathResult.load(RESULTS / "fashion_subset" / f"path_{file}.npz")
         wall.plot(result.t, result.train["loss"], color=color, label=label)
     wall.set(

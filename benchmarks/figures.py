@@ -25,6 +25,15 @@ SHORT = {  # A setting of a search, for a figure.
 }
 
 
+WIDTH = 11  # Inches: of the page.
+
+
+def with_legend(figure):
+    """The figure with the legend of its last panel beside it, where it hides no data."""
+    figure.legend(*figure.axes[-1].get_legend_handles_labels(), loc="outside right upper")
+    return figure
+
+
 def results(records, folder, experiment, result_class):
     """Measured paths or planes whose files exist, as a dictionary by the label to show."""
     files = {PLANES[name]: os.path.join(folder, f"{experiment}_{name}.npz") for name in by_name(records, experiment)}
@@ -54,7 +63,7 @@ def draw_fge(records, folder):
     rates = keras_fge.triangular(
         updates, flags["fge_max_learning_rate"], flags["fge_min_learning_rate"], trace["cycle_steps"]
     )
-    figure = Figure(figsize=(6, 6.5), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 6), layout="constrained")
     panels = figure.subplots(3, 1, sharex=True)
     series = [
         (updates, keras.ops.convert_to_numpy(rates), "learning rate"),
@@ -62,7 +71,7 @@ def draw_fge(records, folder):
         (trace["iteration"], trace["distance"], "distance from the start"),
     ]
     for axes, (x, y, label) in zip(panels, series):
-        axes.plot(x, y, color="tab:red", linewidth=1.5)
+        axes.plot(x, y, color=METHODS["fge"][1], linewidth=1.5)
         for step in trace["snapshots"]:
             axes.axvline(step, color="0.6", linestyle=":", zorder=0)
         axes.set_ylabel(label)
@@ -77,18 +86,19 @@ def draw_budgets(records, folder):
     groups = pooled(records)
     if not groups:
         return None
-    figure = Figure(figsize=(12, 3.6), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 3.6), layout="constrained")
     for axes, (metric, label, scale, _) in zip(figure.subplots(1, 3), QUANTITIES[:3]):
         for shift, (method, (name, color)) in zip((-0.04, -0.01, 0.01, 0.04), METHODS.items()):
             cells = {b: [g["test"][metric] for g in groups[method, b]] for b in BUDGETS if (method, b) in groups}
+            if not cells:
+                continue
             means = [scale * np.mean(values) for values in cells.values()]
             errors = [scale * (standard_error(values) or 0) for values in cells.values()]
             x = np.array(list(cells)) + shift
             axes.errorbar(x, means, errors, marker="o", capsize=3, color=color, label=name)
         axes.set(xlabel="budget (B)", ylabel=label, xticks=[1, 2, 3])
         axes.grid(alpha=0.3)
-    axes.legend()
-    return figure
+    return with_legend(figure)
 
 
 def draw_members(records, folder):
@@ -96,7 +106,7 @@ def draw_members(records, folder):
     runs = {method: [record["metrics"] for record in records.of(method)] for method in ("sse", "fge")}
     if not any(runs.values()):
         return None
-    figure = Figure(figsize=(6.5, 4), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 4), layout="constrained")
     axes = figure.subplots()
     budget = records.configuration["epochs"]
     for method, metrics in runs.items():
@@ -113,8 +123,7 @@ def draw_members(records, folder):
         )
     axes.set(xlabel="budget (B)", ylabel="test accuracy (%)", title="Means over runs")
     axes.grid(alpha=0.3)
-    axes.legend()
-    return figure
+    return with_legend(figure)
 
 
 def draw_worth(records, folder):
@@ -122,7 +131,7 @@ def draw_worth(records, folder):
     groups = [record for record in records.of("ind ensemble")]
     if not groups:
         return None
-    figure = Figure(figsize=(6.5, 4), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 4), layout="constrained")
     axes = figure.subplots()
     sizes = sorted({record["key"][0] for record in groups})
     means = [np.mean(list(values(records, "ind", k, "calibrated_nll").values())) for k in sizes]
@@ -135,8 +144,7 @@ def draw_worth(records, folder):
             )
     axes.set(xlabel="independent networks in the ensemble", ylabel="test NLL, calibrated", xticks=sizes)
     axes.grid(alpha=0.3)
-    axes.legend()
-    return figure
+    return with_legend(figure)
 
 
 def draw_time(records, folder):
@@ -151,7 +159,7 @@ def draw_time(records, folder):
     start, epochs = flags["fge_start_epoch"], flags["epochs"]
     cost = {method: epochs * seconds[method] / 60 for method in ("ind", "sse")}
     cost["fge"] = (start * seconds["ind"] + (epochs - start) * seconds["fge"]) / 60
-    figure = Figure(figsize=(6.5, 4), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 4), layout="constrained")
     axes = figure.subplots()
     for method, minutes in cost.items():
         name, color = METHODS[method]
@@ -164,8 +172,7 @@ def draw_time(records, folder):
     axes.plot(minutes, errors, ".:", color=METHODS["fge"][1], label="FGE, after each member of a run")
     axes.set(xlabel="minutes of training (one process)", ylabel="test error (%)", title="Means over runs and groups")
     axes.grid(alpha=0.3)
-    axes.legend()
-    return figure
+    return with_legend(figure)
 
 
 def draw_settings(records, folder):
@@ -174,7 +181,7 @@ def draw_settings(records, folder):
     if not tried:
         return None
     tried.sort(key=lambda record: record["metrics"]["test"]["calibrated_nll"])
-    figure = Figure(figsize=(10, 5), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 5), layout="constrained")
     axes = figure.subplots()
     for number, record in enumerate(tried, 1):
         (method, setting, _), metrics = record["key"], record["metrics"]["test"]

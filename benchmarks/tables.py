@@ -8,7 +8,8 @@ from rich.table import Table
 
 import presets
 import reference
-from comparisons import difference, equivalent, share
+from comparisons import difference, equivalent, share, values
+from keras_fge.core.figures import COLORS
 from presets import BUDGETS
 
 QUANTITIES = (  # metric, label, scale, digits
@@ -19,12 +20,12 @@ QUANTITIES = (  # metric, label, scale, digits
     ("ece", "test ECE %", 100, 2),
 )
 METHODS = {
-    "ind": ("Ind", "tab:blue"),
-    "sse": ("SSE", "tab:orange"),
-    "fge": ("FGE", "tab:green"),
-    "fge_bn": ("FGE, BN re-estimated", "tab:olive"),
+    "ind": ("Ind", COLORS[0]),
+    "sse": ("SSE", COLORS[4]),
+    "fge": ("FGE", COLORS[2]),
+    "fge_bn": ("FGE, BN re-estimated", COLORS[5]),
 }
-SINGLE = {"swa": ("SWA", "tab:purple")}  # One network, whatever the budget.
+SINGLE = {"swa": ("SWA", COLORS[3])}  # One network, whatever the budget.
 PATHS = {
     "line": "straight line",
     "bezier": "Bezier curve",
@@ -57,10 +58,44 @@ class Grid:
         return "\n".join([f"**{self.title}**", "", *(f"| {' | '.join(cells)} |" for cells in lines), "", self.note])
 
     def to_html(self):
-        head = "".join(f"<th>{html.escape(column)}</th>" for column in self.columns)
+        head = "".join(f"<th><button>{html.escape(column)}</button></th>" for column in self.columns)
         body = "".join(f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in row)}</tr>" for row in self.rows)
         title, note = html.escape(self.title), html.escape(self.note)
-        return f"<h2>{title}</h2><table><tr>{head}</tr>{body}</table><p>{note}</p>"
+        return f"<h2>{title}</h2><div class=table><table><tr>{head}</tr>{body}</table></div><p>{note}</p>"
+
+
+def sentences(records):
+    """The two sentences that matter, of the wall and the way around it, and of what FGE brings, with their numbers."""
+    said = []
+    paths = {name: record["metrics"] for name, record in by_name(records, "path").items()}
+    ways = [name for name in paths if name != "line"]
+    if "line" in paths and ways:
+        wall, error = paths["line"]["train_loss_barrier"], 100 * paths["line"]["test_error_max"]
+        around = " and ".join(
+            f"along the {PATHS[name]} it is {paths[name]['train_loss_barrier']:.3f} nat (up to "
+            f"{100 * paths[name]['test_error_max']:.1f} %)"
+            for name in ways
+        )
+        said.append(
+            f"Between two trained networks, the straight line crosses a barrier of {wall:.2f} nat (up to {error:.1f} % "
+            f"test error); {around}."
+        )
+    if change := difference(records, "fge", 1, "error"):
+        one, ours = (100 * np.mean(list(values(records, method, 1, "error").values())) for method in ("ind", "fge"))
+        nll = difference(records, "fge", 1, "nll")
+        worth, is_bound = equivalent(records, "fge", 1) or (None, True)
+        more = "" if is_bound else f"; it is worth {worth:.1f} independent networks"
+        said.append(
+            f"For the price of one network, FGE makes {ours:.2f} % test error instead of {one:.2f} %: "
+            f"{_of(change, 100, 2)} points, and an NLL of {_of(nll, 1, 3)} (mean of {change.count} runs "
+            f"[95 % interval]){more}."
+        )
+    return said
+
+
+def _of(change, scale, digits):
+    """The estimate without the number of its values."""
+    return change.text(scale, digits).rpartition(" (")[0]
 
 
 def curve_tables(records):

@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 
 from curves.diagnosis import of_path, of_plane
-from curves.plots import color_levels
+from curves.plots import color_levels, path_colors
 from curves.results import PathResult, PlaneResult
-from keras_fge.core.page import COLORS, Panel, layout, marker, write_page
+from keras_fge.core.figures import COLORS
+from keras_fge.core.page import Panel, layout, marker, write_page
 
 POSITIONS = np.linspace(0, 1, 61)  # The places of the slider; those at which results hold the shadow of a curve.
 QUANTITIES = (  # label, split, names of which the first that was measured counts, scale
@@ -87,7 +88,7 @@ def _path_panels(paths):
         if not shown:
             continue
         data, markers = [], []
-        for color, (name, values) in zip(COLORS * 9, shown.items()):
+        for color, (name, values) in zip(path_colors(shown), shown.items()):
             t = lines[name].t
             style = {"color": color, "width": 2.5, "dash": "dash" if "line" in name else "solid"}
             template = f"t = %{{x:.3f}}<br>{name}: %{{y:.4g}}<extra></extra>"
@@ -151,7 +152,7 @@ def _points(result):
 
 
 def _colors_of(paths):
-    return ["black" if name in ("straight line", "curve") else COLORS[3] for name, *_ in paths]
+    return ["black" if name in ("straight line", "curve") else COLORS[1] for name, *_ in paths]
 
 
 def _contours(result, label, values, height, scale):
@@ -178,7 +179,7 @@ def _contours(result, label, values, height, scale):
         data[-1] |= {"showlegend": False, "hoverinfo": "skip"}
     markers = []
     if len(result.path):
-        look = {"size": 15, "color": COLORS[3], "line": {"color": "white", "width": 2}}
+        look = {"size": 15, "color": COLORS[1], "line": {"color": "white", "width": 2}}
         x, y = result.path.T
         texts = [f"t = {t:.3f}<br>{label}: {v:.4g}" for t, v in zip(POSITIONS, _interpolated(result, values, x, y))]
         dot = {"type": "scatter", **HERE, "marker": look, "hovertemplate": "%{text}<extra></extra>"}
@@ -214,7 +215,7 @@ def _surface(result, label, values, height, scale):
     if len(result.path):
         x, y = result.path.T
         texts = [f"t = {t:.3f}<br>{label}: {v:.4g}" for t, v in zip(POSITIONS, _interpolated(result, values, x, y))]
-        dot = {"type": "scatter3d", **HERE, "marker": {"size": 9, "color": COLORS[3]}}
+        dot = {"type": "scatter3d", **HERE, "marker": {"size": 9, "color": COLORS[1]}}
         dot["hovertemplate"] = "%{text}<extra></extra>"
         markers.append(marker(dot, x=x, y=y, z=_interpolated(result, height, x, y) + lift, text=texts))
     axis = {"showspikes": False, "nticks": 5}

@@ -1,22 +1,32 @@
 """Figures in the style of the paper. Only this file needs matplotlib."""
 
+import itertools
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from keras_fge.core.figures import new_figure
+from keras_fge.core.figures import COLORS, WIDTHS, new_figure, style
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from curves.results import PathResult, PlaneResult
 
-LINE_STYLE = {"linestyle": "--", "color": "0.35"}
+GREY = "#7f7f7f"
+LINE_STYLE = {"linestyle": "--", "color": GREY}
 
 
-def plot_paths(results: Mapping[str, "PathResult"], path: str | os.PathLike | None = None) -> "Figure":
+def path_colors(names: Iterable[str]) -> list[str]:
+    """A colour for each path, by its name: grey for those with "line" in it, the others in turn."""
+    colors = itertools.cycle(COLORS)
+    return [GREY if "line" in name else next(colors) for name in names]
+
+
+def plot_paths(
+    results: Mapping[str, "PathResult"], path: str | os.PathLike | None = None, columns: int | None = None
+) -> "Figure":
     """Plots train loss, test error and ensemble error along one or more paths against t; circles mark the endpoints.
 
     The third panel, the test error (of values: mean squared error) of the ensemble of phi(0) and phi(t), is left out if
@@ -24,7 +34,9 @@ def plot_paths(results: Mapping[str, "PathResult"], path: str | os.PathLike | No
 
     Args:
         results: Dictionary of label to `PathResult`. Paths with "line" in their label are dashed and grey.
-        path: File to write. Default: none.
+        path: File to write; matplotlib takes the format from its ending, such as .pdf or .svg. Default: none.
+        columns: 1 or 2: for so many columns of a paper, 3.3 or 6.9 inches wide, with fonts of 7 and 8 points. Default:
+            for a screen.
 
     Returns:
         A `matplotlib.figure.Figure`.
@@ -45,14 +57,20 @@ def plot_paths(results: Mapping[str, "PathResult"], path: str | os.PathLike | No
         panels.append(("ensemble", "with_start_error", 100, "test error (%)", title))
     elif all("with_start_mse" in result.ensemble for result in results.values()):
         panels.append(("ensemble", "with_start_mse", 1, "mean squared test error", title))
-    figure = new_figure(figsize=(5 * len(panels), 3.8), layout="constrained")
-    all_axes = figure.subplots(1, len(panels))
+    with style(columns):
+        return _draw_paths(results, path, panels, columns)
+
+
+def _draw_paths(results, path, panels, columns):
+    sizes = {None: (4.4 * len(panels), 3.8), 1: (WIDTHS[1], 2.1 * len(panels) + 0.4), 2: (WIDTHS[2], 2.5)}
+    figure = new_figure(figsize=sizes[columns], layout="constrained")
+    all_axes = figure.subplots(*((len(panels), 1) if columns == 1 else (1, len(panels))))
     for axes, (split, quantity, scale, label, title) in zip(all_axes, panels):
-        for name, result in results.items():
+        for color, (name, result) in zip(path_colors(results), results.items()):
             values = scale * getattr(result, split)[quantity]
-            style = LINE_STYLE if "line" in name else {}
-            axes.plot(result.t, values, label=name, linewidth=2, **style)
-            axes.plot(result.t[[0, -1]], values[[0, -1]], "o", color="black", clip_on=False)
+            dashes = "--" if "line" in name else "-"
+            axes.plot(result.t, values, dashes, label=name, linewidth=2 if columns is None else 1.2, color=color)
+            axes.plot(result.t[[0, -1]], values[[0, -1]], "o", color="black", clip_on=False, markersize=4)
         axes.set(xlabel="t", ylabel=label, title=title, xlim=(0, 1))
         low, high = (f([f(getattr(r, split)[quantity]) for r in results.values()]) for f in (np.min, np.max))
         if quantity == "loss" and 0 < 10 * low < high:  # Or all that is low would be one line at the bottom.
@@ -60,7 +78,7 @@ def plot_paths(results: Mapping[str, "PathResult"], path: str | os.PathLike | No
         elif split != "ensemble":  # Ensembles differ too little for an axis from 0.
             axes.set_ylim(bottom=min(0, axes.get_ylim()[0]))
         axes.grid(alpha=0.3)
-    figure.legend(*all_axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(results))
+    figure.legend(*all_axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=min(len(results), 3))
     if path is not None:
         figure.savefig(path, dpi=150)
     return figure
@@ -71,18 +89,20 @@ def plot_planes(
     path: str | os.PathLike | None = None,
     split: str = "train",
     quantity: str = "loss",
+    columns: int | None = None,
 ) -> "Figure":
     """Plots contours of one quantity on one or more planes through three points of weight space.
 
-    The levels are spaced evenly in the logarithm of the excess over the minimum; all values above the last level have
-    one colour, labelled ">". Circles are trained networks, a diamond is a bend, the solid line is the curve, projected
-    on the plane if it does not lie in it, and the dashed line is the straight line. Further paths of the result
-    (`evaluate_plane(paths=...)`) have colours; those with "line" in their name are dashed.
+    The levels, the same for all planes, are spaced evenly in the logarithm of the excess over the minimum; all values
+    above the last level have one colour, labelled ">". Circles are trained networks, a diamond is a bend, the solid
+    line is the curve, projected on the plane if it does not lie in it, and the dashed line is the straight line.
+    Further paths of the result (`evaluate_plane(paths=...)`) have colours; those with "line" in their name are dashed.
 
     Args:
         results: Dictionary of title to `PlaneResult`, one panel for each.
-        path: File to write. Default: none.
+        path: File to write; matplotlib takes the format from its ending, such as .pdf or .svg. Default: none.
         split, quantity: What to draw: "train" or "test", and a key of that dictionary. Default: the train loss.
+        columns: 1 or 2: for so many columns of a paper; see `plot_paths`. Default: for a screen.
 
     Returns:
         A `matplotlib.figure.Figure`.
@@ -94,42 +114,58 @@ def plot_planes(
         plane = curves.evaluate_plane(curve, (x, y), (x_test, y_test), num_points=3)
         curves.plot_planes({"Bezier curve": plane}, "planes.png", split="test", quantity="error")
     """
-    figure = new_figure(figsize=(6.4 * len(results), 5), layout="constrained")
-    for axes, (title, result) in zip(figure.subplots(1, len(results), squeeze=False)[0], results.items()):
-        _draw_plane(figure, axes, result, split, quantity)
+    with style(columns):
+        return _draw_planes(results, path, split, quantity, columns)
+
+
+def _draw_planes(results, path, split, quantity, columns):
+    from matplotlib.colors import BoundaryNorm
+
+    count, scale = len(results), 100 if quantity == "error" else 1
+    sizes = {
+        None: (4.4 * count, 4.2) if count > 1 else (6.4, 5.4),
+        1: (WIDTHS[1], 3.0 * count),
+        2: (WIDTHS[2], 6.9 / count if count > 1 else 5),
+    }
+    figure = new_figure(figsize=sizes[columns], layout="constrained")
+    all_axes = figure.subplots(*((count, 1) if columns == 1 else (1, count)), squeeze=False).ravel()
+    values = {title: scale * getattr(result, split)[quantity] for title, result in results.items()}
+    everything = np.concatenate([part.ravel() for part in values.values()])
+    levels = color_levels(everything[np.isfinite(everything)])
+    norm = BoundaryNorm(levels, ncolors=256, extend="max")
+    for axes, (title, result) in zip(all_axes, results.items()):
+        contours = _draw_plane(axes, result, np.ma.masked_invalid(values[title]), levels, norm, columns is not None)
         axes.set_title(title)
+    unit = " (%)" if quantity == "error" else ""
+    bar = figure.colorbar(contours, ax=all_axes, ticks=levels, label=f"{split} {quantity}{unit}")
+    bar.ax.set_yticklabels([*(f"{level:.3g}" for level in levels[:-1]), f"> {levels[-1]:.3g}"])
+    handles = {label: h for axes in all_axes for h, label in zip(*axes.get_legend_handles_labels())}
+    rows = 3 if columns == 1 else 6
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=min(len(handles), rows))
     if path is not None:
         figure.savefig(path, dpi=150)
     return figure
 
 
-def _draw_plane(figure, axes, result, split, quantity):
-    from matplotlib.colors import BoundaryNorm
-
-    scale, unit = (100, " (%)") if quantity == "error" else (1, "")
-    values = np.ma.masked_invalid(scale * getattr(result, split)[quantity])
-    levels = color_levels(values.compressed())
-    norm = BoundaryNorm(levels, ncolors=256, extend="max")
+def _draw_plane(axes, result, values, levels, norm, is_small):
     contours = axes.contourf(result.x, result.y, values, levels, norm=norm, cmap="viridis_r", extend="max")
     axes.contour(result.x, result.y, values, levels, colors="white", linewidths=0.6)
-    bar = figure.colorbar(contours, ax=axes, ticks=levels, label=f"{split} {quantity}{unit}")
-    bar.ax.set_yticklabels([*(f"{level:.3g}" for level in levels[:-1]), f"> {levels[-1]:.3g}"])
-
-    marker = {"markeredgecolor": "white", "color": "black", "linestyle": "none", "markersize": 9}
+    width = 1.2 if is_small else 2
+    marker = {"markeredgecolor": "white", "color": "black", "linestyle": "none", "markersize": 5 if is_small else 9}
     ends = np.ones(3, dtype=bool)
     if len(result.path):
-        axes.plot(*result.path.T, color="black", linewidth=2, label="curve")
+        axes.plot(*result.path.T, color="black", linewidth=width, label="curve")
         ends = np.isin(result.settings.get("bends", (0, 1, 2)), (0, result.settings.get("num_bends", 3) - 1))
         axes.plot(*result.vertices[~ends].T, "D", **marker, label="bend" if sum(~ends) == 1 else "bends")
     axes.plot(*result.vertices[ends].T, "o", **marker, label="endpoints" if len(result.path) else "networks")
-    for (name, points), color in zip(result.paths.items(), ("tab:red", "tab:orange", "tab:purple", "tab:pink") * 8):
-        axes.plot(*points[:, :2].T, color=color, linestyle="--" if "line" in name else "-", linewidth=2, label=name)
+    for (name, points), color in zip(result.paths.items(), (*COLORS[1:2], *COLORS[3:]) * 9):
+        axes.plot(*points[:, :2].T, "--" if "line" in name else "-", color=color, linewidth=width, label=name)
     if ends[0] and ends[2]:
         axes.plot(*result.vertices[[0, 2]].T, **LINE_STYLE, label="straight line", zorder=1)
-    axes.set(xlabel="distance in weight space, along the straight line", ylabel="distance in weight space")
+    axes.set(xlabel="distance along the straight line", ylabel="distance from it")
     if 0.25 < np.ptp(result.y) / np.ptp(result.x) < 4:
         axes.set_aspect("equal")
-    axes.legend(loc="upper right", fontsize="small", framealpha=0.8)
+    return contours
 
 
 def color_levels(values, number=8):

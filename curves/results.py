@@ -144,12 +144,15 @@ class PathResult:
         """Reads a result that `save` or `curves.evaluate_path` wrote."""
         return _load(cls, path)
 
-    def plot(self, path: str | os.PathLike | None = None, line: "PathResult | None" = None) -> "Figure":
+    def plot(
+        self, path: str | os.PathLike | None = None, line: "PathResult | None" = None, columns: int | None = None
+    ) -> "Figure":
         """Plots train loss, test error and ensemble error along the curve, as the paper does; needs matplotlib.
 
         Args:
             path: File to write; matplotlib takes the format from its ending. Default: none.
             line: `PathResult` of the straight line, drawn dashed for comparison. Default: `self.line`.
+            columns: 1 or 2, for so many columns of a paper; see `curves.plot_paths`. Default: for a screen.
 
         Returns:
             A `matplotlib.figure.Figure`.
@@ -157,7 +160,7 @@ class PathResult:
         from curves.plots import plot_paths
 
         line = line or self.line
-        return plot_paths({"curve": self, **({"straight line": line} if line else {})}, path)
+        return plot_paths({"curve": self, **({"straight line": line} if line else {})}, path, columns)
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -240,19 +243,26 @@ class PlaneResult:
         """Reads a result that `save` or `curves.evaluate_plane` wrote."""
         return _load(cls, path)
 
-    def plot(self, path: str | os.PathLike | None = None, split: str = "train", quantity: str = "loss") -> "Figure":
+    def plot(
+        self,
+        path: str | os.PathLike | None = None,
+        split: str = "train",
+        quantity: str = "loss",
+        columns: int | None = None,
+    ) -> "Figure":
         """Plots contours as the paper does; needs matplotlib. `curves.plot_planes` draws several planes in one figure.
 
         Args:
             path: File to write; matplotlib takes the format from its ending. Default: none.
             split, quantity: What to draw: "train" or "test", and a key of that dictionary. Default: the train loss.
+            columns: 1 or 2, for so many columns of a paper; see `curves.plot_paths`. Default: for a screen.
 
         Returns:
             A `matplotlib.figure.Figure`.
         """
         from curves.plots import plot_planes
 
-        return plot_planes({"": self}, path, split, quantity)
+        return plot_planes({"": self}, path, split, quantity, columns)
 
 
 def _save(result, path):

@@ -16,7 +16,7 @@ from keras_fge.snapshots import Snapshot
 from keras_fge.swag import SWAG
 from keras_fge.uncertainty import ood_auroc, uncertainty
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "FGE",

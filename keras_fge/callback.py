@@ -175,11 +175,12 @@ class CyclicEnsemble(keras.callbacks.Callback, abc.ABC):
         """
         return Batches(x, y, batch_size, seed, sample_weight)
 
-    def plot(self, path: str | os.PathLike | None = None) -> "Figure":
+    def plot(self, path: str | os.PathLike | None = None, columns: int | None = None) -> "Figure":
         """The paper's figure of the last run: learning rate, error, and distances, against the iteration.
 
         Args:
-            path: File to write. Default: none.
+            path: File to write; matplotlib takes the format from its ending, such as .pdf or .svg. Default: none.
+            columns: 1 or 2: for so many columns of a paper; see `curves.plot_paths`. Default: for a screen.
 
         Returns:
             A `matplotlib.figure.Figure`. The panel of errors is there if there were `validation_data`.
@@ -187,7 +188,7 @@ class CyclicEnsemble(keras.callbacks.Callback, abc.ABC):
         from keras_fge.plots import plot_run
 
         steps, rates, snapshots, _ = self._shown()
-        return plot_run(steps, rates, snapshots, path)
+        return plot_run(steps, rates, snapshots, path, columns)
 
     def to_html(self, path: str | os.PathLike) -> None:
         """Writes a page to look at the last run in a browser: one HTML file, which needs no network.

@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from keras_fge.core.page import COLORS, Panel, layout, marker, write_page
+from keras_fge.core.figures import COLORS
+from keras_fge.core.page import Panel, layout, marker, write_page
 from keras_fge.snapshots import Snapshot
 
 
@@ -74,7 +75,7 @@ def _trajectory(distances, places):
     path |= {"marker": {"size": 8}, "line": {"width": 1}, "text": places, "hovertemplate": "%{text}<extra></extra>"}
     start = {"type": "scatter", "mode": "markers", "x": x[:1], "y": y[:1], "name": "start"}
     start |= {"marker": {"size": 13, "symbol": "square", "color": COLORS[0]}, "hoverinfo": "skip"}
-    dot = {"type": "scatter", "mode": "markers", "marker": {"size": 15, "color": COLORS[3]}}
+    dot = {"type": "scatter", "mode": "markers", "marker": {"size": 15, "color": COLORS[1]}}
     dot["hovertemplate"] = "%{text}<extra></extra>"
     axes = layout("first principal component", "second principal component")
     axes["yaxis"]["scaleanchor"] = "x"

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from numpy.typing import ArrayLike
 
-from keras_fge.core.figures import new_figure
+from keras_fge.core.figures import COLORS, WIDTHS, new_figure, style
 from keras_fge.snapshots import Snapshot
 
 if TYPE_CHECKING:
@@ -14,7 +14,11 @@ if TYPE_CHECKING:
 
 
 def plot_run(
-    steps: ArrayLike, learning_rates: ArrayLike, snapshots: Sequence[Snapshot], path: str | os.PathLike | None = None
+    steps: ArrayLike,
+    learning_rates: ArrayLike,
+    snapshots: Sequence[Snapshot],
+    path: str | os.PathLike | None = None,
+    columns: int | None = None,
 ) -> "Figure":
     """Learning rate, errors and distances against the iteration, below each other (paper, figure 4).
 
@@ -22,30 +26,39 @@ def plot_run(
         steps: Iterations 1, 2, ...
         learning_rates: The learning rate of each.
         snapshots: List of `Snapshot` with metrics.
-        path: File to write. Default: none.
+        path: File to write; matplotlib takes the format from its ending, such as .pdf or .svg. Default: none.
+        columns: 1 or 2: for so many columns of a paper, 3.3 or 6.9 inches wide, with fonts of 7 and 8 points. Default:
+            for a screen.
 
     Returns:
         A `matplotlib.figure.Figure`.
     """
-    taken = [snapshot.step for snapshot in snapshots]
     panels: list[tuple[str, dict[str, int]]] = [("learning rate", {})]
     for ending, label, scale in (("error", "error (%)", 100), ("mse", "mean squared error", 1)):
         if measured := {name: scale for name in snapshots[0].metrics if name.endswith(ending)}:
             panels.append((label, measured))
     panels.append(("distance", {"distance_from_start": 1, "distance_from_last": 1}))
-    figure = new_figure(figsize=(6, 2.2 * len(panels)), layout="constrained")
+    with style(columns):
+        return _draw(panels, steps, learning_rates, snapshots, path, columns)
+
+
+def _draw(panels, steps, learning_rates, snapshots, path, columns):
+    taken = [snapshot.step for snapshot in snapshots]
+    width, height = (6, 2.2) if columns is None else (WIDTHS[columns], 1.6)
+    figure = new_figure(figsize=(width, height * len(panels)), layout="constrained")
     all_axes = figure.subplots(len(panels), 1, sharex=True)
     for axes, (label, series) in zip(all_axes, panels):
+        axes.set_prop_cycle(color=COLORS)
         for step in taken:
             axes.axvline(step, color="0.6", linestyle=":", zorder=0)
         for name, scale in series.items():
             values = [scale * snapshot.metrics[name] for snapshot in snapshots]
-            axes.plot(taken, values, "o-", markersize=4, label=name.replace("_", " "))
+            axes.plot(taken, values, "o-", markersize=4 if columns is None else 2.5, label=name.replace("_", " "))
         if series:
-            axes.legend(fontsize="small")
+            axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, frameon=False, borderaxespad=0)
         axes.set_ylabel(label)
         axes.grid(alpha=0.3)
-    all_axes[0].plot(steps, learning_rates, color="tab:red")
+    all_axes[0].plot(steps, learning_rates, color=COLORS[1])
     all_axes[0].set_title("Dotted lines: snapshots, at which validation data are measured", fontsize="medium")
     all_axes[-1].set_xlabel("iteration")
     if path is not None:

@@ -16,6 +16,8 @@ import numpy as np
 import pytest
 from keras import layers, ops
 
+from browsing import browser  # noqa: F401 - a fixture
+
 # Keras 3.14 divides activity regularizers by the size of the batch, and has `renorm`.
 IS_BEFORE_3_14 = tuple(map(int, keras.__version__.split(".")[:2])) < (3, 14)
 

@@ -894,8 +894,11 @@ def test_report_is_made_of_the_records_alone(smoke, tmp_path):
     names -= {"settings.png"}  # There was no search.
     assert len(names) == 8 and {path.name for path in tmp_path.glob("*.png")} == names
     page = (tmp_path / "report.html").read_text()
-    assert page.count("data:image/png;base64,") == 8 and page.count("<table>") == 8
-    assert not re.findall(r'(?:src|href)="(?!data:)', page) and "http" not in page.split("<pre>")[0]
+    assert page.count("<svg") == 8 and page.count("<table>") == 8
+    assert set(re.findall(r'(?:src|href)="(?!#)(.*?)"', page)) == {"data:,", "explorer.html"}
+    assert "Between two trained networks, the straight line crosses a barrier of" in page
+    explorer = (tmp_path / "explorer.html").read_text()
+    assert "plane: three independent networks" in explorer and '"Bezier curve"' in explorer
     for text in ("Bezier curve", "epochs=4", "python benchmarks/cifar.py --preset=smoke", "SWA, 1 network"):
         assert text in page
 

@@ -1,11 +1,8 @@
 """The pages to look at in a browser: what is in them, and that they work in one (Chromium, if it is there)."""
 
 import json
-import os
 import pathlib
 import re
-import shutil
-import time
 
 import keras
 import numpy as np
@@ -13,6 +10,7 @@ import pytest
 
 import curves
 import keras_fge
+from browsing import check_log, opened, wait
 from conftest import slow_elsewhere
 from keras_fge.explorer import principal_components
 from test_diagnosis import BUMP, path, plane
@@ -125,48 +123,9 @@ def test_what_a_run_shows(run, tmp_path):
 # --- In a browser -----------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def browser():
-    """Chromium without a window. `REQUIRE_BROWSER=1` makes it an error that there is none."""
-    chromium, driver = (shutil.which(name) for name in ("chromium", "chromedriver"))
-    if not (chromium and driver):
-        assert not os.environ.get("REQUIRE_BROWSER"), "there is no chromium with its chromedriver"
-        pytest.skip("there is no chromium with its chromedriver")
-    from selenium import webdriver
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--enable-unsafe-swiftshader"):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
-    yield driver
-    driver.quit()
-
-
-def opened(browser, file, width):
-    size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-    browser.get(file.as_uri())
-    wait(lambda: browser.execute_script("return document.body.dataset.ready") == "yes")
-    # The page is not wider than the window.
-    assert browser.execute_script("return document.documentElement.scrollWidth") <= width
-
-
-def wait(condition, seconds=60):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "the page did not come to that"
-        time.sleep(0.1)
-
-
 def marker_of(browser, index):
     """x of the marker, as plotly holds it."""
     return browser.execute_script(f"return document.getElementById('plot-{index}').data.at(-1).x[0]")
-
-
-def check_log(browser):
-    assert not [entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
 
 
 @slow_elsewhere
@@ -179,7 +138,7 @@ def test_the_page_of_curves_in_a_browser(browser, tmp_path, width):
     line = path(0.1 + BUMP, 10 + 80 * BUMP, num_bends=2)
     file = tmp_path / "page.html"
     curves.explore({"Bezier curve": path(0.1 + 0.01 * BUMP, 10 + BUMP, line=line), "plane": plane()}, file)
-    opened(browser, file, width)
+    opened(browser, file.as_uri(), width)
     assert marker_of(browser, 0) == 1 and marker_of(browser, 1) == 0
     slider = browser.find_element(By.ID, "slider")
     slider.send_keys(*[Keys.ARROW_RIGHT] * 6)  # By the keyboard: t = 0.1 on the plane and on the paths.
@@ -216,7 +175,7 @@ def test_the_page_of_a_run_in_a_browser(run, browser, tmp_path, width):
 
     fge, *_ = run
     fge.to_html(tmp_path / "run.html")
-    opened(browser, tmp_path / "run.html", width)
+    opened(browser, (tmp_path / "run.html").as_uri(), width)
     browser.find_element(By.ID, "slider").send_keys(Keys.END)
     last = fge.snapshots[-1].step
     wait(lambda: browser.find_element(By.ID, "place").text == f"member 3, iteration {last}")

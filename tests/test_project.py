@@ -183,7 +183,7 @@ def test_import_needs_only_keras_numpy_and_one_backend():
 
 EXAMPLES = [
     example
-    for file in ("README.md", "docs/curves.md", "docs/fge.md")
+    for file in ("README.md", "docs/index.md", "docs/curves.md", "docs/fge.md")
     for example in re.findall(r"```python\n(.*?)```", (ROOT / file).read_text(), flags=re.DOTALL)
 ]
 

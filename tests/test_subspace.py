@@ -32,7 +32,7 @@ def compiled(model):
     return model
 
 
-@pytest.mark.parametrize("batch_norm", [False, True])
+@pytest.mark.parametrize("batch_norm", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_a_chain_goes_through_its_networks(batch_norm):
     networks = [network(seed, batch_norm) for seed in range(3)]
     chain = compiled(curves.connect(networks))
@@ -287,6 +287,7 @@ def test_samples_lie_in_the_subspace_and_a_walk_goes_on(batch_norm, tmp_path):
         curves.sample_subspace(curve, (X, Y), 4, path=path, **{**arguments, "temperature": 1.0})
 
 
+@pytest.mark.slow
 def test_a_high_temperature_spreads_the_samples():
     curve = compiled(curves.connect(network(0), network(1), seed=0))
     spread, many = {}, (np.tile(X, (400, 1)), np.tile(Y, 400))

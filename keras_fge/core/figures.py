@@ -1,13 +1,34 @@
 """What a notebook shows at the end of a cell: figures, without pyplot, texts and tables. Drawing needs matplotlib."""
 
+import contextlib
 import html
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import pandas
     from matplotlib.figure import Figure
+
+
+# Okabe and Ito, which readers with any colour vision tell apart.
+COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#f0e442")
+WIDTHS = {1: 3.3, 2: 6.9}  # Inches, of one and of two columns of a paper.
+
+
+@contextlib.contextmanager
+def style(columns: int | None) -> Iterator[None]:
+    """What is drawn inside has the fonts of a paper of so many columns, in files as text; None: of a screen."""
+    import matplotlib
+
+    fonts = {"pdf.fonttype": 42, "svg.fonttype": "none"}
+    if columns is not None:
+        if columns not in WIDTHS:
+            raise ValueError(f"`columns` must be 1, 2 or None. Received: columns={columns!r}")
+        small = ["xtick.labelsize", "ytick.labelsize", "legend.fontsize"]
+        fonts |= {"font.size": 8, "axes.titlesize": 8, "axes.labelsize": 8, **dict.fromkeys(small, 7)}
+    with matplotlib.rc_context(fonts):
+        yield
 
 
 def new_figure(**arguments: Any) -> "Figure":

@@ -12,9 +12,6 @@ import numpy as np
 
 from keras_fge.core.files import write_atomically
 
-# Okabe and Ito, which readers with any colour vision tell apart.
-COLORS = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9", "#f0e442")
-
 
 @dataclasses.dataclass(frozen=True)
 class Panel:
