@@ -17,6 +17,7 @@ torch selects the backend. See docs/benchmark.md.
 
 import contextlib
 import dataclasses
+import functools
 import importlib
 import math
 import os
@@ -51,7 +52,8 @@ flags.DEFINE_string("preset", None, f"A set of flags: {', '.join(presets.PRESETS
 flags.DEFINE_list(
     "experiment",
     ["all"],
-    f"What to run, with what it needs: {', '.join(EXPERIMENTS)}; all; or report, which computes nothing.",
+    f"What to run, with what it needs: {', '.join(EXPERIMENTS)}; all; report, which computes nothing; or status, which "
+    "says how far the others are.",
 )
 flags.DEFINE_string("output_dir", None, "Folder for records, arrays, figures and checkpoints. Default: results/PRESET.")
 flags.DEFINE_integer(
@@ -118,6 +120,12 @@ flags.DEFINE_integer(
     lower_bound=1,
 )
 
+flags.DEFINE_enum("engine", "local", ["local", "ray"], "Who does the units of work: this machine, or Ray.")
+flags.DEFINE_integer("workers", 1, "local: processes, to which CPU cores and GPUs are shared out.", lower_bound=1)
+flags.DEFINE_string("ray_address", None, "ray: address of the cluster, such as auto. Default: one on this machine.")
+flags.DEFINE_float("cpus_per_unit", 1, "ray: CPU cores that a unit takes.", lower_bound=0)
+flags.DEFINE_float("gpus_per_unit", 0, "ray: GPUs that a unit takes, such as 0.5.", lower_bound=0)
+
 flags.DEFINE_bool("debug", False, "Show the traceback of an error.")
 
 GROUPS = {  # For --help.
@@ -143,15 +151,19 @@ GROUPS = {  # For --help.
     "FGE": ["fge_start_epoch", "fge_max_learning_rate", "fge_min_learning_rate", "fge_cycle_epochs"],
     "SSE": ["sse_max_learning_rate", "sse_cycles"],
     "How it computes": ["dtype_policy", "jit_compile", "steps_per_execution"],
+    "Who computes": ["engine", "workers", "ray_address", "cpus_per_unit", "gpus_per_unit"],
 }
 CURES = {
     FloatingPointError: " Lower the learning rate, and give another --output_dir.",
     ModuleNotFoundError: f". Install what is missing: {INSTALL}",
 }
 
+IS_WORKER, FAILED = "KERAS_FGE_WORKER", 3  # A variable of the processes of --workers, and their status if units failed.
+
 # Results do not depend on these flags, or only on the data that they point to; or the flags only select units. All
 # other flags must be the same for all records of a folder.
 FREE = {"preset", "experiment", "output_dir", "data_dir", "runs", "steps_per_execution", "debug"}
+FREE |= set(GROUPS["Who computes"])
 
 
 def check(condition, message):
@@ -161,7 +173,7 @@ def check(condition, message):
 
 
 def parse_experiments():
-    known = ["all", "report", *EXPERIMENTS]
+    known = ["all", "report", "status", *EXPERIMENTS]
     unknown = [name for name in FLAGS.experiment if name not in known]
     check(not unknown, f"--experiment={','.join(unknown)} is unknown. There are: {', '.join(known)}.")
     check(FLAGS.experiment, f"--experiment is empty. There are: {', '.join(known)}.")
@@ -170,6 +182,8 @@ def parse_experiments():
         f"--experiment=search needs a --preset with settings to try: {', '.join(presets.SEARCHES)}.",
     )
     chosen = [name for name in EXPERIMENTS if name != "search"] if "all" in FLAGS.experiment else FLAGS.experiment
+    if "status" in chosen:  # Of all that the folder may hold.
+        chosen = [name for name in EXPERIMENTS if name != "search"]
     return [name for name in chosen if name != "report"]
 
 
@@ -268,24 +282,67 @@ def check_writable(folder):
 def main(arguments):
     check(len(arguments) == 1, f"Flags start with two dashes, as in --seed=1. Received: {' '.join(arguments[1:])}")
     try:
-        if FLAGS.preset:
-            presets.apply_preset(FLAGS.preset, FLAGS, FREE)
-        names = parse_experiments()
-        FLAGS.output_dir = FLAGS.output_dir or os.path.join("results", FLAGS.preset or FLAGS.dataset)
-        study = prepare() if names else None
+        names, study = parsed()
     except ValueError as error:
         sys.exit(f"error: {error}")
 
     import report  # With all that it needs to draw, before any work is done.
     from progress import console
 
+    failures = None
     if study:
+        units = units_of(study, names)
+        if "status" in FLAGS.experiment:
+            from status import Board
+
+            Board(study, units).look(is_last=True)
+            return
         console.print(f"The report, to look at in a browser, will be [bold]{report.url(FLAGS.output_dir)}[/bold]")
-        run_experiments(names, study)
+        failures = run_units(study, units)
+        if IS_WORKER in os.environ:
+            sys.exit(FAILED if failures else 0)
     try:
         report.write_report(FLAGS.output_dir)
     except ValueError as error:
-        sys.exit(f"error: {error}")
+        sys.exit(f"error: {failures or error}")
+    if failures:
+        sys.exit(f"error: {failures}")
+
+
+def parsed():
+    """The experiments of the flags, and their `Study`; None, if there are no experiments but a report."""
+    if FLAGS.preset:
+        presets.apply_preset(FLAGS.preset, FLAGS, FREE)
+    names = parse_experiments()
+    FLAGS.output_dir = FLAGS.output_dir or os.path.join("results", FLAGS.preset or FLAGS.dataset)
+    return names, prepare() if names else None
+
+
+@functools.cache
+def parsed_in_a_task(argv):
+    """(study, units by name) of a command line, in a process that other units may come to, too."""
+    FLAGS(list(argv))
+    names, study = parsed()
+    from units import in_order
+
+    return study, in_order(units_of(study, names))
+
+
+def do_unit(argv, name):
+    """Does one unit of a command line, in a process of an engine; waits for another process that is doing it.
+
+    What fails is noted in the records; what the machine lacks is an error.
+    """
+    from units import do
+
+    study, units = parsed_in_a_task(tuple(argv))
+    try:
+        do(study, units[name], wait=True)
+    except (OSError, ImportError, MemoryError):
+        raise
+    except Exception as error:
+        study.records.add_failure(name, error)
+        raise
 
 
 @contextlib.contextmanager
@@ -336,13 +393,28 @@ def prepare():
     return dataclasses.replace(study, records=records)
 
 
-def run_experiments(names, study):
-    """Does the units of each experiment that are not recorded yet."""
-    import units
-
+def units_of(study, names):
+    """The units of the experiments."""
     experiments = [getattr(importlib.import_module(EXPERIMENTS[name]), name) for name in names]
-    with study.progress:
-        units.run(study, [unit for experiment in experiments for unit in experiment(study)])
+    return [unit for experiment in experiments for unit in experiment(study)]
+
+
+def run_units(study, units):
+    """Does the units that are not recorded yet, by the engine of the flags; returns the `UnitsFailed`, or None."""
+    import engines
+    from units import UnitsFailed, run
+
+    try:
+        if FLAGS.engine == "ray":
+            engines.run_ray(study, units, FLAGS.ray_address, FLAGS.cpus_per_unit, FLAGS.gpus_per_unit)
+        elif FLAGS.workers > 1:
+            engines.run_workers(study, units, FLAGS.workers, IS_WORKER, FAILED)
+        else:
+            with study.progress:
+                run(study, units)
+    except UnitsFailed as failures:
+        return failures
+    return None
 
 
 def print_help():

@@ -5,6 +5,7 @@ import sys
 
 import keras
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 console = Console(width=None if sys.stdout.isatty() else 110)
@@ -54,6 +55,10 @@ class ProgressBars:
         if not console.is_terminal and seconds >= 0.5:
             left = f"about {seconds_left / 60:.0f} min left" if seconds_left >= 60 else "less than a minute left"
             console.print(f"unit {number} of {count}, {name}: {seconds:.0f} s; {left}")
+
+    def failed(self, name, error):
+        """Says that a unit ended with an error, and that the others go on."""
+        console.print(f"[red]{name} failed:[/red] {escape(str(error))} The others go on.")
 
     def __enter__(self):
         self._bars.start()

@@ -10,6 +10,7 @@ import pathlib
 import platform
 import shlex
 import sys
+import time
 
 import keras
 
@@ -27,6 +28,7 @@ class Records:
     configuration.json    all that results depend on: flags, backend and data, the same for all records of a folder
     commands.jsonl        a line for each command that was given: all flags, versions, hardware
     records.jsonl         a line for each unit: metrics, time, checksums of its configuration, its command and itself
+    failures.jsonl        a line for each unit that ended with an error of its own, and its message
 
     Lines are only ever added. Several processes may work in one folder. If two did the same unit, the first counts.
     (Version 0.1 wrote configuration and command into each record; such records are read as well.)
@@ -45,6 +47,7 @@ class Records:
     def __init__(self, folder, configuration=None):
         self.path = os.path.join(folder, "records.jsonl")
         self._commands_path = os.path.join(folder, "commands.jsonl")
+        self._failures_path = os.path.join(folder, "failures.jsonl")
         path = os.path.join(folder, "configuration.json")
         if os.path.exists(path):
             with open(path, encoding="utf-8") as file:
@@ -102,6 +105,15 @@ class Records:
 
     def __contains__(self, unit):
         return unit in self.units
+
+    def add_failure(self, unit, error):
+        """Notes that a unit ended with an error."""
+        _append(self._failures_path, json.dumps({"unit": unit, "error": str(error), "time": time.time()}))
+
+    def failures(self, since=0.0):
+        """The last message of each unit that failed, at this time or later, and was not done since, by name."""
+        lines = [json.loads(line) for line in _lines(self._failures_path)]
+        return {x["unit"]: x["error"] for x in lines if x["unit"] not in self.units and x["time"] >= since}
 
     def metrics(self, unit):
         return self.units[unit]["metrics"]
@@ -214,9 +226,23 @@ def _exclusively(file, wait=True):
 
 @contextlib.contextmanager
 def locked(path, wait=True):
-    """Keeps other processes from the same work; yields False if one is doing it and this one is not to wait."""
+    """Keeps other processes from the same work; yields False if one is doing it and this one is not to wait.
+
+    Who has the lock writes its host, process and time into the file; see `holder`.
+    """
     with open(path, "a") as file, _exclusively(file, wait) as is_free:
+        if is_free:
+            file.truncate(0)
+            file.write(json.dumps({"host": platform.node(), "process": os.getpid(), "since": time.time()}))
+            file.flush()
         yield is_free
+
+
+def holder(path):
+    """{"host", "process", "since"} of who has the lock at `path`; None if nobody has, or on Windows."""
+    with contextlib.suppress(OSError, ValueError), open(path) as file, _exclusively(file, wait=False) as is_free:
+        return None if is_free else json.loads(file.read())
+    return None
 
 
 def unit_name(experiment, key):

@@ -11,7 +11,7 @@ import numpy as np
 from data import Dataset
 from keras_fge.core.files import remove_leftovers
 from progress import ProgressBars
-from records import Records, locked, unit_name
+from records import Records, holder, locked, unit_name
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -62,7 +62,14 @@ class Study:
 
     def locked(self, name, wait=True):
         """Keeps other processes from the same work; yields False if one is doing it and this one is not to `wait`."""
-        return locked(self.path("checkpoints", f"{name.replace(' ', '_')}.lock"), wait)
+        return locked(self._lock(name), wait)
+
+    def holder(self, name):
+        """Who is doing that work, as `records.holder` says; None: nobody."""
+        return holder(self._lock(name))
+
+    def _lock(self, name):
+        return self.path("checkpoints", f"{name.replace(' ', '_')}.lock")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,22 +92,53 @@ class Unit:
         return unit_name(self.experiment, self.key)
 
 
+class UnitsFailed(Exception):
+    """Some units ended with an error of their own; all others are done.
+
+    Args:
+        failures: The message of each, by name.
+    """
+
+    def __init__(self, failures):
+        self.failures = failures
+        text = "; ".join(f"{name}: {error}" for name, error in failures.items())
+        super().__init__(f"{len(failures)} of the units failed, all others are done. {text}")
+
+
 def run(study, units):
     """Does the units that are not recorded, each after the units that it needs.
 
     The first pass skips units that another process is doing; the second one waits for them.
+
+    Raises:
+        UnitsFailed: in the end, if units ended with an error. What the machine lacks, as packages or space on the disk,
+            would fail the others too, and ends the program at once.
     """
     for folder, _, _ in os.walk(study.settings.output_dir):
         remove_leftovers(folder, lambda name: True)
-    ordered = _in_order(units)
+    ordered, begin = in_order(units), time.time()
     for wait in (False, True):
         for number, unit in enumerate(ordered.values(), 1):
-            if unit.name not in study.records and (seconds := _do(study, unit, wait)) is not None:
-                left = _seconds_left(study.records, ordered)
-                study.progress.finished(number, len(ordered), unit.name, seconds, left)
+            if unit.name in study.records or unit.name in study.records.failures(begin):
+                continue
+            try:
+                seconds = do(study, unit, wait)
+            except (OSError, ImportError, MemoryError):
+                raise
+            except Exception as error:
+                if study.settings.debug:
+                    raise
+                study.records.add_failure(unit.name, error)
+                study.progress.failed(unit.name, error)
+            else:
+                if seconds is not None:
+                    left = seconds_left(study.records, ordered)
+                    study.progress.finished(number, len(ordered), unit.name, seconds, left)
+    if failures := {name: error for name, error in study.records.failures(begin).items() if name in ordered}:
+        raise UnitsFailed(failures)
 
 
-def _seconds_left(records, units):
+def seconds_left(records, units):
     """How long the rest will take: each unit as long as those of its kind did, or as all others did, before the first.
 
     Pools of members ("... ensemble") take no time worth counting.
@@ -114,16 +152,16 @@ def _seconds_left(records, units):
     return sum(float(np.mean(times.get(unit.experiment, overall or [0.0]))) for unit in left)
 
 
-def _in_order(units):
-    """The units by name, each after those that it needs."""
+def in_order(units):
+    """The units and what they need, by name, each after those that it needs."""
     ordered = {}
     for unit in units:
-        ordered |= {name: need for name, need in _in_order(unit.needs).items() if name not in ordered}
+        ordered |= {name: need for name, need in in_order(unit.needs).items() if name not in ordered}
         ordered.setdefault(unit.name, unit)
     return ordered
 
 
-def _do(study, unit, wait):
+def do(study, unit, wait):
     """Does one unit, unless it is done already, or its turn has not come; returns the seconds that it took."""
     with study.locked(unit.name, wait) as is_free:
         study.records.read()

@@ -967,6 +967,6 @@ def test_the_time_left_is_that_of_units_of_a_kind(tmp_path):
     names = [("ind", 0), ("ind", 1), ("fge", 0), ("ind ensemble", 1)]
     ordered = {unit.name: unit for unit in (units.Unit(kind, (key,), None) for kind, key in names)}
     records.append("ind", [0], {}, 10.0, {})
-    assert units._seconds_left(records, ordered) == 20.0  # The other network, and FGE as long as a network.
+    assert units.seconds_left(records, ordered) == 20.0  # The other network, and FGE as long as a network.
     records.append("fge", [0], {}, 4.0, {})
-    assert units._seconds_left(records, ordered) == 10.0
+    assert units.seconds_left(records, ordered) == 10.0

@@ -1,0 +1,157 @@
+"""Who does the units of a study: this process, several on this machine, or Ray, on a laptop or a cluster.
+
+In each case the folder holds the truth: records, checkpoints and locks. So a study can go from one engine to another,
+and whatever was killed goes on from its last checkpoint.
+"""
+
+import glob
+import os
+import subprocess
+import sys
+import time
+
+from progress import console
+from status import Board
+from units import UnitsFailed, in_order
+
+RETRIES = 5  # How often a worker that was killed, not one that failed, is started again.
+EVERY = 10.0  # Seconds from one look at the folder to the next.
+
+
+def run_workers(study, units, count, variable, failed):
+    """Does the units in `count` processes of this program, to which CPU cores and GPUs are shared out.
+
+    What each says is in workers/worker_K.log of the output folder.
+
+    Args:
+        variable: Of the environment of a worker, which tells it what it is.
+        failed: Its exit status if units failed: to start it again would not help.
+
+    Raises:
+        UnitsFailed: if units failed.
+        RuntimeError: if a worker cannot be kept alive.
+    """
+    arguments = [*sys.argv, "--workers=1"]  # The last one counts.
+    workers = [
+        _Worker(arguments, study.path("workers", f"worker_{number}.log"), variable, (0, failed), number, count)
+        for number in range(count)
+    ]
+    begin, board = time.time(), Board(study, units)
+    try:
+        while any([worker.runs_or_is_started_again() for worker in workers]):
+            board.look()
+            end = time.monotonic() + EVERY
+            while time.monotonic() < end and not any(worker.has_just_ended() for worker in workers):
+                time.sleep(0.2)
+    finally:
+        for worker in workers:
+            worker.stop()
+    board.look(is_last=True)
+    _raise_failures(study, units, begin)
+
+
+class _Worker:
+    """A process that is started again when it was killed."""
+
+    def __init__(self, arguments, log, variable, ends, number, count):
+        self._command, self._log, self._ends, self._left = [sys.executable, *arguments], log, ends, RETRIES
+        cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+        self._cores, self._is_done = set(cores[number::count] or cores), False
+        gpus = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if "CUDA_VISIBLE_DEVICES" in os.environ else []
+        gpus = gpus or [str(index) for index in range(len(glob.glob("/dev/nvidia[0-9]*")))]
+        self._environment = {
+            **os.environ,
+            variable: str(number),
+            **({"CUDA_VISIBLE_DEVICES": gpus[number % len(gpus)]} if gpus else {}),
+        }
+        self._start()
+
+    def _start(self):
+        with open(self._log, "ab") as log:
+            self._process = subprocess.Popen(self._command, stdout=log, stderr=log, env=self._environment)
+        if self._cores:
+            os.sched_setaffinity(self._process.pid, self._cores)  # Before it has started threads.
+
+    def runs_or_is_started_again(self):
+        """Whether it runs; one that was killed is started again first."""
+        status = self._process.poll()
+        self._is_done = status in self._ends
+        if status is None or self._is_done:
+            return status is None
+        if not self._left:
+            raise RuntimeError(f"A worker ended {RETRIES + 1} times, with status {status}. {self._log} says why.")
+        self._left -= 1
+        console.print(f"A worker ended with status {status}, and is started again. Its log: {self._log}", markup=False)
+        self._start()
+        return True
+
+    def has_just_ended(self):
+        return not self._is_done and self._process.poll() is not None
+
+    def stop(self):
+        if self._process.poll() is None:
+            self._process.terminate()  # A training writes its state at the end of the epoch.
+            self._process.wait()
+
+
+def run_ray(study, units, address, cpus, gpus):
+    """Does each unit in a task of Ray, after those that it needs; a lost worker or node costs what it had begun.
+
+    Args:
+        address: Of the cluster; None: one is started on this machine.
+        cpus, gpus: What each task takes; fractions of GPUs are shared.
+
+    Raises:
+        UnitsFailed: if units failed.
+    """
+    import ray
+
+    here = os.path.dirname(os.path.abspath(__file__))
+    places = os.pathsep.join([here, os.path.dirname(here), *filter(None, [os.environ.get("PYTHONPATH")])])
+    names = ("KERAS_BACKEND", "TF_CPP_MIN_LOG_LEVEL", "TF_ENABLE_ONEDNN_OPTS", "XLA_FLAGS")
+    passed = {name: os.environ[name] for name in names if name in os.environ}
+    environment = {"env_vars": {**passed, "PYTHONPATH": places}}
+    ray.init(address, runtime_env=environment, log_to_driver=False, include_dashboard=False)
+    begin = time.time()
+    try:
+        task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=RETRIES)(_do_in_a_task)
+        ordered, references = in_order(units), {}
+        for name, unit in ordered.items():
+            if name not in study.records:
+                needs = [references[need.name] for need in unit.needs if need.name in references]
+                references[name] = task.options(name=name).remote(os.getcwd(), sys.argv, name, *needs)
+        left, board = list(references.values()), Board(study, units)
+        while left:
+            _, left = ray.wait(left, timeout=EVERY)
+            board.look()
+        for name, reference in references.items():
+            _see(ray, study, name, reference, begin)
+    finally:
+        ray.shutdown()
+    Board(study, units).look(is_last=True)
+    _raise_failures(study, units, begin)
+
+
+def _do_in_a_task(folder, argv, name, *_):
+    """In a process of Ray: does one unit, if it is not done. What it needs comes first, as arguments."""
+    import cifar
+
+    os.chdir(folder)
+    cifar.do_unit(argv, name)
+    return name
+
+
+def _see(ray, study, name, reference, begin):
+    """Notes a failure that the task itself could not: a worker that died too often, or a need that failed."""
+    try:
+        ray.get(reference)
+    except ray.exceptions.RayError as error:
+        if name not in study.records and name not in study.records.failures(begin):
+            study.records.add_failure(name, str(error).strip().splitlines()[-1])
+
+
+def _raise_failures(study, units, begin):
+    study.records.read()
+    names = in_order(units)
+    if failures := {name: error for name, error in study.records.failures(begin).items() if name in names}:
+        raise UnitsFailed(failures)
