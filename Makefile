@@ -62,7 +62,7 @@ format: .venv/ready
 	.venv/bin/ruff format .
 	.venv/bin/ruff check --fix .
 
-.venv/ready: PACKAGES = -e ".[tensorflow,tfds,hub,benchmarks,docs,dev]"
+.venv/ready: PACKAGES = -e ".[tensorflow,tfds,hub,benchmarks,ray,docs,dev]"
 .venv-jax/ready: PACKAGES = -e ".[jax,benchmarks,dev]"
 .venv-oldest/ready: PACKAGES = $(OLDEST) -e ".[tensorflow,benchmarks,dev]"
 .venv-torch/ready: PACKAGES = "$(TORCH)" -e ".[torch,benchmarks,dev]"

@@ -120,6 +120,9 @@ flags.DEFINE_integer(
     lower_bound=1,
 )
 
+flags.DEFINE_string(
+    "sweep", None, "A file of settings, each a study in a folder of its own; docs/cluster.md says more."
+)
 flags.DEFINE_enum("engine", "local", ["local", "ray"], "Who does the units of work: this machine, or Ray.")
 flags.DEFINE_integer("workers", 1, "local: processes, to which CPU cores and GPUs are shared out.", lower_bound=1)
 flags.DEFINE_string("ray_address", None, "ray: address of the cluster, such as auto. Default: one on this machine.")
@@ -129,7 +132,7 @@ flags.DEFINE_float("gpus_per_unit", 0, "ray: GPUs that a unit takes, such as 0.5
 flags.DEFINE_bool("debug", False, "Show the traceback of an error.")
 
 GROUPS = {  # For --help.
-    "What to run": ["preset", "experiment", "output_dir", "seed", "runs", "debug"],
+    "What to run": ["preset", "experiment", "sweep", "output_dir", "seed", "runs", "debug"],
     "Data": ["dataset", "data_dir", "image_size", "train_size", "validation_size", "use_test", "transform"],
     "Network and its training": [
         "network",
@@ -162,7 +165,7 @@ IS_WORKER, FAILED = "KERAS_FGE_WORKER", 3  # A variable of the processes of --wo
 
 # Results do not depend on these flags, or only on the data that they point to; or the flags only select units. All
 # other flags must be the same for all records of a folder.
-FREE = {"preset", "experiment", "output_dir", "data_dir", "runs", "steps_per_execution", "debug"}
+FREE = {"preset", "experiment", "sweep", "output_dir", "data_dir", "runs", "steps_per_execution", "debug"}
 FREE |= set(GROUPS["Who computes"])
 
 
@@ -282,6 +285,9 @@ def check_writable(folder):
 def main(arguments):
     check(len(arguments) == 1, f"Flags start with two dashes, as in --seed=1. Received: {' '.join(arguments[1:])}")
     try:
+        if FLAGS.sweep:
+            sweep_over_settings()
+            return
         names, study = parsed()
     except ValueError as error:
         sys.exit(f"error: {error}")
@@ -307,6 +313,24 @@ def main(arguments):
         sys.exit(f"error: {failures or error}")
     if failures:
         sys.exit(f"error: {failures}")
+
+
+def sweep_over_settings():
+    """Does a study for each setting of --sweep, and shows them in one table."""
+    import sweep
+
+    settings = sweep.read_sweep(FLAGS.sweep)
+    unknown = {name for setting in settings for name in setting} - set(FLAGS)
+    check(not unknown, f"--sweep={FLAGS.sweep} has flags that are unknown: {', '.join(sorted(unknown))}.")
+    folder = FLAGS.output_dir or os.path.join("results", os.path.splitext(os.path.basename(FLAGS.sweep))[0])
+    arguments = [argument for argument in sys.argv if not argument.startswith(("--sweep", "--output_dir"))]
+    failed = sweep.run_sweep(settings, folder, arguments)
+    from progress import console
+
+    table = sweep.sweep_table(settings, folder, arguments)
+    console.print(table.to_rich())
+    console.print(table.note, markup=False)
+    check(not failed, f"{len(failed)} of {len(settings)} settings failed: {'; '.join(failed)}")
 
 
 def parsed():

@@ -160,6 +160,40 @@ def alignment():
     return "\n".join(lines).strip()
 
 
+def simulation():
+    """Times of the whole Table 1 on many GPUs, as simulated."""
+    record = json.loads((RESULTS / "cluster" / "simulation.json").read_text())
+    lines = [
+        "| GPUs | hours | utilization | hours with failures, 1 % per GPU hour | failures |",
+        "|---|---|---|---|---|",
+    ]
+    for gpus, values in record["gpus"].items():
+        failing = values["with_1_percent_failures_per_gpu_hour"]
+        times = [f"{minutes / 60:.2f}" for minutes in (values["minutes"], failing["minutes"])]
+        lines.append(
+            f"| {gpus} | {times[0]} | {100 * values['utilization']:.0f} % | {times[1]} | {failing['failures']:.2f} |"
+        )
+    about = (
+        "A simulation, nothing measured ([record](../benchmarks/results/cluster/simulation.json), "
+        f"`benchmarks/simulation.py`): {record['units']} units, {record['gpu_minutes'] / 60:.1f} GPU hours; the longest "
+        f"chain of them takes {record['critical_path_minutes'] / 60:.2f} hours, which no number of GPUs shortens."
+    )
+    assumptions = " ".join(record["assumptions"].split())
+    return "\n".join([about, "", *lines, "", f"Assumptions: {assumptions}"])
+
+
+def faults():
+    """What kills of workers and drivers did to a study on Ray."""
+    record = json.loads((RESULTS / "cluster" / "faults.json").read_text())
+    differing, killed = sum(len(r["differing"]) for r in record["rounds"]), record["killed"]
+    return (
+        f"On Ray with {record['cpus']} CPUs, {killed['worker']} workers and {killed['driver']} drivers were killed at "
+        f"random moments of {len(record['rounds'])} studies (preset `smoke`, {record['units']} units). Of their records, "
+        f"{differing} differ from those of a quiet local run, apart from times "
+        "([record](../benchmarks/results/cluster/faults.json), `benchmarks/faults.py`)."
+    )
+
+
 PARTS = {  # file, name of the part, what makes it
     "README.md": {"gain": gain, "example": example},
     "docs/fine_tuning.md": {"small members": small_members, "examples": examples},
@@ -172,6 +206,7 @@ PARTS = {  # file, name of the part, what makes it
         **{name: lambda name=name: speed_tables.ratios(name) for name in ("curve", "pipeline")},
         **{name: getattr(speed_tables, name) for name in ("peers", "startup")},
     },
+    "docs/cluster.md": {"simulation": simulation, "faults": faults},
     "docs/results.md": {name: lambda name=name: results(name) for name in ("fashion_subset", "cifar10_jpeg")},
 }
 

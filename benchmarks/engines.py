@@ -15,6 +15,8 @@ from status import Board
 from units import UnitsFailed, in_order
 
 RETRIES = 5  # How often a worker that was killed, not one that failed, is started again.
+PASSED = ("KERAS_BACKEND", "TF_CPP_MIN_LOG_LEVEL", "TF_ENABLE_ONEDNN_OPTS", "XLA_FLAGS")  # To the tasks of Ray.
+PASSED += ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS")
 EVERY = 10.0  # Seconds from one look at the folder to the next.
 
 
@@ -108,8 +110,7 @@ def run_ray(study, units, address, cpus, gpus):
 
     here = os.path.dirname(os.path.abspath(__file__))
     places = os.pathsep.join([here, os.path.dirname(here), *filter(None, [os.environ.get("PYTHONPATH")])])
-    names = ("KERAS_BACKEND", "TF_CPP_MIN_LOG_LEVEL", "TF_ENABLE_ONEDNN_OPTS", "XLA_FLAGS")
-    passed = {name: os.environ[name] for name in names if name in os.environ}
+    passed = {name: os.environ[name] for name in PASSED if name in os.environ}
     environment = {"env_vars": {**passed, "PYTHONPATH": places}}
     ray.init(address, runtime_env=environment, log_to_driver=False, include_dashboard=False)
     begin = time.time()

@@ -12,7 +12,15 @@ from figures import FIGURES, results
 from keras_fge.core.files import write_atomically
 from progress import console
 from records import Records
-from tables import comparison_tables, curve_tables, ensemble_tables, search_tables, sentences, time_tables
+from tables import (
+    comparison_tables,
+    curve_tables,
+    ensemble_tables,
+    failure_tables,
+    search_tables,
+    sentences,
+    time_tables,
+)
 
 
 def write_report(folder):
@@ -22,7 +30,7 @@ def write_report(folder):
         ValueError: if there are no records, or damaged ones.
     """
     records = Records(folder)
-    makers = (curve_tables, ensemble_tables, comparison_tables, search_tables, time_tables)
+    makers = (failure_tables, curve_tables, ensemble_tables, comparison_tables, search_tables, time_tables)
     tables = [table for make in makers for table in make(records)]
     for table in tables:
         console.print(table.to_rich())

@@ -98,6 +98,13 @@ def _of(change, scale, digits):
     return change.text(scale, digits).rpartition(" (")[0]
 
 
+def failure_tables(records):
+    """The units that failed, and why; none, if all is well."""
+    rows = [[name, error] for name, error in records.failures().items()]
+    note = "The same command tries them again. What needs them is not done either."
+    return [Grid("Units that failed", ["unit", "error"], rows, note)] if rows else []
+
+
 def curve_tables(records):
     """Train loss, test error, barrier and length of each path, beside the authors' numbers if there are any."""
     paths = {name: record["metrics"] for name, record in by_name(records, "path").items()}

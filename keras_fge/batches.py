@@ -1,6 +1,5 @@
 """Arrays as batches that a seed and the epoch shuffle, so that a resumed `fit` has the same ones."""
 
-import inspect
 import math
 import threading
 from collections.abc import Callable
@@ -11,7 +10,7 @@ import numpy as np
 
 from keras_fge.core.arguments import as_integer
 from keras_fge.core.files import checksum_of_arrays
-from keras_fge.core.keras_internals import fits_on_the_stack
+from keras_fge.core.keras_internals import is_in_a_fit
 
 _announced = threading.local()
 
@@ -73,7 +72,7 @@ class Batches(keras.utils.PyDataset):
         """Keras calls this before it reads the batches of an epoch."""
         announced = vars(_announced).pop("epoch", None)
         # A fit that broke off may have left its announcement behind.
-        if announced is not None and any(fits_on_the_stack(inspect.currentframe())):
+        if announced is not None and is_in_a_fit():
             epoch, check = announced
             if check:
                 check(self)

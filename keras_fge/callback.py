@@ -272,7 +272,9 @@ class CyclicEnsemble(keras.callbacks.Callback, abc.ABC):
                     self._adopt_rates(run, stored.counters.get("rate"))
         if self._folder:
             self._termination.watch(model)
-        self._warn_of_loggers_before()
+        before, after = callbacks_around(self)
+        self._warn_of_loggers(before)
+        run.takes_columns = any(isinstance(other, keras.callbacks.CSVLogger) for other in after)
 
     def on_epoch_begin(self, epoch, logs=None):
         self.epoch, run, model = epoch, self._run, self.model
@@ -320,8 +322,9 @@ class CyclicEnsemble(keras.callbacks.Callback, abc.ABC):
             rate = float(ops.convert_to_numpy(self.learning_rate(max(step, 1), run.cycle.length)))
         if logs is not None:
             logs.update(learning_rate=rate, snapshots=len(self.snapshots))
-            takes_columns = any(isinstance(other, keras.callbacks.CSVLogger) for other in callbacks_around(self)[1])
-            logs.update(run.latest or dict.fromkeys(self._names_of_metrics() if takes_columns else (), float("nan")))
+            logs.update(
+                run.latest or dict.fromkeys(self._names_of_metrics() if run.takes_columns else (), float("nan"))
+            )
         state.see_rate(self.model)
         if self._termination.is_requested:
             self.model.stop_training = True
@@ -442,10 +445,10 @@ class CyclicEnsemble(keras.callbacks.Callback, abc.ABC):
         cure = f" `cycle_steps={fitting - fitting % 2}` would have fitted." if fitting >= 2 else ""
         return f"training ended after {steps} steps of the cycles; the first is due after {cycle.minimum}.{cure}"
 
-    def _warn_of_loggers_before(self):
+    def _warn_of_loggers(self, before):
         """Keras hands each callback the logs as those before have left them, so these do not see what is added here."""
         ours = ("ensemble_", "member_", "distance_")
-        for callback in callbacks_around(self)[0]:
+        for callback in before:
             loggers = (keras.callbacks.CSVLogger, keras.callbacks.TensorBoard)
             if isinstance(callback, loggers) or str(getattr(callback, "monitor", "")).startswith(ours):
                 warnings.warn(

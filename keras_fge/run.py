@@ -37,6 +37,7 @@ class Run:
         has_epochs: Whether an epoch has begun.
         epoch_start: Steps before this epoch.
         batch: The batch that `fit` announced last.
+        takes_columns: Whether a CSVLogger follows, which takes its columns from the first epoch.
         changed: The learning rates that are not those with which the run in the folder began.
         about: What the manifest says beside the members, if there is a folder.
     """
@@ -54,6 +55,7 @@ class Run:
     has_epochs: bool = False
     epoch_start: int = 0
     batch: int = 0
+    takes_columns: bool = False
     changed: Sequence[str] = ()
     about: dict[str, Any] = dataclasses.field(default_factory=dict)
 

@@ -75,7 +75,7 @@ HOUSE = {  # Each file may import only from what stands before it in its part, a
             "training",
         ],
         *["ensembles", "connectivity", "search", "comparisons", "tables", "figures", "report"],
-        *["status", "engines", "cifar"],
+        *["status", "engines", "sweep", "cifar", "simulation", "faults"],
         *[
             "draw_fashion",
             "turns",

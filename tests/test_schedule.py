@@ -521,3 +521,18 @@ def test_a_regression_has_a_panel_of_its_own():
     figure = fge.plot()
     assert [axes.get_ylabel() for axes in figure.axes] == ["learning rate", "mean squared error", "distance"]
     assert figure._repr_png_().startswith(b"\x89PNG")  # What a notebook shows at the end of a cell.
+
+
+def test_the_frame_of_fit_is_read_before_the_first_step_only(monkeypatch):
+    """What was read of it stays alive, such as TensorFlow's iterator over an epoch, whose end can take seconds."""
+    from keras_fge.core import keras_internals
+
+    frames, epochs, real = keras_internals.fits_on_the_stack, [], []
+    fge = keras_fge.FGE(0.1, 0.01, cycle_epochs=2)
+    monkeypatch.setattr(keras_internals, "fits_on_the_stack", lambda f: real.append(len(epochs)) or frames(f))
+    x, y = np.ones((8, 2), "float32"), np.ones((8, 1), "float32")
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    count = keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: epochs.append(epoch))
+    model.fit(fge.batches(x, y, 4), epochs=4, verbose=0, callbacks=[count, fge])
+    assert len(epochs) == 4 and real and set(real) == {0}

@@ -21,7 +21,7 @@ def style(columns: int | None) -> Iterator[None]:
     """What is drawn inside has the fonts of a paper of so many columns, in files as text; None: of a screen."""
     import matplotlib
 
-    fonts = {"pdf.fonttype": 42, "svg.fonttype": "none"}
+    fonts: Any = {"pdf.fonttype": 42, "svg.fonttype": "none"}
     if columns is not None:
         if columns not in WIDTHS:
             raise ValueError(f"`columns` must be 1, 2 or None. Received: columns={columns!r}")

@@ -87,12 +87,28 @@ def begin_with_epoch(model: keras.Model, epoch: int) -> None:
     model._initial_epoch = number
 
 
-def fits_on_the_stack(frame: FrameType | None) -> Iterator[dict[str, Any]]:
-    """The local variables of each `fit` (of a Keras model) that is being executed in `frame` or above it."""
+def _frames_of_fits(frame):
+    """Those of Keras' own `fit` in `frame` or above it, the innermost one first."""
     while frame is not None:
-        if frame.f_code.co_name == "fit" and isinstance(frame.f_locals.get("self"), keras.Model):
-            yield frame.f_locals
+        if frame.f_code.co_name == "fit" and str(frame.f_globals.get("__name__")).startswith("keras."):
+            yield frame
         frame = frame.f_back
+
+
+def is_in_a_fit() -> bool:
+    """Whether a `fit` of Keras is on the stack."""
+    return any(_frames_of_fits(inspect.currentframe()))
+
+
+def fits_on_the_stack(frame: FrameType | None) -> Iterator[dict[str, Any]]:
+    """The local variables of each `fit` (of a Keras model) that is being executed in `frame` or above it.
+
+    Not for every epoch: what Python shows of a frame keeps its values alive until it is asked again, and TensorFlow's
+    iterator over the data of an epoch, if it dies then, can take seconds.
+    """
+    for found in _frames_of_fits(frame):
+        if isinstance(found.f_locals.get("self"), keras.Model):
+            yield found.f_locals
 
 
 def callbacks_around(callback: keras.callbacks.Callback) -> tuple[list, list]:

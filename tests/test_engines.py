@@ -1,0 +1,197 @@
+"""Who does the units of a study: failures, workers that are killed, Ray, SLURM, and how far it is."""
+
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+import types
+
+import pytest
+
+import engines
+import progress
+import status
+import units
+from conftest import slow_elsewhere
+from records import Records
+
+ROOT = pathlib.Path(__file__).parent.parent
+ENDPOINT = ["--preset=smoke", "--experiment=endpoint"]
+
+
+def study_in(folder):
+    settings = types.SimpleNamespace(output_dir=str(folder), debug=False)
+    return units.Study(settings, None, Records(folder, {}), progress.ProgressBars())
+
+
+def work(study, *key):
+    return {"value": 1.0}
+
+
+def fail(study, *key):
+    raise ValueError("this one never works")
+
+
+def test_a_unit_that_fails_stops_only_what_needs_it(tmp_path):
+    study = study_in(tmp_path)
+    bad, good = units.Unit("network", (0,), fail), units.Unit("network", (1,), work)
+    curve, path = units.Unit("curve", (0,), work, needs=(bad, good)), units.Unit("path", (1,), work, needs=(good,))
+    with pytest.raises(units.UnitsFailed, match=r"1 of the units failed, all others are done\. network 0: this one"):
+        units.run(study, [curve, path])
+    assert set(study.records.units) == {"network 1", "path 1"}
+    assert Records(tmp_path, {}).failures() == {"network 0": "this one never works"}
+    now = status.status(study, [curve, path])
+    assert now["failed"] == {"network 0": "this one never works"} and now["running"] == []
+    assert now["kinds"]["network"] == {"done": 1, "running": 0, "waiting": 0, "failed": 1}
+    assert now["kinds"]["curve"] == {"done": 0, "running": 0, "waiting": 1, "failed": 0}
+    # The next run tries it again, and then nothing is left of the failure.
+    units.run(study, [units.Unit("network", (0,), work), units.Unit("curve", (0,), work, needs=(good,))])
+    assert len(study.records.units) == 4 and not study.records.failures()
+
+
+def test_what_the_machine_lacks_ends_at_once(tmp_path):
+    def full(study, *key):
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space left"):
+        units.run(study_in(tmp_path), [units.Unit("network", (0,), full), units.Unit("network", (1,), fail)])
+    assert not Records(tmp_path, {}).failures()
+
+
+def test_who_does_what(tmp_path):
+    study = study_in(tmp_path)
+    unit = units.Unit("network", (0,), work)
+    with study.locked(unit.name):
+        ((name, where, seconds),) = status.status(study, [unit])["running"]
+        assert name == "network 0" and where.endswith(f", process {os.getpid()}") and 0 <= seconds < 60
+        status.Board(study, [unit]).look()
+    page = (tmp_path / "status.html").read_text()
+    assert 'http-equiv="refresh"' in page and "network 0: " in page
+    assert study.holder(unit.name) is None
+
+
+class Process(engines._Worker):
+    """A worker that is another program."""
+
+    def __init__(self, code, log):
+        self.code = code
+        super().__init__(["-c", code], log, "WORKER", (0, 3), 0, 1)
+
+
+def ended(worker):
+    end = time.monotonic() + 60
+    while worker.runs_or_is_started_again():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    return worker._process.poll()
+
+
+def test_a_worker_that_was_killed_is_started_again_and_one_that_failed_is_not(tmp_path):
+    first_kills_itself = (
+        f"import os, pathlib; count = pathlib.Path({str(tmp_path / 'count')!r}); count.open('a').write('x');"
+        "len(count.read_text()) < 3 and os.kill(os.getpid(), 9)"
+    )
+    assert ended(Process(first_kills_itself, tmp_path / "log")) == 0
+    assert (tmp_path / "count").read_text() == "xxx"
+    assert ended(Process("raise SystemExit(3)", tmp_path / "log")) == 3
+    with pytest.raises(RuntimeError, match=r"ended 6 times, with status 1\. .*log says why"):
+        ended(Process("print('why'); raise SystemExit(1)", tmp_path / "log"))
+    assert (tmp_path / "log").read_text().count("why") == 6
+
+
+def metrics_of(folder):
+    """What was measured, without the times, by the name of the unit."""
+
+    def without_times(value):
+        if isinstance(value, dict):
+            return {k: without_times(v) for k, v in value.items() if "seconds" not in k}
+        return value
+
+    return {name: without_times(record["metrics"]) for name, record in Records(folder).units.items()}
+
+
+def benchmark(*arguments, **options):
+    command = [sys.executable, "benchmarks/cifar.py", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, **options)
+
+
+def on_one_core():
+    """The last bits of a sum depend on the number of threads, so of cores."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """What one process measured, of three networks."""
+    folder = tmp_path_factory.mktemp("alone")
+    result = benchmark(*ENDPOINT, f"--output_dir={folder}", preexec_fn=on_one_core)
+    assert result.returncode == 0, result.stderr
+    return metrics_of(folder)
+
+
+@slow_elsewhere
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="cores are shared out on Linux only")
+def test_two_workers_leave_the_records_of_one(alone, tmp_path):
+    result = benchmark(*ENDPOINT, f"--output_dir={tmp_path}", "--workers=2")
+    assert result.returncode == 0, result.stderr
+    assert sorted(metrics_of(tmp_path)) == ["ind 0", "ind 1", "ind 2"]
+    if os.cpu_count() == 2:
+        assert metrics_of(tmp_path) == alone
+    assert {path.name for path in (tmp_path / "workers").iterdir()} == {"worker_0.log", "worker_1.log"}
+    result = benchmark("--preset=smoke", f"--output_dir={tmp_path}", "--experiment=status")
+    assert result.returncode == 0 and "curve" in result.stdout and "min" in result.stdout
+
+
+@pytest.mark.slow
+def test_a_study_on_ray_leaves_the_records_of_one_process(alone, tmp_path):
+    pytest.importorskip("ray")
+    result = benchmark(*ENDPOINT, f"--output_dir={tmp_path}", "--engine=ray", preexec_fn=on_one_core)
+    assert result.returncode == 0, result.stderr
+    assert metrics_of(tmp_path) == alone
+
+
+SCONTROL = """#!/bin/sh
+echo "$@" >> requeued
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name != "posix", reason="SLURM runs on POSIX systems")
+def test_a_worker_of_slurm_is_queued_again_and_goes_on(alone, tmp_path):
+    """With the scheduler replaced: it signals a worker, kills one, and starts what is to be queued again."""
+    scontrol = tmp_path / "bin" / "scontrol"
+    scontrol.parent.mkdir()
+    scontrol.write_text(SCONTROL.replace("requeued", str(tmp_path / "requeued")))
+    scontrol.chmod(0o755)
+    environment = {
+        **os.environ,
+        **{"PATH": f"{scontrol.parent}:{os.environ['PATH']}", "PYTHON": sys.executable, "SLURM_SUBMIT_DIR": str(ROOT)},
+        **{"SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "1"},
+    }
+    folder = tmp_path / "study"
+    arguments = ["--preset=smoke", f"--output_dir={folder}", "--experiment=endpoint"]
+
+    def start():
+        return subprocess.Popen(
+            ["bash", ROOT / "benchmarks/slurm.sh", *arguments], env=environment, start_new_session=True
+        )
+
+    def begun():
+        return any(folder.glob("checkpoints/*/*"))
+
+    worker = start()
+    while not begun():
+        time.sleep(0.1)
+    worker.send_signal(signal.SIGTERM)
+    assert worker.wait(120) == 0 and (tmp_path / "requeued").read_text() == "requeue 7_1\n"
+    assert len(Records(folder).units) < 3
+    worker = start()
+    time.sleep(8)
+    os.killpg(worker.pid, signal.SIGKILL)
+    worker.wait()
+    both = [start(), start()]
+    assert [each.wait(300) for each in both] == [0, 0]
+    assert metrics_of(folder) == alone
