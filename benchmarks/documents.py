@@ -175,8 +175,9 @@ def simulation():
         )
     about = (
         "A simulation, nothing measured ([record](../benchmarks/results/cluster/simulation.json), "
-        f"`benchmarks/simulation.py`): {record['units']} units, {record['gpu_minutes'] / 60:.1f} GPU hours; the longest "
-        f"chain of them takes {record['critical_path_minutes'] / 60:.2f} hours, which no number of GPUs shortens."
+        f"`benchmarks/simulation.py`): {record['units']} units, {record['gpu_minutes'] / 60:.1f} GPU hours; the "
+        f"longest chain of them takes {record['critical_path_minutes'] / 60:.2f} hours, which no number of GPUs makes "
+        "shorter."
     )
     assumptions = " ".join(record["assumptions"].split())
     return "\n".join([about, "", *lines, "", f"Assumptions: {assumptions}"])
@@ -188,8 +189,8 @@ def faults():
     differing, killed = sum(len(r["differing"]) for r in record["rounds"]), record["killed"]
     return (
         f"On Ray with {record['cpus']} CPUs, {killed['worker']} workers and {killed['driver']} drivers were killed at "
-        f"random moments of {len(record['rounds'])} studies (preset `smoke`, {record['units']} units). Of their records, "
-        f"{differing} differ from those of a quiet local run, apart from times "
+        f"random moments of {len(record['rounds'])} studies (preset `smoke`, {record['units']} units). Of their "
+        f"records, {differing} differ from those of a quiet local run, apart from times "
         "([record](../benchmarks/results/cluster/faults.json), `benchmarks/faults.py`)."
     )
 

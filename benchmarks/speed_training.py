@@ -1,5 +1,6 @@
 """What a training step costs: on a curve, against PyTorch by hand, under FGE, with transforms and from `Batches`."""
 
+import itertools
 import os
 import pathlib
 import subprocess
@@ -14,7 +15,7 @@ import curves
 import keras_fge
 from fused import BatchNormalization
 from networks import make_network
-from turns import compared, one_epoch, spread, take_turns, take_turns_in_fit
+from turns import compared, later_epochs, one_epoch, spread, take_turns
 
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 WEIGHT_DECAY = 5e-4
@@ -108,7 +109,10 @@ def callbacks_of_fge(**arguments):
 
 
 def fge(name, settings):
-    """`fit` with FGE against `fit`: alone, with validation data, with a folder; and the times of what it writes."""
+    """`fit` with FGE against `fit`: alone, with validation data, with a folder; and the times of what it writes.
+
+    An epoch is the median of those after the first one, in which the step is compiled anew.
+    """
     size = 8 if name == "preresnet164" else 32
     steps = settings.steps or (10 if name == "preresnet164" else 40)
     data, validation = images(settings, steps, size), images(settings, 4, size)
@@ -116,20 +120,20 @@ def fge(name, settings):
     def make():
         return network(name, settings, size=size)
 
-    parts = {}
-    with tempfile.TemporaryDirectory() as folder:
-        cases = {"FGE": {}, "FGE, folder": {"directory": f"{folder}/turns"}, "FGE, validation data": {}}
-        for case, options in cases.items():
-            arguments = {"batch_size": settings.batch_size}
-            if case.endswith("validation data"):
-                arguments["validation_data"] = validation
-            works = {"plain": one_epoch(make(), *data, **arguments)}
-            callbacks = callbacks_of_fge(cycle_epochs=2, **options)
-            seconds = take_turns_in_fit(settings.turns, case, make(), data, works, callbacks, **arguments)
-            parts[case] = compared(seconds, {case: "plain"})
-        single = _times_of_writing(make, data, {"batch_size": settings.batch_size}, os.path.join(folder, "single"))
-    ratios = {case: part["ratios"][case] for case, part in parts.items()}
-    return {"steps": steps, "parts": parts, "ratios": ratios, "single": single}
+    arguments, works, references = {"batch_size": settings.batch_size}, {}, {}
+    with tempfile.TemporaryDirectory() as root:
+        folders = (os.path.join(root, str(number)) for number in itertools.count())
+        for label, more in (("", {}), (", validation data", {"validation_data": validation})):
+            works[f"plain{label}"] = later_epochs(make(), data, list, **arguments, **more)
+            cases = {f"FGE{label}": lambda: callbacks_of_fge(cycle_epochs=2)}
+            if not more:
+                cases["FGE, folder"] = lambda: callbacks_of_fge(cycle_epochs=2, directory=next(folders))
+            for case, callbacks in cases.items():
+                works[case] = later_epochs(make(), data, callbacks, **arguments, **more)
+                references[case] = f"plain{label}"
+        result = compared(take_turns(settings.turns, works), references)
+        single = _times_of_writing(make, data, arguments, os.path.join(root, "single"))
+    return {"steps": steps, **result, "single": single}
 
 
 def _times_of_writing(make, data, arguments, folder):

@@ -21,27 +21,22 @@ def take_turns(count, functions):
     return {name: values[1:] for name, values in seconds.items()}
 
 
-def take_turns_in_fit(count, name, model, data, functions, callbacks=(), **arguments):
-    """The same, with one `fit` of `model` that must not be split: each of its epochs is a turn.
+def later_epochs(model, data, callbacks, epochs=4, **arguments):
+    """A function that trains `model`, and returns the median seconds of all epochs of that `fit` but the first.
 
-    `callbacks` are those of the fit, and belong to its time.
+    Args:
+        callbacks: Function that returns the callbacks of a `fit`, whose time counts.
     """
-    seconds = {key: [] for key in (name, *functions)}
 
-    def begin(epoch, logs):
-        if epoch == 1:
-            _set_aside()
-        _one_turn(functions, seconds)
-        seconds[name].append(-time.perf_counter())
+    def fit():
+        times = []
+        first = keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: times.append(-time.perf_counter()))
+        last = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: times.append(time.perf_counter()))
+        everything = [first, *callbacks(), last]
+        model.fit(*data, epochs=epochs, verbose=0, shuffle=False, callbacks=everything, **arguments)
+        return float(np.median(np.add(times[::2], times[1::2])[1:]))
 
-    def end(epoch, logs):
-        seconds[name][-1] += time.perf_counter()
-
-    first, last = keras.callbacks.LambdaCallback(begin), keras.callbacks.LambdaCallback(on_epoch_end=end)
-    callbacks = [first, *callbacks, last]
-    model.fit(*data, epochs=count + 1, verbose=0, shuffle=False, callbacks=callbacks, **arguments)
-    gc.unfreeze()
-    return {key: values[1:] for key, values in seconds.items()}
+    return fit
 
 
 def one_epoch(model, *data, **arguments):

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import time
 import types
 
 import keras
@@ -26,14 +27,12 @@ def test_pieces_of_work_take_turns_and_the_first_does_not_count():
     assert calls == list("ababab") and {name: len(values) for name, values in seconds.items()} == {"a": 2, "b": 2}
 
 
-def test_a_fit_takes_turns_without_being_split():
+def test_the_time_of_a_fit_is_that_of_its_later_epochs():
     model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
     model.compile("sgd", "mse")
-    calls, ones = [], np.ones((4, 1))
-    own = keras.callbacks.LambdaCallback(on_train_begin=lambda logs: calls.append("fit"))
-    seconds = turns.take_turns_in_fit(2, "fit", model, (ones, ones), {"a": lambda: calls.append("a")}, [own])
-    assert calls == ["fit", "a", "a", "a"]
-    assert len(seconds["a"]) == len(seconds["fit"]) == 2 and min(seconds["fit"]) > max(seconds["a"])
+    ones, seconds = np.ones((4, 1)), iter([0.3, 0.01, 0.02, 0.01])
+    sleeps = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: time.sleep(next(seconds)))
+    assert 0.01 <= turns.later_epochs(model, (ones, ones), lambda: [sleeps])() < 0.25  # Its callbacks' time counts.
 
 
 def test_ratios_are_those_of_the_same_turn():
