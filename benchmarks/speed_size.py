@@ -1,6 +1,7 @@
 """What size costs: peak memory, growth with bends, points, members and weights, and the time to start."""
 
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -102,11 +103,15 @@ def startup(_, settings):
     commands = {name: [sys.executable, "-c", line] for name, line in IMPORTS.items()}
     commands["cifar.py --help"] = [sys.executable, HERE / "cifar.py", "--help"]
     seconds = {name: [] for name in commands}
-    for _ in range(settings.turns + 1):
-        for name, command in commands.items():
-            begin = time.perf_counter()
-            subprocess.run(command, capture_output=True, check=False)  # absl ends its help with 1.
-            seconds[name].append(time.perf_counter() - begin)
+    with tempfile.TemporaryDirectory() as folder:
+        # As on a user's machine, where the first import leaves the compiled modules for all others.
+        environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
+        environment["PYTHONPYCACHEPREFIX"] = folder
+        for _ in range(settings.turns + 1):
+            for name, command in commands.items():
+                begin = time.perf_counter()
+                subprocess.run(command, env=environment, capture_output=True, check=False)  # absl ends its help with 1.
+                seconds[name].append(time.perf_counter() - begin)
     seconds = {name: values[1:] for name, values in seconds.items()}
     beyond = {name: np.subtract(values, seconds["keras"]) for name, values in seconds.items() if "," in name}
     return {

@@ -54,6 +54,28 @@ def peers():
     return markdown(rows)
 
 
+def writing():
+    """Milliseconds that FGE takes at the end of an epoch for what it writes, and of the begin of a fit."""
+    return _values("fge", "single", 1000, "milliseconds")
+
+
+def memory():
+    return _values("memory", "megabytes", 1, "megabytes")
+
+
+def _values(measure, part, scale, unit):
+    """A row for each network and backend, a column for each value of one part of the records."""
+    found = records(measure)
+    cases = list(next(iter(next(iter(found.values()))["networks"].values()))[part])
+    rows = [[unit, *cases]]
+    for backend, record in found.items():
+        for network, result in record["networks"].items():
+            values = [result[part][case] for case in cases]
+            numbers = [scale * (value["median"] if isinstance(value, dict) else value) for value in values]
+            rows.append([f"{network}, {backend}", *[f"{number:.0f}" for number in numbers]])
+    return markdown(rows)
+
+
 def startup():
     found = records("startup")
     beyond = {name: record["networks"]["any"]["beyond_keras"] for name, record in found.items()}

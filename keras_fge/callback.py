@@ -373,6 +373,11 @@ class CyclicEnsemble(keras.callbacks.Callback, abc.ABC):
     def _check_validation(self, model):
         """What cannot be measured is refused before the training; of the data of `fit`, it is left out."""
         if self._has_own_validation:
+            if not has_one_process():
+                raise ValueError(
+                    "`validation_data` cannot be measured where JAX runs on several processes. Leave it out, and measure "
+                    "in one process afterwards, with `Ensemble.load`."
+                )
             self._validation.check(model)
             return
         self._validation = None

@@ -1,5 +1,6 @@
 """Training on more than one device: the same members as on one. Devices are virtual, made of CPU cores."""
 
+import json
 import os
 import pathlib
 import socket
@@ -65,7 +66,11 @@ keras.distribution.set_distribution(keras.distribution.DataParallel() if sys.arg
 network, fge, x, y = make(sys.argv[1])
 network.fit(x, y, batch_size=16, shuffle=False, epochs=3, verbose=0, callbacks=[fge])
 nll = fge.snapshots[-1].metrics["ensemble_nll"], fge.ensemble().evaluate(x, y)["nll"]
-print(len(keras.distribution.list_devices()), *nll)
+import curves
+curve = curves.connect(network, network, seed=0)
+curve.compile(keras.optimizers.SGD(0.02), logits_loss(), metrics=["accuracy"], jit_compile=False)
+path = curves.evaluate_path(curve, (x, y), (x, y), num_points=3, batch_size=16, verbose=False)
+print(len(keras.distribution.list_devices()), *nll, *path.test["nll"])
 """
     outputs = []
     for devices in ("1", "2"):
@@ -75,8 +80,63 @@ print(len(keras.distribution.list_devices()), *nll)
         outputs.append(finish(start(program, tmp_path / devices, devices, XLA_FLAGS=flags)).split())
     assert [output[0] for output in outputs] == ["1", "2"]
     assert_same_members(tmp_path / "1", tmp_path / "2", 1e-6)
-    values = [float(value) for output in outputs for value in output[1:]]
-    assert values == pytest.approx([values[0]] * 4, rel=1e-4)
+    one, two = [list(map(float, output[1:])) for output in outputs]
+    assert one == pytest.approx(two, rel=1e-4) and one[0] == pytest.approx(one[1], rel=1e-4)
+
+
+@pytest.mark.skipif(BACKEND != "jax", reason="keras.distribution works on JAX")
+def test_model_parallel(tmp_path):
+    """Kernels, and so bends, lie in parts on four devices: the same numbers as on one, also after a resume."""
+    program = """
+import curves, json
+folder, is_parallel = sys.argv[1], sys.argv[2] == "4"
+if is_parallel:
+    mesh = keras.distribution.DeviceMesh((2, 2), ("batch", "model"), keras.distribution.list_devices())
+    layout = keras.distribution.LayoutMap(mesh)
+    layout[".*kernel.*"] = (None, "model")
+    distribution = keras.distribution.ModelParallel(layout_map=layout, batch_dim_name="batch")
+    keras.distribution.set_distribution(distribution)
+
+def dense(seed):
+    keras.utils.set_random_seed(seed)
+    layers = [keras.layers.Dense(8, "relu"), keras.layers.BatchNormalization(), keras.layers.Dense(4)]
+    network = keras.Sequential([keras.Input((6,)), *layers])
+    network.compile(keras.optimizers.SGD(0.02, momentum=0.9), logits_loss(), metrics=["accuracy"], jit_compile=False)
+    return network
+
+def is_split(variable):
+    return "model" in str(variable.value.sharding.spec) if is_parallel else True
+
+x, y = np.random.default_rng(0).normal(size=(64, 6)).astype("float32"), np.arange(64) % 4
+arguments = {"batch_size": 16, "shuffle": False, "verbose": 0}
+for epochs in (2, 3):
+    start = dense(0)
+    fge = keras_fge.FGE(0.05, 0.001, cycle_steps=4, validation_data=(x, y), directory=folder + "/run", resume=True)
+    start.fit(x, y, epochs=epochs, callbacks=[fge], **arguments)
+end = dense(1)
+end.fit(x, y, epochs=2, **arguments)
+curve = curves.connect(start, end, seed=0)
+curve.compile(keras.optimizers.SGD(0.02, momentum=0.9), logits_loss(), metrics=["accuracy"], jit_compile=False)
+curve.fit(x, y, epochs=2, **arguments)
+split = [is_split(start.layers[0].kernel), *(is_split(v) for v in curve.trainable_variables if "kernel" in v.path)]
+path = curves.evaluate_path(curve, (x, y), (x, y), num_points=5, batch_size=16, verbose=False)
+plane = curves.evaluate_plane(curve, (x, y), (x, y), num_points=2, batch_size=16, verbose=False)
+ensemble = fge.ensemble()
+ensemble.save(folder + "/ensemble")
+values = [ensemble.evaluate(x, y)["nll"], keras_fge.Ensemble.load(folder + "/ensemble").evaluate(x, y)["nll"]]
+values += [np.abs(ensemble.average_weights((x, y)).predict(x, verbose=0)).sum()]
+values += [*path.train["loss"], *plane.test["loss"].ravel()]
+print(json.dumps([all(split), len(split), len(ensemble), list(map(float, values))]))
+"""
+    outputs = []
+    for devices in ("1", "4"):
+        flags = f"--xla_force_host_platform_device_count={devices}"
+        flags += " --xla_cpu_collective_call_terminate_timeout_seconds=300"
+        output = finish(start(program, tmp_path / devices, devices, XLA_FLAGS=flags))
+        outputs.append(json.loads(output.splitlines()[-1]))
+    (*_, expected), (is_split, kernels, members, values) = outputs
+    assert is_split and kernels == 3 and members == 3
+    assert values == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.skipif(BACKEND != "jax", reason="keras.distribution works on JAX")
@@ -90,6 +150,13 @@ network, fge, x, y = make(sys.argv[1])
 if process >= 0:  # Each process brings its half of every batch.
     rows = np.arange(48).reshape(3, 2, 8)[:, process].ravel()
     x, y = x[rows], y[rows]
+if process >= 0:
+    try:
+        network.fit(x, y, batch_size=8, verbose=0, callbacks=[fge])
+    except ValueError as error:
+        assert "`validation_data` cannot be measured where JAX runs on several processes" in str(error)
+    else:
+        raise AssertionError("it was not refused")
 fge.validation_data = None
 network.fit(x, y, batch_size=16 if process < 0 else 8, shuffle=False, epochs=3, verbose=0, callbacks=[fge])
 print(len(fge.snapshots), type(fge.snapshots[0]).__name__)
