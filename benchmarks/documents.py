@@ -204,8 +204,8 @@ PARTS = {  # file, name of the part, what makes it
         "subspaces": subspaces,
     },
     "docs/performance.md": {
-        **{name: lambda name=name: speed_tables.ratios(name) for name in ("curve", "pipeline")},
-        **{name: getattr(speed_tables, name) for name in ("peers", "startup")},
+        **{name: lambda name=name: speed_tables.ratios(name) for name in ("curve", "pipeline", "fge", "ensemble")},
+        **{name: getattr(speed_tables, name) for name in ("peers", "writing", "startup")},
     },
     "docs/cluster.md": {"simulation": simulation, "faults": faults},
     "docs/results.md": {name: lambda name=name: results(name) for name in ("fashion_subset", "cifar10_jpeg")},

@@ -375,8 +375,8 @@ class CyclicEnsemble(keras.callbacks.Callback, abc.ABC):
         if self._has_own_validation:
             if not has_one_process():
                 raise ValueError(
-                    "`validation_data` cannot be measured where JAX runs on several processes. Leave it out, and measure "
-                    "in one process afterwards, with `Ensemble.load`."
+                    "`validation_data` cannot be measured where JAX runs on several processes. Leave it out, and "
+                    "measure in one process afterwards, with `Ensemble.load`."
                 )
             self._validation.check(model)
             return
