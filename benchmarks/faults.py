@@ -32,16 +32,16 @@ def start(folder, *arguments):
     return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
-def workers():
-    """The processes of Ray that do a unit now. Ray calls them by the name of their task."""
+def workers(units):
+    """The processes of Ray that do one of these units now. Ray calls them by the name of their task."""
     found = []
     for path in pathlib.Path("/proc").glob("[0-9]*/cmdline"):
         try:
             name = path.read_bytes().split(b"\0")[0].decode()
         except OSError:  # It has ended.
             continue
-        if name.startswith("ray::") and not name.startswith(("ray::IDLE", "ray::Dashboard")):
-            found.append((int(path.parent.name), name.removeprefix("ray::")))
+        if name.startswith("ray::") and name.removeprefix("ray::") in units:  # Ray has others, for itself.
+            found.append(int(path.parent.name))
     return found
 
 
@@ -56,15 +56,15 @@ def without_times(value):
     return value
 
 
-def disturbed_run(folder, rng, worker_kills, driver_kills):
+def disturbed_run(folder, units, rng, worker_kills, driver_kills):
     """Runs the study on Ray under kills, until it is done; returns what happened."""
     events = ["worker"] * worker_kills + ["driver"] * driver_kills
     rng.shuffle(events)
     killed, statuses = {"worker": 0, "driver": 0}, []
     driver = start(folder, "--engine=ray")
     for event in events:
-        end = time.monotonic() + rng.uniform(1, 12)
-        while time.monotonic() < end or (event == "worker" and not workers()):
+        end = time.monotonic() + rng.uniform(2, 20)
+        while time.monotonic() < end or (event == "worker" and not workers(units)):
             if driver.poll() is not None:
                 break
             time.sleep(0.2)
@@ -74,13 +74,13 @@ def disturbed_run(folder, rng, worker_kills, driver_kills):
             statuses.append(driver.returncode)
             driver = start(folder, "--engine=ray")
             continue
-        victims = workers()
+        victims = workers(units)
         if event == "driver":
             driver.send_signal(signal.SIGKILL)
             driver.wait()
             driver = start(folder, "--engine=ray")
         elif victims:
-            os.kill(rng.choice(victims)[0], signal.SIGKILL)
+            os.kill(rng.choice(victims), signal.SIGKILL)
         killed[event] += event == "driver" or bool(victims)
     for _ in range(CURES):
         statuses.append(driver.wait())
@@ -100,7 +100,7 @@ def main(_):
         left = {"worker": FLAGS.worker_kills, "driver": FLAGS.driver_kills}
         while any(count > 0 for count in left.values()):
             folder = f"{root}/disturbed_{len(rounds)}"
-            happened = disturbed_run(folder, rng, max(left["worker"], 0), max(left["driver"], 0))
+            happened = disturbed_run(folder, expected, rng, max(left["worker"], 0), max(left["driver"], 0))
             found = metrics_of(folder)
             differing = sorted(name for name in expected if found.get(name) != expected[name])
             rounds.append({**happened, "units": len(found), "differing": differing})

@@ -5,11 +5,13 @@ import html
 
 import numpy as np
 import pytest
+from matplotlib.text import Text
 
 import curves
 import keras_fge
 from curves import diagnosis
 from keras_fge.diagnosis import of_run
+from keras_fge.plots import plot_run
 
 T = np.linspace(0, 1, 21)
 BUMP = np.sin(np.pi * T)
@@ -154,3 +156,38 @@ def test_sentences_about_a_run():
     values = of_run(snapshots([2.0, 2.0], [2.0, 1.5], "mse"), 100)
     assert values == ["The ensemble of 2 has a validation mse of 1.5, its members 2 on average (2 to 2)."]
     assert of_run([keras_fge.Snapshot([np.zeros(1)])], 100) == []  # Nothing was measured.
+
+
+@pytest.mark.parametrize(("columns", "width"), [(1, 3.3), (2, 6.9)])
+def test_figures_for_a_paper(columns, width, tmp_path):
+    """As wide as so many columns, in a vector format with text, no font below 7 points, the legend on no data."""
+    line = path(0.1 + BUMP, 10 + 80 * BUMP, num_bends=2)
+    result = path(0.1 + 0.01 * BUMP, 10 + BUMP, 9 + BUMP, line=line)
+    metrics = {"distance_from_start": 1.0, "distance_from_last": 1.0, "member_error": 0.1, "ensemble_error": 0.1}
+    members = [keras_fge.Snapshot([np.zeros(1)], step, 0.1, metrics) for step in (2, 6)]
+    figures = [
+        result.plot(tmp_path / "path.svg", columns=columns),
+        curves.plot_planes({"a": plane(), "b": plane()}, tmp_path / "plane.svg", columns=columns),
+        plot_run(np.arange(1, 7), np.ones(6), members, tmp_path / "run.svg", columns),
+    ]
+    for figure, name in zip(figures, ("path", "plane", "run")):
+        assert figure.get_size_inches()[0] == width
+        texts = [text for text in figure.findobj(Text) if text.get_text() and text.get_visible()]
+        assert texts and min(text.get_fontsize() for text in texts) >= 7
+        content = (tmp_path / f"{name}.svg").read_text()
+        assert "<text" in content
+        figure.canvas.draw()
+        legends = [*figure.legends, *(axes.get_legend() for axes in figure.axes if axes.get_legend())]
+        assert legends
+        for legend in legends:
+            box = legend.get_window_extent().padded(-2)
+            assert not any(box.overlaps(axes.get_window_extent()) for axes in figure.axes)
+
+
+def test_planes_of_one_figure_have_one_scale():
+    small, large = plane(), plane()
+    large.train["loss"] = 10 * large.train["loss"]
+    figure = curves.plot_planes({"small": small, "large": large})
+    assert len(figure.axes) == 3 and figure.axes[0].collections[0].norm is figure.axes[1].collections[0].norm
+    with pytest.raises(ValueError, match="`columns` must be 1, 2 or None"):
+        small.plot(columns=3)
