@@ -78,7 +78,11 @@ def _draw_paths(results, path, panels, columns):
         elif split != "ensemble":  # Ensembles differ too little for an axis from 0.
             axes.set_ylim(bottom=min(0, axes.get_ylim()[0]))
         axes.grid(alpha=0.3)
-    figure.legend(*all_axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=min(len(results), 3))
+    figure.legend(
+        *all_axes[0].get_legend_handles_labels(),
+        loc="outside lower center",
+        ncols=min(len(results), 2 if columns == 1 else 3),
+    )
     if path is not None:
         figure.savefig(path, dpi=150)
     return figure

@@ -1,12 +1,15 @@
-"""For `make docs`: files of the project that pages point at, such as records, become part of the site."""
+"""For `make docs`: files of the project that pages point at become part of the site, and explorers of the records."""
 
+import os
 import pathlib
 import re
+import tempfile
 
 from mkdocs.structure.files import File
 
 ROOT = pathlib.Path(__file__).parent.parent
 OUTSIDE = re.compile(r"(?<!!)\[([^\]]+)\]\((?:\.\./)+([^)#]+)\)|(!\[[^\]]*\]\()(?:\.\./)+([^)]+)(\))")
+EXPLORED = ("fashion_subset", "cifar10_jpeg")
 INCLUDED = {"changes.md": "CHANGELOG.md", "inside.md": "CONTRIBUTING.md"}  # Pages that are a file of the project.
 
 
@@ -18,13 +21,39 @@ def on_files(files, config):
     for name in sorted(names):
         if (ROOT / name).is_file():
             files.append(File.generated(config, f"files/{name}", abs_src_path=str(ROOT / name)))
+    for folder in EXPLORED:
+        content = explorer_of(ROOT / "benchmarks/results" / folder)
+        files.append(File.generated(config, f"explorer_{folder}.html", content=content))
     return files
+
+
+def explorer_of(folder):
+    """The page on which one looks at the paths and planes of a folder of records."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    import curves
+
+    kinds = {"path": curves.PathResult, "plane": curves.PlaneResult}
+    results = {
+        file.stem.replace("_", ": "): kind.load(file)
+        for name, kind in kinds.items()
+        for file in sorted(folder.glob(f"{name}_*.npz"))
+    }
+    with tempfile.TemporaryDirectory() as place:
+        page = pathlib.Path(place, "explorer.html")
+        curves.explore(results, page, f"The records of {folder.name}")
+        return page.read_text()
 
 
 def on_page_markdown(markdown, page, **_):
     """Points at those files in the site. Folders have no page there: their names stay as text."""
     if name := INCLUDED.get(page.file.src_uri):
         markdown += (ROOT / name).read_text()
+
+    if page.file.src_uri == "results.md":
+        links = ", ".join(f"[{folder}](explorer_{folder}.html)" for folder in EXPLORED)
+        markdown += (
+            f"\n## To look at\n\nPaths and planes of the records, with a slider, contours and surfaces: {links}.\n"
+        )
 
     def link(match):
         name, target = match[1], match[2]
