@@ -63,7 +63,7 @@ def disturbed_run(folder, units, rng, worker_kills, driver_kills):
     killed, statuses = {"worker": 0, "driver": 0}, []
     driver = start(folder, "--engine=ray")
     for event in events:
-        end = time.monotonic() + rng.uniform(2, 20)
+        end = time.monotonic() + rng.uniform(2, 30)
         while time.monotonic() < end or (event == "worker" and not workers(units)):
             if driver.poll() is not None:
                 break

@@ -14,7 +14,6 @@ import engines
 import progress
 import status
 import units
-from conftest import slow_elsewhere
 from records import Records
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -132,7 +131,7 @@ def alone(tmp_path_factory):
     return metrics_of(folder)
 
 
-@slow_elsewhere
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="cores are shared out on Linux only")
 def test_two_workers_leave_the_records_of_one(alone, tmp_path):
     result = benchmark(*ENDPOINT, f"--output_dir={tmp_path}", "--workers=2")

@@ -93,8 +93,8 @@ SLOW = () if BACKEND == "tensorflow" else pytest.mark.slow  # What they do sees 
 @pytest.mark.parametrize(
     "kind",
     [
-        *["fge", "checkpoint"],
-        *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("path", "plane", "benchmark")),
+        "fge",
+        *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("checkpoint", "path", "plane", "benchmark")),
     ],
 )
 def test_a_process_killed_again_and_again_ends_with_the_same_results(kind, tmp_path, request):

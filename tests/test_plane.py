@@ -131,7 +131,7 @@ def test_save_load_and_summary(tmp_path):
 def test_plot(tmp_path):
     figure = curves.plot_planes({"one": plane(), "two": plane()}, tmp_path / "plane.png", "test", "error")
     assert (tmp_path / "plane.png").read_bytes().startswith(b"\x89PNG")
-    axes, other, bar, _ = figure.axes
+    axes, other, bar = figure.axes
     assert axes.get_title() == "one" and other.get_title() == "two"
     assert bar.get_ylabel() == "test error (%)"
     labels = [text.get_text() for text in bar.get_yticklabels()]
@@ -140,7 +140,7 @@ def test_plot(tmp_path):
     excess = np.array([np.float64(label.removeprefix("> ")) for label in labels]) - np.float64(labels[0])
     steps = np.diff(np.log(excess[1:]))
     assert steps == pytest.approx(steps.mean(), rel=0.2)
-    assert {text.get_text() for text in axes.get_legend().get_texts()} == {
+    assert {text.get_text() for text in figure.legends[0].get_texts()} == {
         "straight line",
         "curve",
         "endpoints",
