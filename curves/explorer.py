@@ -137,7 +137,7 @@ def _texts(result, label, values):
 
 def _points(result):
     """(name, x, y, dash) of the paths, and (name, x, y, symbol) of the networks and bends."""
-    paths = [("straight line", *result.vertices[[0, 2]].T, "dash")]
+    paths, line = [], ("straight line", *result.vertices[[0, 2]].T, "dash")
     vertices = [(f"w_{index}", [x], [y], "circle") for index, (x, y) in enumerate(result.vertices)]
     if len(result.path):
         paths.append(("curve", *result.path.T, "solid"))
@@ -146,6 +146,8 @@ def _points(result):
         vertices = [
             (name, x, y, "circle" if name[0] == "φ" else "diamond") for name, (_, x, y, _) in zip(names, vertices)
         ]
+    if vertices[0][3] == vertices[2][3] == "circle":  # Both are ends, or there is no curve.
+        paths.insert(0, line)
     for name, points in result.paths.items():
         paths.append((name, *points[:, :2].T, "dash" if "line" in name else "solid"))
     return paths, vertices

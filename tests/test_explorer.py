@@ -1,5 +1,6 @@
 """The pages to look at in a browser: what is in them, and that they work in one (Chromium, if it is there)."""
 
+import dataclasses
 import json
 import pathlib
 import re
@@ -55,6 +56,16 @@ def test_values_that_are_not_finite(tmp_path):
     result.to_html(tmp_path / "plane.html")
     surface = content(tmp_path / "plane.html")["panels"][0]["figures"]["train loss / surface"]
     assert surface["data"][0]["z"][1][1] is None and surface["data"][0]["z"][1][2] is not None
+
+
+def test_a_plane_of_inner_bends_has_no_straight_line(tmp_path):
+    inner = dataclasses.replace(plane(5), settings={"bends": [0, 1, 2], "num_bends": 4})
+    for result, names in ((plane(5), ["straight line", "curve", "φ(0)", "bend 1", "φ(1)"]), (inner, None)):
+        result.to_html(tmp_path / "plane.html")
+        (panel,) = content(tmp_path / "plane.html")["panels"]
+        for figure in panel["figures"].values():
+            shown = [trace["name"] for trace in figure["data"][1:]]
+            assert shown == (names or ["curve", "φ(0)", "bend 1", "bend 2"])
 
 
 def test_bad_arguments(tmp_path):
