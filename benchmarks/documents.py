@@ -189,7 +189,7 @@ def faults():
     differing, killed = sum(len(r["differing"]) for r in record["rounds"]), record["killed"]
     return (
         f"On Ray with {record['cpus']} CPUs, {killed['worker']} workers and {killed['driver']} drivers were killed at "
-        f"random moments of {len(record['rounds'])} studies (preset `smoke`, {record['units']} units). Of their "
+        f"random moments of a study (preset `smoke`, {record['units']} units; runs: {len(record['rounds'])}). Of the "
         f"records, {differing} differ from those of a quiet local run, apart from times "
         "([record](../benchmarks/results/cluster/faults.json), `benchmarks/faults.py`)."
     )
