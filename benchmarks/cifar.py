@@ -161,8 +161,6 @@ CURES = {
     ModuleNotFoundError: f". Install what is missing: {INSTALL}",
 }
 
-IS_WORKER, FAILED = "KERAS_FGE_WORKER", 3  # A variable of the processes of --workers, and their status if units failed.
-
 # Results do not depend on these flags, or only on the data that they point to; or the flags only select units. All
 # other flags must be the same for all records of a folder.
 FREE = {"preset", "experiment", "sweep", "output_dir", "data_dir", "runs", "steps_per_execution", "debug"}
@@ -184,9 +182,8 @@ def parse_experiments():
         "search" not in FLAGS.experiment or FLAGS.preset in presets.SEARCHES,
         f"--experiment=search needs a --preset with settings to try: {', '.join(presets.SEARCHES)}.",
     )
-    chosen = [name for name in EXPERIMENTS if name != "search"] if "all" in FLAGS.experiment else FLAGS.experiment
-    if "status" in chosen:  # Of all that the folder may hold.
-        chosen = [name for name in EXPERIMENTS if name != "search"]
+    is_whole = {"all", "status"} & set(FLAGS.experiment)  # The status is that of all that the folder may hold.
+    chosen = [name for name in EXPERIMENTS if name != "search"] if is_whole else FLAGS.experiment
     return [name for name in chosen if name != "report"]
 
 
@@ -297,6 +294,8 @@ def main(arguments):
 
     failures = None
     if study:
+        import engines
+
         units = units_of(study, names)
         if "status" in FLAGS.experiment:
             from status import Board
@@ -305,8 +304,8 @@ def main(arguments):
             return
         console.print(f"The report, to look at in a browser, will be [bold]{report.url(FLAGS.output_dir)}[/bold]")
         failures = run_units(study, units)
-        if IS_WORKER in os.environ:
-            sys.exit(FAILED if failures else 0)
+        if engines.WORKER in os.environ:
+            sys.exit(engines.FAILED if failures else 0)
     try:
         report.write_report(FLAGS.output_dir)
     except ValueError as error:
@@ -320,10 +319,11 @@ def sweep_over_settings():
     import sweep
 
     settings = sweep.read_sweep(FLAGS.sweep)
-    unknown = {name for setting in settings for name in setting} - set(FLAGS)
+    unknown = {name for setting in settings.values() for name in setting} - set(FLAGS)
     check(not unknown, f"--sweep={FLAGS.sweep} has flags that are unknown: {', '.join(sorted(unknown))}.")
     folder = FLAGS.output_dir or os.path.join("results", os.path.splitext(os.path.basename(FLAGS.sweep))[0])
-    arguments = [argument for argument in sys.argv if not argument.startswith(("--sweep", "--output_dir"))]
+    given = [flag for flag in FLAGS.get_key_flags_for_module(__name__) if flag.present]
+    arguments = [sys.argv[0], *(flag.serialize() for flag in given if flag.name not in ("sweep", "output_dir"))]
     failed = sweep.run_sweep(settings, folder, arguments)
     from progress import console
 
@@ -353,20 +353,11 @@ def parsed_in_a_task(argv):
 
 
 def do_unit(argv, name):
-    """Does one unit of a command line, in a process of an engine; waits for another process that is doing it.
-
-    What fails is noted in the records; what the machine lacks is an error.
-    """
-    from units import do
+    """Does one unit of a command line, in a process of an engine; waits for another process that is doing it."""
+    from units import attempt
 
     study, units = parsed_in_a_task(tuple(argv))
-    try:
-        do(study, units[name], wait=True)
-    except (OSError, ImportError, MemoryError):
-        raise
-    except Exception as error:
-        study.records.add_failure(name, error)
-        raise
+    attempt(study, units[name], wait=True)
 
 
 @contextlib.contextmanager
@@ -432,7 +423,7 @@ def run_units(study, units):
         if FLAGS.engine == "ray":
             engines.run_ray(study, units, FLAGS.ray_address, FLAGS.cpus_per_unit, FLAGS.gpus_per_unit)
         elif FLAGS.workers > 1:
-            engines.run_workers(study, units, FLAGS.workers, IS_WORKER, FAILED)
+            engines.run_workers(study, units, FLAGS.workers)
         else:
             with study.progress:
                 run(study, units)

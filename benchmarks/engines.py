@@ -12,22 +12,22 @@ import time
 
 from progress import console
 from status import Board
-from units import UnitsFailed, in_order
+from units import in_order, raise_failures
 
+WORKER, FAILED = (
+    "KERAS_FGE_WORKER",
+    3,
+)  # A variable that tells a worker what it is, and its exit status if units failed.
 RETRIES = 5  # How often a worker that was killed, not one that failed, is started again.
 PASSED = ("KERAS_BACKEND", "TF_CPP_MIN_LOG_LEVEL", "TF_ENABLE_ONEDNN_OPTS", "XLA_FLAGS")  # To the tasks of Ray.
 PASSED += ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS")
 EVERY = 10.0  # Seconds from one look at the folder to the next.
 
 
-def run_workers(study, units, count, variable, failed):
+def run_workers(study, units, count):
     """Does the units in `count` processes of this program, to which CPU cores and GPUs are shared out.
 
     What each says is in workers/worker_K.log of the output folder.
-
-    Args:
-        variable: Of the environment of a worker, which tells it what it is.
-        failed: Its exit status if units failed: to start it again would not help.
 
     Raises:
         UnitsFailed: if units failed.
@@ -35,8 +35,7 @@ def run_workers(study, units, count, variable, failed):
     """
     arguments = [*sys.argv, "--workers=1"]  # The last one counts.
     workers = [
-        _Worker(arguments, study.path("workers", f"worker_{number}.log"), variable, (0, failed), number, count)
-        for number in range(count)
+        _Worker(arguments, study.path("workers", f"worker_{number}.log"), number, count) for number in range(count)
     ]
     begin, board = time.time(), Board(study, units)
     try:
@@ -49,21 +48,21 @@ def run_workers(study, units, count, variable, failed):
         for worker in workers:
             worker.stop()
     board.look(is_last=True)
-    _raise_failures(study, units, begin)
+    raise_failures(study, in_order(units), begin)
 
 
 class _Worker:
-    """A process that is started again when it was killed."""
+    """A process that is started again when it was killed; after one in which units failed that would not help."""
 
-    def __init__(self, arguments, log, variable, ends, number, count):
-        self._command, self._log, self._ends, self._left = [sys.executable, *arguments], log, ends, RETRIES
+    def __init__(self, arguments, log, number, count):
+        self._command, self._log, self._left = [sys.executable, *arguments], log, RETRIES
         cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
         self._cores, self._is_done = set(cores[number::count] or cores), False
         gpus = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if "CUDA_VISIBLE_DEVICES" in os.environ else []
         gpus = gpus or [str(index) for index in range(len(glob.glob("/dev/nvidia[0-9]*")))]
         self._environment = {
             **os.environ,
-            variable: str(number),
+            WORKER: str(number),
             **({"CUDA_VISIBLE_DEVICES": gpus[number % len(gpus)]} if gpus else {}),
         }
         self._start()
@@ -77,7 +76,7 @@ class _Worker:
     def runs_or_is_started_again(self):
         """Whether it runs; one that was killed is started again first."""
         status = self._process.poll()
-        self._is_done = status in self._ends
+        self._is_done = status in (0, FAILED)
         if status is None or self._is_done:
             return status is None
         if not self._left:
@@ -113,24 +112,29 @@ def run_ray(study, units, address, cpus, gpus):
     passed = {name: os.environ[name] for name in PASSED if name in os.environ}
     environment = {"env_vars": {**passed, "PYTHONPATH": places}}
     ray.init(address, runtime_env=environment, log_to_driver=False, include_dashboard=False)
-    begin = time.time()
+    begin, ordered, board = time.time(), in_order(units), Board(study, units)
     try:
         task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=RETRIES)(_do_in_a_task)
-        ordered, references = in_order(units), {}
+        references = {}
         for name, unit in ordered.items():
             if name not in study.records:
                 needs = [references[need.name] for need in unit.needs if need.name in references]
                 references[name] = task.options(name=name).remote(os.getcwd(), sys.argv, name, *needs)
-        left, board = list(references.values()), Board(study, units)
+        left = list(references.values())
         while left:
             _, left = ray.wait(left, timeout=EVERY)
             board.look()
         for name, reference in references.items():
-            _see(ray, study, name, reference, begin)
+            try:
+                ray.get(reference)
+            except ray.exceptions.RayError as error:  # A worker died too often, or the machine lacks something.
+                needs_are_done = all(need.name in study.records for need in ordered[name].needs)
+                if needs_are_done and name not in study.records:
+                    study.records.add_failure(name, str(error).strip().splitlines()[-1])
     finally:
         ray.shutdown()
-    Board(study, units).look(is_last=True)
-    _raise_failures(study, units, begin)
+    board.look(is_last=True)
+    raise_failures(study, ordered, begin)
 
 
 def _do_in_a_task(folder, argv, name, *_):
@@ -140,19 +144,3 @@ def _do_in_a_task(folder, argv, name, *_):
     os.chdir(folder)
     cifar.do_unit(argv, name)
     return name
-
-
-def _see(ray, study, name, reference, begin):
-    """Notes a failure that the task itself could not: a worker that died too often, or a need that failed."""
-    try:
-        ray.get(reference)
-    except ray.exceptions.RayError as error:
-        if name not in study.records and name not in study.records.failures(begin):
-            study.records.add_failure(name, str(error).strip().splitlines()[-1])
-
-
-def _raise_failures(study, units, begin):
-    study.records.read()
-    names = in_order(units)
-    if failures := {name: error for name, error in study.records.failures(begin).items() if name in names}:
-        raise UnitsFailed(failures)

@@ -47,12 +47,12 @@ def workers(units):
 
 def metrics_of(folder):
     """What was measured, without the times, by the name of the unit."""
-    return {name: without_times(record["metrics"]) for name, record in Records(folder).units.items()}
+    return {name: _without_times(record["metrics"]) for name, record in Records(folder).units.items()}
 
 
-def without_times(value):
+def _without_times(value):
     if isinstance(value, dict):
-        return {name: without_times(part) for name, part in value.items() if "seconds" not in name}
+        return {name: _without_times(part) for name, part in value.items() if "seconds" not in name}
     return value
 
 

@@ -10,11 +10,9 @@ import sys
 
 import numpy as np
 
-METHODS = ("ind", "sse", "fge", "swa")
-
 
 def read_sweep(path):
-    """The settings of a file, JSON or YAML, as a list of dictionaries of flags.
+    """The settings of a file, JSON or YAML, as dictionaries of flags, by the name of their folder.
 
         flags:    a value for each flag, or a list of values: all combinations
         settings: a list of such dictionaries, each of which is combined with `flags`
@@ -23,15 +21,14 @@ def read_sweep(path):
     Raises:
         ValueError: if it is no such file.
     """
-    try:
-        text = pathlib.Path(path).read_text()
-        if os.fspath(path).endswith((".yaml", ".yml")):
-            import yaml
+    parse, errors = json.loads, (OSError, ValueError)
+    if os.fspath(path).endswith((".yaml", ".yml")):
+        import yaml
 
-            content = yaml.safe_load(text)
-        else:
-            content = json.loads(text)
-    except (OSError, ValueError) as error:
+        parse, errors = yaml.safe_load, (*errors, yaml.YAMLError)
+    try:
+        content = parse(pathlib.Path(path).read_text())
+    except errors as error:
         raise ValueError(f"--sweep={path} cannot be read: {error}") from error
     known = {"flags", "settings", "random", "seed"}
     if not isinstance(content, dict) or not content or set(content) - known:
@@ -43,28 +40,29 @@ def read_sweep(path):
     if count := content.get("random"):
         chosen = np.random.default_rng(content.get("seed", 0)).choice(len(combined), min(count, len(combined)), False)
         combined = [combined[index] for index in sorted(chosen)]
-    return combined
+    return {_name(setting, combined): setting for setting in combined}
 
 
-def name_of(setting):
-    """The folder of a setting: "learning_rate=0.1,weight_decay=0.001"."""
-    return ",".join(f"{name}={value}" for name, value in setting.items()).replace("/", "_") or "as_given"
+def _name(setting, settings):
+    """The flags in which a setting differs from others: "learning_rate=0.1,weight_decay=0.001"."""
+    differing = {k: v for k, v in setting.items() if any(other.get(k) != v for other in settings)}
+    return ",".join(f"{name}={value}" for name, value in differing.items()).replace("/", "_") or "as_given"
 
 
 def run_sweep(settings, folder, arguments):
     """Runs the program once for each setting, with its flags after `arguments`; returns the commands that failed."""
     failed = []
-    for number, setting in enumerate(settings, 1):
-        command = command_of(setting, folder, arguments)
-        print(f"setting {number} of {len(settings)}: {name_of(setting)}", flush=True)
+    for number, (name, setting) in enumerate(settings.items(), 1):
+        command = _command(name, setting, folder, arguments)
+        print(f"setting {number} of {len(settings)}: {name}", flush=True)
         if subprocess.run([sys.executable, *command], check=False).returncode:
             failed.append(shlex.join(["python", *command]))
     return failed
 
 
-def command_of(setting, folder, arguments):
-    flags = [f"--{name}={value}" for name, value in setting.items()]
-    return [*arguments, *flags, f"--output_dir={os.path.join(folder, name_of(setting))}"]
+def _command(name, setting, folder, arguments):
+    flags = [f"--{flag}={value}" for flag, value in setting.items()]
+    return [*arguments, *flags, f"--output_dir={os.path.join(folder, name)}"]
 
 
 def sweep_table(settings, folder, arguments):
@@ -73,27 +71,24 @@ def sweep_table(settings, folder, arguments):
     Test metrics are not shown: they are for the setting that was chosen.
     """
     from records import Records
-    from tables import Grid, mean, mean_and_std
+    from tables import METHODS, SINGLE, Grid, mean, mean_and_std
 
     rows = []
-    for setting in settings:
-        place = os.path.join(folder, name_of(setting))
+    for name in settings:
+        place = os.path.join(folder, name)
         records = Records(place) if os.path.exists(os.path.join(place, "records.jsonl")) else None
-        for method in METHODS if records else ():
+        for method in {**METHODS, **SINGLE} if records else ():
             runs = [r["metrics"]["validation"] for r in records.of(method) if "validation" in r["metrics"]]
             if runs:
-                rows.append((mean(runs, "calibrated_nll"), method, setting, runs))
+                rows.append((mean(runs, "calibrated_nll"), name, method, runs))
     rows.sort(key=lambda row: row[0])
+    quantities = (("error", 100, 2), ("nll", 1, 3), ("calibrated_nll", 1, 3))
     cells = [
-        [
-            name_of(setting),
-            method,
-            *(mean_and_std([run[m] for run in runs], s, d) for m, s, d in (("error", 100, 2), ("nll", 1, 3))),
-            mean_and_std([run["calibrated_nll"] for run in runs], 1, 3),
-        ]
-        for _, method, setting, runs in rows
+        [name, method, *(mean_and_std([run[m] for run in runs], scale, digits) for m, scale, digits in quantities)]
+        for _, name, method, runs in rows
     ]
     note = "Validation images: mean ± standard deviation (n) over runs."
     if rows:
-        note += f" The best: {shlex.join(['python', *command_of(rows[0][2], folder, arguments)])}"
+        best = rows[0][1]
+        note += f" The best: {shlex.join(['python', *_command(best, settings[best], folder, arguments)])}"
     return Grid("Settings", ["setting", "method", "error %", "NLL", "calibrated NLL"], cells, note)

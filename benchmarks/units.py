@@ -111,8 +111,7 @@ def run(study, units):
     The first pass skips units that another process is doing; the second one waits for them.
 
     Raises:
-        UnitsFailed: in the end, if units ended with an error. What the machine lacks, as packages or space on the disk,
-            would fail the others too, and ends the program at once.
+        UnitsFailed: in the end, if units ended with an error of their own; see `attempt`.
     """
     for folder, _, _ in os.walk(study.settings.output_dir):
         remove_leftovers(folder, lambda name: True)
@@ -121,19 +120,14 @@ def run(study, units):
         for number, unit in enumerate(ordered.values(), 1):
             if unit.name in study.records or unit.name in study.records.failures(begin):
                 continue
-            try:
-                seconds = do(study, unit, wait)
-            except (OSError, ImportError, MemoryError):
-                raise
-            except Exception as error:
-                if study.settings.debug:
-                    raise
-                study.records.add_failure(unit.name, error)
-                study.progress.failed(unit.name, error)
-            else:
-                if seconds is not None:
-                    left = seconds_left(study.records, ordered)
-                    study.progress.finished(number, len(ordered), unit.name, seconds, left)
+            if (seconds := attempt(study, unit, wait)) is not None:
+                left = seconds_left(study.records, ordered)
+                study.progress.finished(number, len(ordered), unit.name, seconds, left)
+    raise_failures(study, ordered, begin)
+
+
+def raise_failures(study, ordered, begin):
+    """Raises `UnitsFailed` if some of the units failed since `begin`, and were not done since."""
     if failures := {name: error for name, error in study.records.failures(begin).items() if name in ordered}:
         raise UnitsFailed(failures)
 
@@ -159,6 +153,23 @@ def in_order(units):
         ordered |= {name: need for name, need in in_order(unit.needs).items() if name not in ordered}
         ordered.setdefault(unit.name, unit)
     return ordered
+
+
+def attempt(study, unit, wait):
+    """Does one unit as `do`; an error of its own is noted, and returns None, so that the others go on.
+
+    What the machine lacks, as packages or space on the disk, would fail the others too, and is an error here.
+    """
+    try:
+        return do(study, unit, wait)
+    except (OSError, ImportError, MemoryError):
+        raise
+    except Exception as error:
+        if study.settings.debug:
+            raise
+        study.records.add_failure(unit.name, error)
+        study.progress.failed(unit.name, error)
+        return None
 
 
 def do(study, unit, wait):

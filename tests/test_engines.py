@@ -11,9 +11,12 @@ import types
 import pytest
 
 import engines
+import presets
 import progress
 import status
+import sweep
 import units
+from faults import metrics_of
 from records import Records
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -76,7 +79,7 @@ class Process(engines._Worker):
 
     def __init__(self, code, log):
         self.code = code
-        super().__init__(["-c", code], log, "WORKER", (0, 3), 0, 1)
+        super().__init__(["-c", code], log, 0, 1)
 
 
 def ended(worker):
@@ -98,17 +101,6 @@ def test_a_worker_that_was_killed_is_started_again_and_one_that_failed_is_not(tm
     with pytest.raises(RuntimeError, match=r"ended 6 times, with status 1\. .*log says why"):
         ended(Process("print('why'); raise SystemExit(1)", tmp_path / "log"))
     assert (tmp_path / "log").read_text().count("why") == 6
-
-
-def metrics_of(folder):
-    """What was measured, without the times, by the name of the unit."""
-
-    def without_times(value):
-        if isinstance(value, dict):
-            return {k: without_times(v) for k, v in value.items() if "seconds" not in k}
-        return value
-
-    return {name: without_times(record["metrics"]) for name, record in Records(folder).units.items()}
 
 
 def benchmark(*arguments, **options):
@@ -171,12 +163,10 @@ def test_a_worker_of_slurm_is_queued_again_and_goes_on(alone, tmp_path):
         **{"SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "1"},
     }
     folder = tmp_path / "study"
-    arguments = ["--preset=smoke", f"--output_dir={folder}", "--experiment=endpoint"]
+    command = ["bash", ROOT / "benchmarks/slurm.sh", *ENDPOINT, f"--output_dir={folder}"]
 
     def start():
-        return subprocess.Popen(
-            ["bash", ROOT / "benchmarks/slurm.sh", *arguments], env=environment, start_new_session=True
-        )
+        return subprocess.Popen(command, env=environment, start_new_session=True, preexec_fn=on_one_core)
 
     def begun():
         return any(folder.glob("checkpoints/*/*"))
@@ -193,4 +183,39 @@ def test_a_worker_of_slurm_is_queued_again_and_goes_on(alone, tmp_path):
     worker.wait()
     both = [start(), start()]
     assert [each.wait(300) for each in both] == [0, 0]
-    assert metrics_of(folder).keys() == alone.keys()
+    assert metrics_of(folder) == alone
+
+
+def test_a_file_of_settings(tmp_path):
+    file = tmp_path / "settings.yaml"
+    file.write_text("flags: {epochs: 4, learning_rate: [0.1, 0.2]}\nsettings: [{experiment: ind}, {experiment: fge}]\n")
+    assert sweep.read_sweep(file) == {
+        f"learning_rate={rate},experiment={kind}": {"epochs": 4, "learning_rate": rate, "experiment": kind}
+        for kind in ("ind", "fge")
+        for rate in (0.1, 0.2)
+    }
+    file.write_text("flags: {learning_rate: [0.1, 0.2, 0.3, 0.4]}\nrandom: 2\nseed: 1\n")
+    drawn = sweep.read_sweep(file)
+    assert len(drawn) == 2 and drawn == sweep.read_sweep(file)
+    for text, message in (("[1, 2]", "must hold flags, random, seed, settings"), ("{a", "cannot be read")):
+        file.write_text(text)
+        with pytest.raises(ValueError, match=message):
+            sweep.read_sweep(file)
+    committed = sweep.read_sweep(ROOT / "benchmarks/sweeps/small.json")
+    assert len(committed) == sum(map(len, presets.SEARCHES["small"].values())) == 24
+    assert max(map(len, committed)) < 200  # It is the name of a folder.
+
+
+@pytest.mark.slow
+def test_a_sweep_ends_with_a_table_and_the_best_command(tmp_path):
+    result = benchmark("--sweep=benchmarks/sweeps/smoke.json", f"--output_dir={tmp_path}")
+    assert result.returncode == 0, result.stderr
+    values = {}
+    for rate in ("0.02", "0.1"):
+        records = Records(tmp_path / f"learning_rate={rate}")
+        assert records.configuration["learning_rate"] == float(rate)
+        values[rate] = [record["metrics"]["validation"]["calibrated_nll"] for record in records.of("ind")]
+        assert len(values[rate]) == 3
+    best = min(values, key=lambda rate: sum(values[rate]))
+    command = result.stdout.rpartition("The best: ")[2].split()
+    assert f"--learning_rate={best}" in command and f"--output_dir={tmp_path}/learning_rate={best}" in command
