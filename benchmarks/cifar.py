@@ -151,8 +151,10 @@ GROUPS = {  # For --help.
         "bn_samples",
         "eval_batch_size",
     ],
-    "FGE": ["fge_start_epoch", "fge_max_learning_rate", "fge_min_learning_rate", "fge_cycle_epochs"],
-    "SSE": ["sse_max_learning_rate", "sse_cycles"],
+    "FGE and SSE": [
+        *["fge_start_epoch", "fge_max_learning_rate", "fge_min_learning_rate", "fge_cycle_epochs"],
+        *["sse_max_learning_rate", "sse_cycles"],
+    ],
     "How it computes": ["dtype_policy", "jit_compile", "steps_per_execution"],
     "Who computes": ["engine", "workers", "ray_address", "cpus_per_unit", "gpus_per_unit"],
 }

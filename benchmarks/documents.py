@@ -16,13 +16,14 @@ import comparisons
 import curves
 import speed_tables
 from alignment import name_of_data
+from keras_fge.core.figures import COLORS, GREY
 from records import Records
 from tables import METHODS, comparison_tables, curve_tables, ensemble_tables, time_tables
 
 ROOT = pathlib.Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 METRICS = (("error", 100, 1), ("nll", 1, 3), ("ece", 100, 1))  # metric, scale, digits
-COLORS = {"one network": METHODS["ind"][1], "FGE": METHODS["fge"][1]}
+BARS = {"one network": METHODS["ind"][1], "FGE": METHODS["fge"][1]}
 
 
 def pairs_of(folder, metric):
@@ -205,7 +206,7 @@ PARTS = {  # file, name of the part, what makes it
     },
     "docs/performance.md": {
         **{name: lambda name=name: speed_tables.ratios(name) for name in ("curve", "pipeline", "fge", "ensemble")},
-        **{name: getattr(speed_tables, name) for name in ("peers", "writing", "startup")},
+        **{name: getattr(speed_tables, name) for name in ("peers", "writing", "stall", "startup")},
     },
     "docs/cluster.md": {"simulation": simulation, "faults": faults},
     "docs/results.md": {name: lambda name=name: results(name) for name in ("fashion_subset", "cifar10_jpeg")},
@@ -226,7 +227,7 @@ def filled(file):
 def draw():
     figure = Figure(figsize=(11, 3.6), layout="constrained")
     wall, gain = figure.subplots(1, 2, width_ratios=(1, 1.2))
-    for file, label, color in (("line", "straight line", "#7f7f7f"), ("bezier", "Bezier curve", "#0072b2")):
+    for file, label, color in (("line", "straight line", GREY), ("bezier", "Bezier curve", COLORS[0])):
         result = curves.PathResult.load(RESULTS / "fashion_subset" / f"path_{file}.npz")
         wall.plot(result.t, result.train["loss"], color=color, label=label)
     wall.set(
@@ -235,7 +236,7 @@ def draw():
     wall.legend()
     for index, (_, pairs) in enumerate(TASKS):
         sample = pairs("nll")
-        for shift, (label, color), values in zip((-0.18, 0.18), COLORS.items(), sample.T):
+        for shift, (label, color), values in zip((-0.18, 0.18), BARS.items(), sample.T):
             error = values.std(ddof=1) / np.sqrt(len(values))
             bar = gain.bar(
                 index + shift, values.mean(), 0.34, yerr=error, color=color, label=label if not index else None

@@ -56,24 +56,20 @@ def peers():
 
 def writing():
     """Milliseconds that FGE takes at the end of an epoch for what it writes, and of the begin of a fit."""
-    return _values("fge", "single", 1000, "milliseconds")
-
-
-def memory():
-    return _values("memory", "megabytes", 1, "megabytes")
-
-
-def _values(measure, part, scale, unit):
-    """A row for each network and backend, a column for each value of one part of the records."""
-    found = records(measure)
-    cases = list(next(iter(next(iter(found.values()))["networks"].values()))[part])
-    rows = [[unit, *cases]]
-    for backend, record in found.items():
+    rows = []
+    for backend, record in records("fge").items():
         for network, result in record["networks"].items():
-            values = [result[part][case] for case in cases]
-            numbers = [scale * (value["median"] if isinstance(value, dict) else value) for value in values]
-            rows.append([f"{network}, {backend}", *[f"{number:.0f}" for number in numbers]])
-    return markdown(rows)
+            cells = {case: f"{1000 * values['median']:.0f}" for case, values in result["single"].items()}
+            rows.append([f"{network}, {backend}", *cells.values()])
+    return markdown([["milliseconds", *cells], *rows])
+
+
+def stall():
+    """The ratios of `fit` with FGE to `fit`, before and after the end of an epoch was mended."""
+    files = (FOLDER / "before" / f"fge_tensorflow{ending}.json" for ending in ("", "_mended"))
+    before, after = (json.loads(file.read_text())["networks"]["small_cnn"]["ratios"] for file in files)
+    rows = [[name, *map(_cell, ratios.values())] for name, ratios in (("before", before), ("after", after))]
+    return markdown([["", *before], *rows])
 
 
 def startup():

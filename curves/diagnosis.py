@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from keras_fge.core.metrics import standard_error_of_error
+
 if TYPE_CHECKING:
     from curves.results import PathResult, PlaneResult
 
@@ -148,16 +150,11 @@ def _jump_at_an_end(result):
             )
 
 
-def standard_error(error: float, samples: int) -> float:
-    """Of an error rate that was counted on so many samples, in points."""
-    return float(100 * np.sqrt(max(error * (1 - error), 0.0) / samples))
-
-
 def _few_test_samples(result):
     samples, errors = result.settings.get("test_samples"), result.test.get("error")
     if not samples or errors is None or not np.all(np.isfinite(errors)):
         return None
-    spread, uncertain = 100 * float(np.ptp(errors)), standard_error(float(np.mean(errors)), samples)
+    spread, uncertain = 100 * float(np.ptp(errors)), 100 * standard_error_of_error(float(np.mean(errors)), samples)
     if 0 < spread < 2 * uncertain:
         return (
             f"On {samples} test samples a test error has a standard error of {uncertain:.2g} points: the "
@@ -171,7 +168,7 @@ def _alike(result):
     if together is None or errors is None or not samples or not np.all(np.isfinite(together)):
         return None
     gain = 100 * float(np.max((errors[0] + errors) / 2 - together))
-    uncertain = standard_error(float(np.mean(errors)), samples)
+    uncertain = 100 * standard_error_of_error(float(np.mean(errors)), samples)
     if gain < uncertain:
         return (
             f"Networks along the path hardly differ in what they predict: two of them together gain at most "

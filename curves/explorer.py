@@ -13,13 +13,14 @@ from keras_fge.core.figures import COLORS
 from keras_fge.core.page import Panel, layout, marker, write_page
 
 POSITIONS = np.linspace(0, 1, 61)  # The places of the slider; those at which results hold the shadow of a curve.
-QUANTITIES = (  # label, split, names of which the first that was measured counts, scale
-    ("train loss", "train", ("loss",), 1),
-    ("test error (%)", "test", ("error",), 100),
-    ("test NLL", "test", ("nll",), 1),
-    ("test loss", "test", ("loss",), 1),
+QUANTITIES = (  # label, split, name, scale
+    ("train loss", "train", "loss", 1),
+    ("test error (%)", "test", "error", 100),
+    ("test NLL", "test", "nll", 1),
+    ("test loss", "test", "loss", 1),
 )
 LIGHT = {"bgcolor": "white", "font": {"color": "black"}}  # Of a legend with black lines, also on a dark page.
+TEXT = "%{text}<extra></extra>"  # What plotly shows under the pointer: the text of the point alone.
 HERE = {"mode": "markers", "name": "t"}
 
 
@@ -72,16 +73,16 @@ def explore(results: Mapping[str, PathResult | PlaneResult], path: str | os.Path
 
 def _measured(result, quantity):
     """The values of a quantity, as they are shown; None, if it was not measured."""
-    _, split, names, scale = quantity
-    values = getattr(result, split)
-    return next((scale * np.asarray(values[name], "float64") for name in names if name in values), None)
+    _, split, name, scale = quantity
+    values = getattr(result, split).get(name)
+    return None if values is None else scale * np.asarray(values, "float64")
 
 
 def _path_panels(paths):
     """Panels of train loss, test error and ensembles against t; the straight line of a result is dashed."""
     lines = {"straight line": next((r.line for r in paths.values() if r.line is not None), None), **paths}
     lines = {name: result for name, result in lines.items() if result is not None}
-    together = ("error with φ(0) (%)", "ensemble", ("with_start_error",), 100)
+    together = ("error with φ(0) (%)", "ensemble", "with_start_error", 100)
     panels = []
     for quantity in (*QUANTITIES[:3], together):
         shown = {name: values for name, r in lines.items() if (values := _measured(r, quantity)) is not None}
@@ -128,11 +129,23 @@ def _height(values):
     return height, {**scale, "range": [np.log10(excess[0] / 2), np.log10(excess[-1])]}
 
 
-def _texts(result, label, values):
-    return [
+def _plane(kind, result, label, values, height, scale):
+    """The trace that contours and surface share: the colour is the height, the text under the pointer the value."""
+    texts = [
         [f"x {x:.3g}, y {y:.3g}<br>{label}: {value:.4g}" for x, value in zip(result.x, row)]
         for y, row in zip(result.y, values)
     ]
+    bar = {"title": {"text": label, "side": "right"}, "thickness": 14, **_ticks(scale)}
+    return {
+        **{"type": kind, "x": result.x, "y": result.y, "z": height, "text": texts, "hovertemplate": TEXT, "name": ""},
+        **{"colorscale": "Viridis", "reversescale": True, "colorbar": bar},
+    }
+
+
+def _texts_along(result, label, values):
+    """What the marker says at each place of the slider."""
+    along = _interpolated(result, values, *result.path.T)
+    return [f"t = {t:.3f}<br>{label}: {value:.4g}" for t, value in zip(POSITIONS, along)]
 
 
 def _points(result):
@@ -159,11 +172,9 @@ def _colors_of(paths):
 
 def _contours(result, label, values, height, scale):
     low, high = scale["tickvals"][0], scale["tickvals"][-1]
-    plane = {"type": "contour", "x": result.x, "y": result.y, "z": height, "text": _texts(result, label, values)}
-    plane |= {"colorscale": "Viridis", "reversescale": True, "zmin": scale["range"][0], "zmax": high, "name": ""}
+    plane = _plane("contour", result, label, values, height, scale)
+    plane |= {"zmin": scale["range"][0], "zmax": high, "line": {"color": "white", "width": 0.5}, "connectgaps": False}
     plane |= {"contours": {"start": low, "end": high, "size": (high - low) / (len(scale["tickvals"]) - 1)}}
-    plane |= {"line": {"color": "white", "width": 0.5}, "hovertemplate": "%{text}<extra></extra>", "connectgaps": False}
-    plane["colorbar"] = {"title": {"text": label, "side": "right"}, "thickness": 14, **_ticks(scale)}
     paths, vertices = _points(result)
     data = [plane]
     for (name, x, y, dash), color in zip(paths, _colors_of(paths)):
@@ -173,19 +184,15 @@ def _contours(result, label, values, height, scale):
     for name, x, y, symbol in vertices:
         look = {"size": 11, "color": "black", "symbol": symbol, "line": {"color": "white", "width": 1.5}}
         data.append({"type": "scatter", "mode": "markers+text", "name": name, "x": x, "y": y, "marker": look})
-        data[-1] |= {
-            "text": [name],
-            "textposition": "top center",
-            "textfont": {"color": "white", "shadow": "0 0 3px black, 0 0 3px black"},
-        }
+        font = {"color": "white", "shadow": "0 0 3px black, 0 0 3px black"}
+        data[-1] |= {"text": [name], "textposition": "top center", "textfont": font}
         data[-1] |= {"showlegend": False, "hoverinfo": "skip"}
     markers = []
     if len(result.path):
         look = {"size": 15, "color": COLORS[1], "line": {"color": "white", "width": 2}}
         x, y = result.path.T
-        texts = [f"t = {t:.3f}<br>{label}: {v:.4g}" for t, v in zip(POSITIONS, _interpolated(result, values, x, y))]
-        dot = {"type": "scatter", **HERE, "marker": look, "hovertemplate": "%{text}<extra></extra>"}
-        markers.append(marker(dot, x=x, y=y, text=texts))
+        dot = {"type": "scatter", **HERE, "marker": look, "hovertemplate": TEXT}
+        markers.append(marker(dot, x=x, y=y, text=_texts_along(result, label, values)))
     axes = layout("distance along the straight line", "distance from it")
     axes["legend"] |= LIGHT
     for axis in (axes["xaxis"], axes["yaxis"]):
@@ -196,10 +203,8 @@ def _contours(result, label, values, height, scale):
 
 
 def _surface(result, label, values, height, scale):
-    plane = {"type": "surface", "x": result.x, "y": result.y, "z": height, "text": _texts(result, label, values)}
-    plane |= {"colorscale": "Viridis", "reversescale": True, "cmin": scale["range"][0], "cmax": scale["range"][1]}
-    plane |= {"hovertemplate": "%{text}<extra></extra>", "name": "", "opacity": 0.95}
-    plane["colorbar"] = {"title": {"text": label, "side": "right"}, "thickness": 14, **_ticks(scale)}
+    plane = _plane("surface", result, label, values, height, scale)
+    plane |= {"cmin": scale["range"][0], "cmax": scale["range"][1], "opacity": 0.95}
     data, lift = [plane], 0.02 * np.ptp(scale["range"])
     paths, vertices = _points(result)
     for (name, x, y, dash), color in zip(paths, _colors_of(paths)):
@@ -216,10 +221,9 @@ def _surface(result, label, values, height, scale):
     markers = []
     if len(result.path):
         x, y = result.path.T
-        texts = [f"t = {t:.3f}<br>{label}: {v:.4g}" for t, v in zip(POSITIONS, _interpolated(result, values, x, y))]
-        dot = {"type": "scatter3d", **HERE, "marker": {"size": 9, "color": COLORS[1]}}
-        dot["hovertemplate"] = "%{text}<extra></extra>"
-        markers.append(marker(dot, x=x, y=y, z=_interpolated(result, height, x, y) + lift, text=texts))
+        z = _interpolated(result, height, x, y) + lift
+        dot = {"type": "scatter3d", **HERE, "marker": {"size": 9, "color": COLORS[1]}, "hovertemplate": TEXT}
+        markers.append(marker(dot, x=x, y=y, z=z, text=_texts_along(result, label, values)))
     axis = {"showspikes": False, "nticks": 5}
     axes = {
         "scene": {

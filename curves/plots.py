@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from keras_fge.core.figures import COLORS, WIDTHS, new_figure, style
+from keras_fge.core.figures import COLORS, GREY, WIDTHS, new_figure, style
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from curves.results import PathResult, PlaneResult
 
-GREY = "#7f7f7f"
 LINE_STYLE = {"linestyle": "--", "color": GREY}
 
 

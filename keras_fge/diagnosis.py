@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from keras_fge.core.metrics import standard_error_of_error
 from keras_fge.snapshots import Snapshot
 
 
@@ -21,8 +22,7 @@ def of_run(snapshots: Sequence[Snapshot], samples: int | None) -> list[str]:
             )
             uncertain = None
             if name == "error" and samples:
-                p = float(members.mean()) / 100
-                uncertain = 100 * float(np.sqrt(p * (1 - p) / samples))
+                uncertain = 100 * standard_error_of_error(float(members.mean()) / 100, samples)
             said = [_gain(members, ensembles, name, unit)]
             if len(snapshots) > 1:
                 said += [_alike(members, ensembles, uncertain, unit), _worse(members, uncertain)]

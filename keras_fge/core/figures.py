@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 # Okabe and Ito, which readers with any colour vision tell apart.
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#f0e442")
+GREY = "#7f7f7f"  # Of the straight line.
 WIDTHS = {1: 3.3, 2: 6.9}  # Inches, of one and of two columns of a paper.
 
 

@@ -31,6 +31,11 @@ def classification_metrics(
     return _metrics(probabilities, labels, weights)
 
 
+def standard_error_of_error(error: float, samples: int) -> float:
+    """sqrt(p (1 - p) / N): of an error rate p that was counted on N samples."""
+    return float(np.sqrt(max(error * (1 - error), 0.0) / samples))
+
+
 def negative_log_likelihoods(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """-log p_n[y_n] of each sample, in nats, with p clipped at 1e-7; `labels` are integers of shape `(N,)`."""
     return -np.log(np.maximum(probabilities[np.arange(len(labels)), labels], 1e-7))
