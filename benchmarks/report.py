@@ -6,6 +6,7 @@ import os
 import pathlib
 
 import matplotlib
+import plotly.offline  # noqa: F401 - the explorer needs it: what is missing is to be known before any work
 
 import curves
 from figures import FIGURES, results
@@ -73,9 +74,8 @@ def title_of(records):
 def _as_svg(figure):
     """The figure as an element of a page: sharp at any size, also printed."""
     content = io.StringIO()
-    with matplotlib.rc_context(
-        {"svg.hashsalt": "report", "svg.fonttype": "none"}
-    ):  # The same names in it, whenever it is made.
+    # The same names in it whenever it is made, and text as text.
+    with matplotlib.rc_context({"svg.hashsalt": "report", "svg.fonttype": "none"}):
         figure.savefig(content, format="svg", metadata={"Date": None})
     text = content.getvalue()
     return text[text.index("<svg") :]

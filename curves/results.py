@@ -218,7 +218,7 @@ class PlaneResult:
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        return as_html(of_plane(self), [])
+        return as_html(of_plane(self))
 
     def to_frame(self) -> "pandas.DataFrame":
         """A pandas table with a row for each point of the grid: "x", "y", "train_loss", "test_error", ..."""

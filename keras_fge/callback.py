@@ -240,7 +240,7 @@ class CyclicEnsemble(keras.callbacks.Callback, abc.ABC):
         return "\n".join([repr(self), *self._sentences()])
 
     def _repr_html_(self) -> str:
-        return as_html([repr(self), *self._sentences()], [])
+        return as_html([repr(self), *self._sentences()])
 
     # --- The hooks, in the order in which `fit` calls them ------------------------------------------------------------
 
