@@ -44,7 +44,6 @@ COMMITTED = ["fashion_subset", "digits"]
 EXPERIMENTS = {  # The module of each experiment's function.
     **dict.fromkeys(["endpoint", "curve", "path", "plane"], "connectivity"),
     **dict.fromkeys(["ind", "sse", "fge", "swa"], "ensembles"),
-    "search": "search",
 }
 
 FLAGS = flags.FLAGS
@@ -180,12 +179,8 @@ def parse_experiments():
     unknown = [name for name in FLAGS.experiment if name not in known]
     check(not unknown, f"--experiment={','.join(unknown)} is unknown. There are: {', '.join(known)}.")
     check(FLAGS.experiment, f"--experiment is empty. There are: {', '.join(known)}.")
-    check(
-        "search" not in FLAGS.experiment or FLAGS.preset in presets.SEARCHES,
-        f"--experiment=search needs a --preset with settings to try: {', '.join(presets.SEARCHES)}.",
-    )
     is_whole = {"all", "status"} & set(FLAGS.experiment)  # The status is that of all that the folder may hold.
-    chosen = [name for name in EXPERIMENTS if name != "search"] if is_whole else FLAGS.experiment
+    chosen = list(EXPERIMENTS) if is_whole else FLAGS.experiment
     return [name for name in chosen if name != "report"]
 
 

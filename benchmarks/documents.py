@@ -196,6 +196,7 @@ def faults():
     )
 
 
+FOLDERS = ("fashion_subset", "cifar10_jpeg", "vgg16_cifar10_jpeg")  # Of docs/results.md.
 PARTS = {  # file, name of the part, what makes it
     "README.md": {"gain": gain, "example": example},
     "docs/fine_tuning.md": {"small members": small_members, "examples": examples},
@@ -206,10 +207,13 @@ PARTS = {  # file, name of the part, what makes it
     },
     "docs/performance.md": {
         **{name: lambda name=name: speed_tables.ratios(name) for name in ("curve", "pipeline", "fge", "ensemble")},
-        **{name: getattr(speed_tables, name) for name in ("peers", "writing", "stall", "startup")},
+        **{
+            name: getattr(speed_tables, name)
+            for name in ("peers", "writing", "stall", "startup", "gpu_loops", "gpu_peers")
+        },
     },
     "docs/cluster.md": {"simulation": simulation, "faults": faults},
-    "docs/results.md": {name: lambda name=name: results(name) for name in ("fashion_subset", "cifar10_jpeg")},
+    "docs/results.md": {name: lambda name=name: results(name) for name in FOLDERS},
 }
 
 

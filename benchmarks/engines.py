@@ -14,13 +14,13 @@ from progress import console
 from status import Board
 from units import in_order, raise_failures
 
-WORKER, FAILED = (
-    "KERAS_FGE_WORKER",
-    3,
-)  # A variable that tells a worker what it is, and its exit status if units failed.
+WORKER = "KERAS_FGE_WORKER"  # A variable that tells a worker what it is.
+FAILED = 3  # Its exit status if units failed.
 RETRIES = 5  # How often a worker that was killed, not one that failed, is started again.
 PASSED = ("KERAS_BACKEND", "TF_CPP_MIN_LOG_LEVEL", "TF_ENABLE_ONEDNN_OPTS", "XLA_FLAGS")  # To the tasks of Ray.
 PASSED += ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS")
+# The first process on a GPU would take its memory: all of it on TensorFlow, three quarters on JAX.
+SHARED_GPU = {"TF_FORCE_GPU_ALLOW_GROWTH": "true", "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
 EVERY = 10.0  # Seconds from one look at the folder to the next.
 
 
@@ -61,6 +61,7 @@ class _Worker:
         gpus = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if "CUDA_VISIBLE_DEVICES" in os.environ else []
         gpus = gpus or [str(index) for index in range(len(glob.glob("/dev/nvidia[0-9]*")))]
         self._environment = {
+            **(SHARED_GPU if gpus and count > len(gpus) else {}),
             **os.environ,
             WORKER: str(number),
             **({"CUDA_VISIBLE_DEVICES": gpus[number % len(gpus)]} if gpus else {}),

@@ -71,7 +71,8 @@ PRESETS = {
     for dataset in ("cifar10", "cifar100", "folder")  # A folder needs --data_dir.
 } | {
     # All experiments at the scale of a CPU, on CIFAR-10 as images in a folder (needs --data_dir). A network has a train
-    # error near 0, as in the paper. Chosen by SEARCHES: the least calibrated NLL on validation images.
+    # error near 0, as in the paper. Chosen by sweeps/small.json: the least calibrated NLL on validation
+    # images.
     "small": {
         "dataset": "folder",
         "image_size": 16,
@@ -111,43 +112,6 @@ PRESETS = {
         "fge_start_epoch": 2,
         "fge_cycle_epochs": 1,
         "sse_cycles": 2,
-    },
-}
-
-
-# What --experiment=search tries: as many settings of each method, each a few flags that differ from the preset's.
-SEARCHES = {
-    "small": {
-        "ind": [
-            {},
-            {"weight_decay": 2e-3},
-            {"weight_decay": 3e-3},
-            {"weight_decay": 8e-3},
-            {"weight_decay": 1.6e-2},
-            {"epochs": 25, "fge_start_epoch": 17},  # Where FGE would begin changes nothing here.
-            {"epochs": 50, "fge_start_epoch": 33},
-            {"epochs": 200, "fge_start_epoch": 134},
-        ],
-        "sse": [
-            {},
-            {"sse_max_learning_rate": 0.1},
-            {"sse_max_learning_rate": 0.2},
-            {"sse_cycles": 2},
-            {"sse_cycles": 2, "sse_max_learning_rate": 0.1},
-            {"sse_cycles": 5},
-            {"sse_cycles": 5, "sse_max_learning_rate": 0.1},
-            {"weight_decay": 3e-3},
-        ],
-        "fge": [
-            {"fge_start_epoch": 67, "fge_cycle_epochs": 3},
-            {"fge_start_epoch": 67, "fge_cycle_epochs": 3, "weight_decay": 8e-3},
-            {"fge_start_epoch": 67, "fge_cycle_epochs": 3, "fge_max_learning_rate": 0.1},
-            {"fge_start_epoch": 67},
-            {"fge_start_epoch": 50, "fge_cycle_epochs": 5},
-            {"fge_start_epoch": 50, "fge_cycle_epochs": 5, "fge_max_learning_rate": 0.03},
-            {},
-            {"fge_cycle_epochs": 10},
-        ],
     },
 }
 

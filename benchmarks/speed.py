@@ -16,6 +16,7 @@ os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # As `cifar.py`.
 import keras
 from absl import app, flags
 
+import speed_engines
 import speed_evaluation
 import speed_size
 import speed_training
@@ -28,6 +29,7 @@ DEFAULT = ["small_cnn", "convfc", "preresnet20", "vgg16"]
 MEASURES = {  # Name: (function of a network and the settings, its default networks)
     "curve": (speed_training.curve, DEFAULT),
     "peer": (speed_training.peer, DEFAULT),
+    "loop": (speed_training.loop, ["vgg16"]),
     "fge": (speed_training.fge, ["small_cnn", "preresnet164"]),
     "pipeline": (speed_training.pipeline, ["small_cnn", "preresnet20"]),
     "path": (speed_evaluation.path, ["small_cnn_bn", "convfc", "preresnet20", "vgg16"]),
@@ -36,7 +38,9 @@ MEASURES = {  # Name: (function of a network and the settings, its default netwo
     "memory": (speed_size.memory, ["small_cnn", "convfc", "vgg16"]),
     "growth": (speed_size.growth, ["convfc"]),
     "startup": (speed_size.startup, ["any"]),
+    "engines": (speed_engines.engines, ["any"]),
 }
+EVERYWHERE = [measure for measure in MEASURES if measure != "loop"]  # That one is for JAX.
 
 
 def main(_):
@@ -62,7 +66,7 @@ def main(_):
 
 
 if __name__ == "__main__":
-    flags.DEFINE_list("measure", list(MEASURES), f"What to measure: {', '.join(MEASURES)}.")
+    flags.DEFINE_list("measure", EVERYWHERE, f"What to measure: {', '.join(MEASURES)}. Default: all but loop.")
     flags.DEFINE_list("networks", None, "Networks, as for `cifar.py`. Default: those of each measurement.")
     flags.DEFINE_string("output_dir", "results/speed", "Folder of the records.")
     flags.DEFINE_integer("seed", 0, "Seed of weights and images.")
@@ -72,7 +76,7 @@ if __name__ == "__main__":
     flags.DEFINE_list("points", ["13", "61"], "Positions on a path.")
     flags.DEFINE_list("members", ["2", "10", "50"], "Members of ensembles.")
     flags.DEFINE_bool("jit_compile", None, "Compile with XLA. Default: as `cifar.py`.")
-    flags.DEFINE_bool("compile", False, "Compile the handwritten step by torch.compile.")
+    flags.DEFINE_bool("compile", False, "Handwritten steps also compiled by torch.compile.")
     flags.DEFINE_string("dtype_policy", None, "Keras' dtype policy, such as mixed_bfloat16. Default: float32.")
     flags.DEFINE_string("torch_python", None, "Python with PyTorch, for `peer`. Default: the present one.")
     app.run(main)

@@ -1,7 +1,10 @@
 """The tables of docs/performance.md, from the records of `speed.py`."""
 
 import json
+import math
 import pathlib
+
+from networks import make_network
 
 FOLDER = pathlib.Path(__file__).parent / "results" / "speed"
 BACKENDS = {"tensorflow": "TensorFlow", "jax": "JAX", "torch": "torch"}
@@ -80,3 +83,45 @@ def startup():
     rows += [[case.removeprefix("keras, "), *[_cell(values[case]) for values in beyond.values()]] for case in cases]
     helps = [_cell(record["networks"]["any"]["seconds"]["cifar.py --help"]) for record in found.values()]
     return markdown([*rows, ["cifar.py --help, in all", *helps]])
+
+
+PEAKS = {"float32": 495, "mixed_bfloat16": 989}  # 10^12 operations a second of an H200, by its data sheet.
+
+
+def operations(name, batch_size):
+    """Floating-point operations of a training step, in 10^12: forward, and backward to weights and inputs."""
+    layers = [layer for layer in make_network(name, (32, 32, 3), 10, 0.0).layers if hasattr(layer, "kernel")]
+    products = [math.prod(layer.kernel.shape) * math.prod(layer.output.shape[1:-1]) for layer in layers]
+    return 2 * batch_size * (3 * sum(products) - products[0]) / 1e12  # The images need no gradient.
+
+
+def gpu_loops():
+    """Milliseconds of a step of VGG-16 on an H200, by the loop around it, and its share of what the card can do."""
+    found = {dtype: records("loop", FOLDER / f"h200_{dtype}")["JAX"] for dtype in PEAKS}
+    rows = [["VGG-16, JAX, one H200", *found]]
+    for case in next(iter(found.values()))["networks"]["vgg16"]["seconds"]:
+        cells = []
+        for dtype, record in found.items():
+            values = record["networks"]["vgg16"]
+            milliseconds = [
+                1000 * values["seconds"][case][part] / values["steps"] for part in ("median", "low", "high")
+            ]
+            share = operations("vgg16", record["flags"]["batch_size"]) / milliseconds[0] * 1000 / PEAKS[dtype]
+            cells.append("{:.2f} ms ({:.2f} to {:.2f}), ".format(*milliseconds) + f"{100 * share:.0f} %")
+        rows.append([case, *cells])
+    return markdown(rows)
+
+
+def gpu_peers():
+    """The same of WRN-28-10 in bfloat16, ours and by hand in PyTorch."""
+    record = records("peer", FOLDER / "h200_mixed_bfloat16")["JAX"]
+    values = record["networks"]["wrn28x10"]
+    work = operations("wrn28x10", record["flags"]["batch_size"])
+    rows = [["WRN-28-10, bfloat16, one H200", "ms a step", "share of the peak", "ours to it"]]
+    for case, seconds in values["seconds"].items():
+        milliseconds = 1000 * seconds["median"] / values["steps"]
+        share = f"{100 * work / milliseconds * 1000 / PEAKS['mixed_bfloat16']:.0f} %"
+        ours = next((_cell(ratio) for ratio in values["ratios"].values() if ratio["to"] == case), "")
+        name = case if "by hand" in case else f"{case}, JAX"
+        rows.append([name.replace("by hand", "by hand, PyTorch"), f"{milliseconds:.1f}", share, ours])
+    return markdown(rows)

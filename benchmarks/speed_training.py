@@ -1,8 +1,10 @@
 """What a training step costs: on a curve, against PyTorch by hand, under FGE, with transforms and from `Batches`."""
 
+import contextlib
 import itertools
 import os
 import pathlib
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -69,27 +71,35 @@ class Handwritten:
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def __call__(self):
-        self._process.stdin.write("\n")
-        self._process.stdin.flush()
-        return float(self._process.stdout.readline())
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.write("\n")
+            self._process.stdin.flush()
+        answer = self._process.stdout.readline()
+        if not answer:
+            raise RuntimeError(f"{shlex.join(map(str, self._process.args))} ended; it says above why.")
+        return float(answer)
 
     def close(self):
-        self._process.stdin.close()
+        self._process.kill()
         self._process.wait()
 
 
 def peer(name, settings):
-    """Our step, plain and on a curve, against the same steps written by hand in PyTorch, in both memory layouts."""
+    """Our step, plain and on a curve, against the fastest of the same steps written by hand in PyTorch.
+
+    By hand: in both memory layouts, with --compile also compiled.
+    """
     data = images(settings, steps_of(name, settings))
     ends = [network(name, settings) for _ in range(2)]
     models = {"plain": ends[0], "curve": compiled(curves.connect(*ends, seed=settings.seed), settings)}
     half = keras.config.dtype_policy().name == "mixed_bfloat16"
+    ways = {f"channels {place}": {"channels_last": place == "last"} for place in ("first", "last")}
+    if settings.compile:
+        ways |= {f"{way}, compiled": {**options, "compile": True} for way, options in ways.items()}
     by_hand = {
-        f"{case} by hand, channels {place}": Handwritten(
-            name, settings, curve=case == "curve", channels_last=place == "last", half=half, compile=settings.compile
-        )
+        f"{case} by hand, {way}": Handwritten(name, settings, curve=case == "curve", half=half, **options)
         for case in models
-        for place in ("first", "last")
+        for way, options in ways.items()
     }
     works = {case: one_epoch(model, *data, batch_size=settings.batch_size) for case, model in models.items()}
     try:
@@ -102,6 +112,59 @@ def peer(name, settings):
         for case in models
     }
     return {"steps": steps_of(name, settings), **compared(seconds, best)}
+
+
+def loop(name, settings):
+    """On JAX: `fit` against loops by hand around its step, and against an epoch in one program."""
+    import jax  # Only this measurement is of one backend: what it tries is JAX' own.
+
+    x, y = images(settings, steps_of(name, settings))
+    batches = [array.reshape(-1, settings.batch_size, *array.shape[1:]) for array in (x, y)]
+    batches = jax.device_put([batches[0], batches[1].astype("int32")])
+    model, several = network(name, settings), network(name, settings)
+    several.steps_per_execution = 10
+    arguments = {"batch_size": settings.batch_size}
+    fit, fit_several = (one_epoch(each, x, y, **arguments) for each in (model, several))
+    fit()  # The optimizer has its variables now.
+    kinds = model.trainable_variables, model.non_trainable_variables, model.optimizer.variables, model.metrics_variables
+
+    def next_state(state, batch):
+        logs, state = model.train_step(state, batch)
+        return state, logs["loss"]
+
+    one = jax.jit(next_state, donate_argnums=0)
+    everything = jax.jit(lambda state, batches: jax.lax.scan(next_state, state, batches), donate_argnums=0)
+
+    def timed(epoch):
+        def run():
+            state = [[jax.numpy.array(variable.value, copy=True) for variable in kind] for kind in kinds]
+            state = jax.block_until_ready(tuple(state))
+            begin = time.perf_counter()
+            jax.block_until_ready(epoch(state))
+            return time.perf_counter() - begin
+
+        return run
+
+    def one_by_one(state):
+        for batch in zip(*batches):
+            state, _ = one(state, batch)
+        return state
+
+    def from_the_host(state):
+        for start in range(0, len(x), settings.batch_size):
+            part = slice(start, start + settings.batch_size)
+            state, _ = one(state, (x[part], y[part]))
+        return state
+
+    works = {
+        "fit": fit,
+        "fit, 10 steps per execution": fit_several,
+        "loop by hand": timed(from_the_host),
+        "loop by hand, images on the device": timed(one_by_one),
+        "an epoch in one program": timed(lambda state: everything(state, batches)),
+    }
+    references = {case: "fit" for case in works if case != "fit"}
+    return {"steps": steps_of(name, settings), **compared(take_turns(settings.turns, works), references)}
 
 
 def callbacks_of_fge(**arguments):

@@ -201,7 +201,10 @@ def comparison_tables(records):
 
 
 def search_tables(records):
-    """Validation metrics of each setting that was tried, the best of each method first."""
+    """Validation metrics of each setting that was tried, the best of each method first.
+
+    That is for the records of results/small_search; the settings of a sweep have folders of their own (`sweep`).
+    """
     found = {}
     for record in records.of("search"):
         found.setdefault(tuple(record["key"][:2]), []).append(record["metrics"]["test"])

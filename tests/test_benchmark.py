@@ -696,7 +696,6 @@ def benchmark(*flags, **environment):
         (["--fge_cycle_epochs=0"], "must be more than 0"),
         (["--fge_start_epoch=40"], "there would be no snapshot"),
         (["--sse_cycles=90000"], "--sse_cycles=90000 are more than the steps of 40 epochs"),
-        (["--experiment=search"], "--experiment=search needs a --preset with settings to try: small"),
         (["--output_dir=/dev/null/results"], "--output_dir=/dev/null/results cannot be written"),
         (["--preset=vgg17"], "--preset=vgg17 is unknown. There are: vgg16_cifar10,"),
         (["--preset=smoke", "--epochs=5"], "--epochs=5 contradicts --preset=smoke, which sets --epochs=4"),

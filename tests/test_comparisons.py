@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 import comparisons
-import search
 import tables
 from comparisons import difference, equivalent, share
 from records import Records
@@ -76,14 +75,6 @@ def test_table_of_comparisons(records):
     assert table.rows[0][4].startswith("0.75 [") and table.rows[0][6] == "2.5"
     assert table.rows[1][4:] == ["", "", "3.0"]
     assert comparisons.LEAST == 4
-
-
-def test_settings_of_a_search_have_names_that_differ():
-    for methods in search.SEARCHES.values():
-        assert set(methods) == set(search.RUNS)
-        assert len({len(settings) for settings in methods.values()}) == 1  # As many of each method.
-        for settings in methods.values():
-            assert len({search.text(setting) for setting in settings}) == len(settings)
 
 
 def test_table_of_a_search(tmp_path):

@@ -11,7 +11,6 @@ import types
 import pytest
 
 import engines
-import presets
 import progress
 import status
 import sweep
@@ -77,9 +76,8 @@ def test_who_does_what(tmp_path):
 class Process(engines._Worker):
     """A worker that is another program."""
 
-    def __init__(self, code, log):
-        self.code = code
-        super().__init__(["-c", code], log, 0, 1)
+    def __init__(self, code, log, number=0, count=1):
+        super().__init__(["-c", code], log, number, count)
 
 
 def ended(worker):
@@ -101,6 +99,18 @@ def test_a_worker_that_was_killed_is_started_again_and_one_that_failed_is_not(tm
     with pytest.raises(RuntimeError, match=r"ended 6 times, with status 1\. .*log says why"):
         ended(Process("print('why'); raise SystemExit(1)", tmp_path / "log"))
     assert (tmp_path / "log").read_text().count("why") == 6
+
+
+def test_gpus_are_shared_out_and_no_worker_takes_all_memory_of_one(tmp_path, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
+    names = ["CUDA_VISIBLE_DEVICES", "XLA_PYTHON_CLIENT_PREALLOCATE", "TF_FORCE_GPU_ALLOW_GROWTH"]
+    for name in names[1:]:
+        monkeypatch.delenv(name, raising=False)
+    code = f"import os; print(*[os.environ.get(name) for name in {names}])"
+    for number, count, expected in ((1, 2, "7 None None"), (2, 3, "4 false true")):
+        log = tmp_path / f"log_{count}"
+        assert ended(Process(code, log, number, count)) == 0
+        assert log.read_text().split("\n")[0] == expected
 
 
 def benchmark(*arguments, **options):
@@ -202,7 +212,8 @@ def test_a_file_of_settings(tmp_path):
         with pytest.raises(ValueError, match=message):
             sweep.read_sweep(file)
     committed = sweep.read_sweep(ROOT / "benchmarks/sweeps/small.json")
-    assert len(committed) == sum(map(len, presets.SEARCHES["small"].values())) == 24
+    methods = [setting["experiment"] for setting in committed.values()]
+    assert {method: methods.count(method) for method in methods} == {"ind": 8, "sse": 8, "fge": 8}  # As many of each.
     assert max(map(len, committed)) < 200  # It is the name of a folder.
 
 

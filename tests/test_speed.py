@@ -125,3 +125,16 @@ def test_tables_show_the_median_and_the_quartiles(tmp_path):
     table = speed_tables.ratios("curve", tmp_path)
     assert table.splitlines()[0] == "| network, backend | curve of 3 |"
     assert table.splitlines()[2] == "| convfc, JAX | 1.04 (1.00 to 1.13; 1.02) |"
+
+
+@pytest.mark.skipif(keras.backend.backend() != "jax", reason="it compares ways that only JAX has")
+def test_loops_around_a_step():
+    result = speed_training.loop("small_cnn", types.SimpleNamespace(**{**vars(SETTINGS), "steps": 2, "turns": 1}))
+    assert set(result["ratios"]) == set(result["seconds"]) - {"fit"} and len(result["ratios"]) == 4
+    assert all(ratio["to"] == "fit" and ratio["median"] > 0 for ratio in result["ratios"].values())
+
+
+def test_operations_of_a_step_of_vgg16():
+    """Its 313.7 million products an image are published; those of the first layer are 9 x 3 x 64 x 32 x 32."""
+    expected = 2 * 128 * (3 * 313.7e6 - 9 * 3 * 64 * 32**2) / 1e12
+    assert speed_tables.operations("vgg16", 128) == pytest.approx(expected, rel=1e-3)
