@@ -22,6 +22,7 @@ from matplotlib.figure import Figure
 import curves
 import data
 import keras_fge
+from keras_fge.core.figures import COLORS, GREY
 from networks import make_network
 from progress import console
 from records import opened_record, write_json
@@ -81,7 +82,7 @@ def draw(record):
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     barrier, line = figure.subplots(1, 2)
     widths = sorted({int(key.split()[0]) for key in record["pairs"]})
-    colors = dict(zip(PATHS, ("tab:red", "tab:orange", "tab:blue", "tab:cyan")))
+    colors = dict(zip(PATHS, (GREY, COLORS[2], COLORS[0], COLORS[5])))  # The straight line is grey everywhere.
     for name, color in colors.items():
         values = [
             [pair[name]["train_loss_barrier"] for key, pair in record["pairs"].items() if key.split()[0] == str(w)]

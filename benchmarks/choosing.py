@@ -119,7 +119,7 @@ def draw(record):
         ("nll", "NLL of the ensemble", 1),
         ("calibrated_nll", "the same, calibrated", 1),
         ("member_error", "error of a member (%)", 100),
-        ("disagreement", "two members disagree (%)", 100),
+        ("disagreement", "members differ in (%)", 100),
     )
     for row, (name, (_, _, rates)) in zip(panels, OPTIMIZERS.items()):
         for axes, (metric, label, scale) in zip(row, quantities):

@@ -33,13 +33,19 @@ def plot_run(
     Returns:
         A `matplotlib.figure.Figure`.
     """
-    panels: list[tuple[str, dict[str, int]]] = [("learning rate", {})]
+    panels: list[tuple[str, dict[str, tuple[str, int]]]] = [("learning rate", {})]
     for ending, label, scale in (("error", "error (%)", 100), ("mse", "mean squared error", 1)):
-        if measured := {name: scale for name in snapshots[0].metrics if name.endswith(ending)}:
-            panels.append((label, measured))
-    panels.append(("distance", {"distance_from_start": 1, "distance_from_last": 1}))
+        if names := [name for name in snapshots[0].metrics if name.endswith(ending)]:
+            panels.append((label, {name: (_short(name, ending), scale) for name in names}))
+    distances = {name: (_short(name, "distance"), 1) for name in ("distance_from_start", "distance_from_last")}
+    panels.append(("distance", distances))
     with style(columns):
         return _draw(panels, steps, learning_rates, snapshots, path, columns)
+
+
+def _short(name, quantity):
+    """A label beside an axis that says the quantity, narrow enough for one column of a paper."""
+    return name.replace(quantity, "").replace("_", " ").strip() or quantity
 
 
 def _draw(panels, steps, learning_rates, snapshots, path, columns):
@@ -51,15 +57,15 @@ def _draw(panels, steps, learning_rates, snapshots, path, columns):
         axes.set_prop_cycle(color=COLORS)
         for step in taken:
             axes.axvline(step, color="0.6", linestyle=":", zorder=0)
-        for name, scale in series.items():
+        for name, (label_of_line, scale) in series.items():
             values = [scale * snapshot.metrics[name] for snapshot in snapshots]
-            axes.plot(taken, values, "o-", markersize=4 if columns is None else 2.5, label=name.replace("_", " "))
+            axes.plot(taken, values, "o-", markersize=4 if columns is None else 2.5, label=label_of_line)
         if series:
             axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, frameon=False, borderaxespad=0)
         axes.set_ylabel(label)
         axes.grid(alpha=0.3)
     all_axes[0].plot(steps, learning_rates, color=COLORS[1])
-    all_axes[0].set_title("Dotted lines: snapshots, at which validation data are measured", fontsize="medium")
+    all_axes[0].set_title("Dotted lines: snapshots", fontsize="medium")
     all_axes[-1].set_xlabel("iteration")
     if path is not None:
         figure.savefig(path, dpi=150)

@@ -160,10 +160,14 @@ def test_sentences_about_a_run():
 
 @pytest.mark.parametrize(("columns", "width"), [(1, 3.3), (2, 6.9)])
 def test_figures_for_a_paper(columns, width, tmp_path):
-    """As wide as so many columns, in a vector format with text, no font below 7 points, the legend on no data."""
+    """As wide as so many columns, in a vector format with text, no font below 7 points, the legend on no data.
+
+    No text leaves the figure, and the panels keep most of its width.
+    """
     line = path(0.1 + BUMP, 10 + 80 * BUMP, num_bends=2)
     result = path(0.1 + 0.01 * BUMP, 10 + BUMP, 9 + BUMP, line=line)
-    metrics = {"distance_from_start": 1.0, "distance_from_last": 1.0, "member_error": 0.1, "ensemble_error": 0.1}
+    metrics = {"distance_from_start": 1.0, "distance_from_last": 1.0}
+    metrics |= dict.fromkeys(["member_error", "ensemble_error", "average_error"], 0.1)
     members = [keras_fge.Snapshot([np.zeros(1)], step, 0.1, metrics) for step in (2, 6)]
     figures = [
         result.plot(tmp_path / "path.svg", columns=columns),
@@ -177,6 +181,15 @@ def test_figures_for_a_paper(columns, width, tmp_path):
         content = (tmp_path / f"{name}.svg").read_text()
         assert "<text" in content
         figure.canvas.draw()
+        whole = figure.bbox.padded(1)
+        ticks = {
+            text for a in figure.axes for text in (*a.get_xticklabels(which="both"), *a.get_yticklabels(which="both"))
+        }
+        for text in set(texts) - ticks:  # Of the ticks, those beyond the ends of an axis are not drawn.
+            box = text.get_window_extent()
+            assert whole.contains(*box.min) and whole.contains(*box.max), text.get_text()
+        spans = [(axes.get_position().x0, axes.get_position().x1) for axes in figure.axes]
+        assert max(end for _, end in spans) - min(start for start, _ in spans) > 0.7
         legends = [*figure.legends, *(axes.get_legend() for axes in figure.axes if axes.get_legend())]
         assert legends
         for legend in legends:
