@@ -1,4 +1,4 @@
-"""Puts the numbers of the committed records into README.md and docs/, and draws docs/opening.png.
+"""Puts the numbers of the committed records into README.md and docs/, and draws docs/opening.png and growth.png.
 
     python benchmarks/documents.py
 
@@ -197,6 +197,8 @@ def faults():
 
 
 FOLDERS = ("fashion_subset", "cifar10_jpeg", "vgg16_cifar10_jpeg")  # Of docs/results.md.
+RATIOS = ("curve", "pipeline", "fge", "path", "ensemble")  # Of docs/performance.md, as are these:
+SPEED = ("peers", "writing", "stall", "memory", "slopes", "startup", "gpu_loops", "gpu_peers")
 PARTS = {  # file, name of the part, what makes it
     "README.md": {"gain": gain, "example": example},
     "docs/fine_tuning.md": {"small members": small_members, "examples": examples},
@@ -206,13 +208,10 @@ PARTS = {  # file, name of the part, what makes it
         "subspaces": subspaces,
     },
     "docs/performance.md": {
-        **{name: lambda name=name: speed_tables.ratios(name) for name in ("curve", "pipeline", "fge", "ensemble")},
-        **{
-            name: getattr(speed_tables, name)
-            for name in ("peers", "writing", "stall", "startup", "gpu_loops", "gpu_peers")
-        },
+        **{name: lambda name=name: speed_tables.ratios(name) for name in RATIOS},
+        **{name: getattr(speed_tables, name) for name in SPEED},
     },
-    "docs/cluster.md": {"simulation": simulation, "faults": faults},
+    "docs/cluster.md": {"simulation": simulation, "faults": faults, "engines": speed_tables.engines},
     "docs/results.md": {name: lambda name=name: results(name) for name in FOLDERS},
 }
 
@@ -260,5 +259,6 @@ def draw():
 
 if __name__ == "__main__":
     draw().savefig(ROOT / "docs" / "opening.png", dpi=110)
+    speed_tables.draw_growth().savefig(ROOT / "docs" / "growth.png", dpi=110)
     for file in PARTS:
         (ROOT / file).write_text(filled(file))

@@ -4,6 +4,10 @@ import json
 import math
 import pathlib
 
+import numpy as np
+from matplotlib.figure import Figure
+
+from keras_fge.core.figures import COLORS
 from networks import make_network
 
 FOLDER = pathlib.Path(__file__).parent / "results" / "speed"
@@ -83,6 +87,78 @@ def startup():
     rows += [[case.removeprefix("keras, "), *[_cell(values[case]) for values in beyond.values()]] for case in cases]
     helps = [_cell(record["networks"]["any"]["seconds"]["cifar.py --help"]) for record in found.values()]
     return markdown([*rows, ["cifar.py --help, in all", *helps]])
+
+
+def memory():
+    """Megabytes at the peak of a process, above one that only imports."""
+    found = records("memory")
+    cases = list(next(iter(next(iter(found.values()))["networks"].values()))["megabytes"])
+    rows = [["megabytes", *cases]]
+    for backend, record in found.items():
+        for network, values in record["networks"].items():
+            rows.append([f"{network}, {backend}", *[f"{values['megabytes'][case]:.0f}" for case in cases]])
+    return markdown(rows)
+
+
+def growth():
+    """(title, label of x, {label: (x, milliseconds)}) for bends, points, members and weights."""
+    record = records("growth")["TensorFlow"]
+    ((network, values),) = record["networks"].items()
+    steps = record["flags"]["steps"] or 4
+
+    def medians(part, scale):
+        return {name: scale * value["median"] for name, value in values["parts"][part]["seconds"].items()}
+
+    panels = []
+    for part, scale in (("bends", 1000 / steps), ("points", 1000), ("members", 1000)):
+        points = {int(name): value for name, value in medians(part, scale).items()}
+        points = {x: value for x, value in points.items() if part != "bends" or x > 2}  # Two have no fixed ends.
+        panels.append((f"{network}: cost against {part}", part, {"": (list(points), list(points.values()))}))
+    sizes = {"plain": {}, "curve": {}}
+    for name, value in medians("weights", 1000 / 4).items():
+        kind, weights = name.split()
+        sizes[kind][int(weights)] = value
+    series = {kind: (list(values), list(values.values())) for kind, values in sizes.items()}
+    return [*panels, ("small CNN, 8 x 8 pixels, batch 32", "weights", series)]
+
+
+def slopes():
+    """What one bend, point or member more costs, by least squares, and the power of the weights."""
+    rows = [["", "fit"]]
+    for title, label, series in growth():
+        for name, (x, y) in series.items():
+            if label == "weights":
+                power = np.polyfit(np.log(x), np.log(y), 1)[0]
+                rows.append([f"{title}, {name} step", f"ms ~ weights^{power:.2f}"])
+            else:
+                slope, start = np.polyfit(x, y, 1)
+                rows.append([title, f"{start:.1f} ms + {slope:.2f} ms for each of the {label}"])
+    return markdown(rows)
+
+
+def draw_growth():
+    figure = Figure(figsize=(11, 2.8), layout="constrained")
+    for axes, (title, label, series) in zip(figure.subplots(1, 4), growth()):
+        for color, (name, (x, y)) in zip(COLORS, series.items()):
+            axes.plot(x, y, "o-", markersize=4, label=name, color=color)
+        if label == "weights":
+            axes.set(xscale="log", yscale="log")
+            axes.legend()
+        else:
+            axes.set_ylim(bottom=0)
+        axes.set_title(title, fontsize=9)
+        axes.set(xlabel=label, ylabel="ms")
+    return figure
+
+
+def engines():
+    """Seconds of a study by each engine, and of a unit without work."""
+    values = records("engines")["TensorFlow"]["networks"]["any"]
+    rows = [["", "seconds of the study", "ratio to one process", "seconds of a unit more"]]
+    for engine, each in values["seconds_per_unit"].items():
+        seconds = f"{values['seconds'][engine]['median']:.0f}"
+        rows.append([engine, seconds, _cell(values["ratios"].get(engine)), _cell(each)])
+    return markdown(rows)
 
 
 PEAKS = {"float32": 495, "mixed_bfloat16": 989}  # 10^12 operations a second of an H200, by its data sheet.
