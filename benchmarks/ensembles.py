@@ -75,37 +75,34 @@ def _runs_and_groups(study, method, run, budgets=BUDGETS, after=None):
 # --- One run of each method -------------------------------------------------------------------------------------------
 
 
-def run_ind(study, seed, name="ind"):
-    """One network; `name` stands in the names of its files, but not of its checkpoints, which FGE shares."""
+def run_ind(study, seed):
     clock = SecondsPerEpoch()
     network = trained_network(study, seed, [clock])
     snapshot = keras_fge.Snapshot.of(network, study.settings.epochs * study.steps)
-    metrics = measure_run(study, name, seed, network, [snapshot])
+    metrics = measure_run(study, "ind", seed, network, [snapshot])
     x, y = study.data.train
     ensemble = keras_fge.Ensemble(network, [snapshot], from_logits=True)
     metrics["train"] = keras_fge.classification_metrics(ensemble.predict(x, batch_size=1000), y)
     return {**metrics, "seconds_per_epoch": clock.median}
 
 
-def run_sse(study, seed, name="sse"):
-    """One run of SSE; `name` stands in the names of its files."""
+def run_sse(study, seed):
     settings = study.settings
     network = new_network(settings, study.data, seed)
     sse = keras_fge.SnapshotEnsemble(
         settings.sse_max_learning_rate,
         cycle_steps=study.sse_cycle_steps,
-        directory=study.checkpoint(name, seed),
+        directory=study.checkpoint("sse", seed),
         resume=True,
     )
     clock = SecondsPerEpoch()
-    with study.locked(f"run {name} {seed}"), study.progress.task(f"{name} {seed}", settings.epochs) as ticker:
+    with study.locked(f"run sse {seed}"), study.progress.task(f"sse {seed}", settings.epochs) as ticker:
         train_cyclic(network, sse, settings, study.data, seed, [clock, ticker])
-    metrics = measure_run(study, name, seed, network, sse.snapshots)
+    metrics = measure_run(study, "sse", seed, network, sse.snapshots)
     return {**metrics, "seconds_per_epoch": clock.median}
 
 
-def run_fge(study, seed, name="fge"):
-    """One run of FGE; `name` stands in the names of its files."""
+def run_fge(study, seed):
     settings = study.settings
     start = settings.fge_start_epoch
     network = new_network(settings, study.data, seed)
@@ -116,14 +113,14 @@ def run_fge(study, seed, name="fge"):
         settings.fge_min_learning_rate,
         cycle_steps=study.fge_cycle_steps,
         start_epoch=start,
-        directory=study.checkpoint(name, seed),
+        directory=study.checkpoint("fge", seed),
         resume=True,
     )
-    recorders = [new_recorder(study, network, fge, seed)] if (name, seed) == ("fge", settings.seed) else []
+    recorders = [new_recorder(study, network, fge, seed)] if seed == settings.seed else []
     clock = SecondsPerEpoch()
-    with study.locked(f"run {name} {seed}"), study.progress.task(f"{name} {seed}", settings.epochs, start) as ticker:
+    with study.locked(f"run fge {seed}"), study.progress.task(f"fge {seed}", settings.epochs, start) as ticker:
         train_cyclic(network, fge, settings, study.data, seed, [clock, *recorders, ticker], start)
-    metrics = measure_run(study, name, seed, network, fge.snapshots, start)
+    metrics = measure_run(study, "fge", seed, network, fge.snapshots, start)
     for recorder in recorders:
         snapshots = [snapshot.step for snapshot in fge.snapshots]
         metrics["trace"] = {**recorder.trace, "cycle_steps": fge.cycle_steps, "snapshots": snapshots}

@@ -40,7 +40,8 @@ MEASURES = {  # Name: (function of a network and the settings, its default netwo
     "startup": (speed_size.startup, ["any"]),
     "engines": (speed_engines.engines, ["any"]),
 }
-EVERYWHERE = [measure for measure in MEASURES if measure != "loop"]  # That one is for JAX.
+SPECIAL = ("loop", "engines")  # For JAX only, and for where Ray is installed.
+DEFAULT_MEASURES = [measure for measure in MEASURES if measure not in SPECIAL]
 
 
 def main(_):
@@ -66,7 +67,9 @@ def main(_):
 
 
 if __name__ == "__main__":
-    flags.DEFINE_list("measure", EVERYWHERE, f"What to measure: {', '.join(MEASURES)}. Default: all but loop.")
+    flags.DEFINE_list(
+        "measure", DEFAULT_MEASURES, f"What to measure: {', '.join(MEASURES)}. Default: all but {', '.join(SPECIAL)}."
+    )
     flags.DEFINE_list("networks", None, "Networks, as for `cifar.py`. Default: those of each measurement.")
     flags.DEFINE_string("output_dir", "results/speed", "Folder of the records.")
     flags.DEFINE_integer("seed", 0, "Seed of weights and images.")

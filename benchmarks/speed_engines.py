@@ -14,14 +14,14 @@ from turns import compared, spread, take_turns
 HERE = pathlib.Path(__file__).parent
 STUDY = ["--dataset=digits", "--network=small_cnn", "--experiment=ind", "--runs=8", "--epochs=40"]
 ENGINES = {"one process": [], "two processes": ["--workers=2"], "Ray": ["--engine=ray"]}
-POOLS = "ind ensemble"  # Units of these take no time of their own.
+POOLS = "ind ensemble"  # Of predictions that are there already, so that a unit takes little time of its own.
 LEFT = {"few": 2, "many": 20}
 
 
 def engines(_, settings):
     """Seconds of a study by each engine, start included, and of each more unit.
 
-    The latter from two studies of which only units without work are left, few and many of them.
+    The latter from two studies of which only pools are left, few and many of them.
     """
     with tempfile.TemporaryDirectory() as root:
         done = f"{root}/done"
@@ -46,7 +46,7 @@ def engines(_, settings):
 
 def _study(folder, flags=()):
     command = [sys.executable, HERE / "cifar.py", *STUDY, f"--output_dir={folder}", *flags]
-    subprocess.run(command, check=True, capture_output=True)
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
 
 
 def _new_study(root, flags):

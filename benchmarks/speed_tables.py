@@ -54,7 +54,7 @@ def peers():
             values = first["networks"][network]
             ratio = values["ratios"][case]
             milliseconds = 1000 * values["seconds"][ratio["to"]]["median"] / values["steps"]
-            by_hand = f"{milliseconds:.0f} ms, {ratio['to'].rpartition(', ')[2]}"
+            by_hand = f"{milliseconds:.0f} ms, {ratio['to'].partition('by hand, ')[2]}"
             others = [found[name]["networks"].get(network) if name in found else None for name in BACKENDS.values()]
             cells = [_cell(other and other["ratios"][case]) for other in others]
             rows.append([f"{network}, {case}", by_hand, *cells])
@@ -112,24 +112,28 @@ def growth():
     panels = []
     for part, scale in (("bends", 1000 / steps), ("points", 1000), ("members", 1000)):
         points = {int(name): value for name, value in medians(part, scale).items()}
-        points = {x: value for x, value in points.items() if part != "bends" or x > 2}  # Two have no fixed ends.
+        points = {
+            x: value for x, value in points.items() if part != "bends" or x > 2
+        }  # 1 is the plain network; of two, the ends are trained.
         panels.append((f"{network}: cost against {part}", part, {"": (list(points), list(points.values()))}))
     sizes = {"plain": {}, "curve": {}}
     for name, value in medians("weights", 1000 / 4).items():
         kind, weights = name.split()
         sizes[kind][int(weights)] = value
     series = {kind: (list(values), list(values.values())) for kind, values in sizes.items()}
-    return [*panels, ("small CNN, 8 x 8 pixels, batch 32", "weights", series)]
+    return [*panels, ("a step of small CNN, 8 x 8 pixels", "weights", series)]
 
 
 def slopes():
-    """What one bend, point or member more costs, by least squares, and the power of the weights."""
+    """What one bend, point or member more costs, by least squares, and the powers below and above 3 million weights."""
     rows = [["", "fit"]]
     for title, label, series in growth():
         for name, (x, y) in series.items():
             if label == "weights":
-                power = np.polyfit(np.log(x), np.log(y), 1)[0]
-                rows.append([f"{title}, {name} step", f"ms ~ weights^{power:.2f}"])
+                small, large = (
+                    np.polyfit(np.log(x[part]), np.log(y[part]), 1)[0] for part in (slice(3), slice(2, None))
+                )
+                rows.append([f"{title}, {name} step", f"ms ~ weights^{small:.2f}, then weights^{large:.2f}"])
             else:
                 slope, start = np.polyfit(x, y, 1)
                 rows.append([title, f"{start:.1f} ms + {slope:.2f} ms for each of the {label}"])
@@ -146,22 +150,23 @@ def draw_growth():
             axes.legend()
         else:
             axes.set_ylim(bottom=0)
-        axes.set_title(title, fontsize=9)
+        axes.set_title(title, fontsize=8)
         axes.set(xlabel=label, ylabel="ms")
     return figure
 
 
 def engines():
-    """Seconds of a study by each engine, and of a unit without work."""
+    """Seconds of a study by each engine, of one that is almost done, and of a unit more."""
     values = records("engines")["TensorFlow"]["networks"]["any"]
-    rows = [["", "seconds of the study", "ratio to one process", "seconds of a unit more"]]
+    rows = [["", "seconds of the study", "ratio to one process", "seconds where two pools are left", "of a pool more"]]
     for engine, each in values["seconds_per_unit"].items():
-        seconds = f"{values['seconds'][engine]['median']:.0f}"
-        rows.append([engine, seconds, _cell(values["ratios"].get(engine)), _cell(each)])
+        study, rest = (values["seconds"][name]["median"] for name in (engine, f"{engine}, few left"))
+        ratio = _cell(values["ratios"].get(engine))
+        rows.append([engine, f"{study:.0f}", ratio, f"{rest:.0f}", f"{each['median']:.2f}"])
     return markdown(rows)
 
 
-PEAKS = {"float32": 495, "mixed_bfloat16": 989}  # 10^12 operations a second of an H200, by its data sheet.
+PEAKS = {"float32": 495, "mixed_bfloat16": 989}  # 10^12 dense operations a second of an H200, by its data sheet.
 
 
 def operations(name, batch_size):
@@ -174,6 +179,7 @@ def operations(name, batch_size):
 def gpu_loops():
     """Milliseconds of a step of VGG-16 on an H200, by the loop around it, and its share of what the card can do."""
     found = {dtype: records("loop", FOLDER / f"h200_{dtype}")["JAX"] for dtype in PEAKS}
+    work = {dtype: operations("vgg16", record["flags"]["batch_size"]) for dtype, record in found.items()}
     rows = [["VGG-16, JAX, one H200", *found]]
     for case in next(iter(found.values()))["networks"]["vgg16"]["seconds"]:
         cells = []
@@ -182,14 +188,14 @@ def gpu_loops():
             milliseconds = [
                 1000 * values["seconds"][case][part] / values["steps"] for part in ("median", "low", "high")
             ]
-            share = operations("vgg16", record["flags"]["batch_size"]) / milliseconds[0] * 1000 / PEAKS[dtype]
+            share = work[dtype] / milliseconds[0] * 1000 / PEAKS[dtype]
             cells.append("{:.2f} ms ({:.2f} to {:.2f}), ".format(*milliseconds) + f"{100 * share:.0f} %")
         rows.append([case, *cells])
     return markdown(rows)
 
 
 def gpu_peers():
-    """The same of WRN-28-10 in bfloat16, ours and by hand in PyTorch."""
+    """Milliseconds of a step of WRN-28-10 in bfloat16 on an H200, ours and by hand in PyTorch."""
     record = records("peer", FOLDER / "h200_mixed_bfloat16")["JAX"]
     values = record["networks"]["wrn28x10"]
     work = operations("wrn28x10", record["flags"]["batch_size"])

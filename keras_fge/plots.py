@@ -22,6 +22,8 @@ def plot_run(
 ) -> "Figure":
     """Learning rate, errors and distances against the iteration, below each other (paper, figure 4).
 
+    Dotted lines are the snapshots, at which the validation data were measured.
+
     Args:
         steps: Iterations 1, 2, ...
         learning_rates: The learning rate of each.
@@ -45,7 +47,7 @@ def plot_run(
 
 def _short(name, quantity):
     """A label beside an axis that says the quantity, narrow enough for one column of a paper."""
-    return name.replace(quantity, "").replace("_", " ").strip() or quantity
+    return name.removesuffix(quantity).removeprefix(quantity).replace("_", " ").strip() or quantity
 
 
 def _draw(panels, steps, learning_rates, snapshots, path, columns):

@@ -428,6 +428,7 @@ def small_settings():
     )
 
 
+@slow_elsewhere
 @pytest.mark.parametrize("what", ["network", "curve"])
 def test_an_interrupted_training_ends_with_the_same_weights(what, tmp_path, monkeypatch):
     monkeypatch.setattr(StateFile, "is_due", lambda self: True)
@@ -657,6 +658,7 @@ def test_numbers_that_json_does_not_know_come_back(tmp_path):
     assert np.isnan(metrics["loss"]) and metrics["ends"][0] == 1 and np.isnan(metrics["ends"][1])
 
 
+@slow_elsewhere
 def test_two_processes_do_not_do_the_same_unit(tmp_path):
     path = str(tmp_path / "unit.lock")
     code = f"from records import locked\nwith locked({path!r}, wait=False) as free: print(free)"

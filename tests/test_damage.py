@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 import keras_fge
 import killed
-from conftest import logits_loss, values
+from conftest import logits_loss, slow_elsewhere, values
 
 EXAMPLES = int(os.environ.get("KFGE_EXAMPLES", 0))
 X = np.random.default_rng(0).normal(size=(12, 3)).astype("float32")
@@ -109,6 +109,7 @@ def check_damage(folders, data):
         seen["the same result"] += 1
 
 
+@slow_elsewhere
 def test_damage_is_noticed_or_harmless(folders):
     seen.clear()
     check_damage(folders)

@@ -162,7 +162,7 @@ def test_sentences_about_a_run():
 def test_figures_for_a_paper(columns, width, tmp_path):
     """As wide as so many columns, in a vector format with text, no font below 7 points, the legend on no data.
 
-    No text leaves the figure, and the panels keep most of its width.
+    No title, label or legend leaves the figure, and the panels keep most of its width.
     """
     line = path(0.1 + BUMP, 10 + 80 * BUMP, num_bends=2)
     result = path(0.1 + 0.01 * BUMP, 10 + BUMP, 9 + BUMP, line=line)
@@ -185,7 +185,7 @@ def test_figures_for_a_paper(columns, width, tmp_path):
         ticks = {
             text for a in figure.axes for text in (*a.get_xticklabels(which="both"), *a.get_yticklabels(which="both"))
         }
-        for text in set(texts) - ticks:  # Of the ticks, those beyond the ends of an axis are not drawn.
+        for text in set(texts) - ticks:  # Ticks beyond the ends of an axis are not drawn, but here.
             box = text.get_window_extent()
             assert whole.contains(*box.min) and whole.contains(*box.max), text.get_text()
         spans = [(axes.get_position().x0, axes.get_position().x1) for axes in figure.axes]

@@ -8,7 +8,7 @@ import pytest
 
 import curves
 import keras_fge
-from conftest import batch_norm_network, logits_loss, to_numpy, values
+from conftest import batch_norm_network, logits_loss, slow_elsewhere, to_numpy, values
 from keras_fge.core.files import read_npz, to_npz, write_atomically
 
 
@@ -196,6 +196,7 @@ class Batches(keras.utils.PyDataset):
         return self.x[10 * index : 10 * index + 10], self.y[10 * index : 10 * index + 10]
 
 
+@slow_elsewhere
 @pytest.mark.parametrize("kind", ["path", "plane"])
 def test_interrupted_measurement_goes_on_where_it_stopped(trained, tmp_path, kind, monkeypatch):
     start, end, x, y = trained

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import keras_fge
-from conftest import batch_norm_network, images, logits_loss, values
+from conftest import batch_norm_network, images, logits_loss, slow_elsewhere, values
 from keras_fge.lock import FolderLock, _lock_of_holders
 from keras_fge.state import StateFile
 
@@ -45,6 +45,7 @@ sys.stdin.read()
 """
 
 
+@slow_elsewhere
 @pytest.mark.parametrize("kind", ["fge", "checkpoint"])
 def test_another_process_is_named_until_it_ends(tmp_path, kind):
     command = [sys.executable, "-c", HOLD, str(tmp_path)]

@@ -308,7 +308,7 @@ def test_metrics_of_each_cycle(trained, data, tmp_path):
     assert (tmp_path / "run.png").read_bytes().startswith(b"\x89PNG")
     rate, error, distance = figure.axes
     assert rate.lines[-1].get_ydata() == pytest.approx([fge_by_hand(i, 0.05, 0.001, 4) for i in range(1, 11)])
-    assert {text.get_text() for text in error.get_legend().get_texts()} == {"member error", "ensemble error"}
+    assert {text.get_text() for text in error.get_legend().get_texts()} == {"member", "ensemble"}
     assert distance.get_xlabel() == "iteration"
 
 

@@ -138,3 +138,15 @@ def test_operations_of_a_step_of_vgg16():
     """Its 313.7 million products an image are published; those of the first layer are 9 x 3 x 64 x 32 x 32."""
     expected = 2 * 128 * (3 * 313.7e6 - 9 * 3 * 64 * 32**2) / 1e12
     assert speed_tables.operations("vgg16", 128) == pytest.approx(expected, rel=1e-3)
+
+
+def test_a_process_by_hand_that_ends_is_an_error_that_names_it(tmp_path):
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\nexit 1\n")
+    python.chmod(0o755)
+    by_hand = speed_training.Handwritten(
+        "small_cnn", types.SimpleNamespace(**{**vars(SETTINGS), "torch_python": python})
+    )
+    with pytest.raises(RuntimeError, match=r"handwritten.py --network=small_cnn .* ended; it says above why"):
+        by_hand()
+    by_hand.close()
