@@ -819,9 +819,9 @@ def test_only_flags_without_influence_may_differ_from_a_preset():
 def test_flags_without_influence_on_results_have_defaults_for_the_device(monkeypatch):
     assert cifar.default_steps_per_execution(391, 391) == 1
     monkeypatch.setattr("records.accelerator", lambda: "a GPU")
-    is_tensorflow = keras.backend.backend() == "tensorflow"
+    is_torch = keras.backend.backend() == "torch"
     for *lengths, expected in ((391, 391, 782, 23), (352, 352, 352, 32), (352, 176, 352, 22), (391, 391, 14662, 1)):
-        assert cifar.default_steps_per_execution(*lengths) == (expected if is_tensorflow else 1)
+        assert cifar.default_steps_per_execution(*lengths) == (1 if is_torch else expected)
 
 
 # --- The whole --------------------------------------------------------------------------------------------------------
