@@ -185,13 +185,18 @@ def simulation():
 
 
 def faults():
-    """What kills of workers and drivers did to a study on Ray."""
+    """What kills of workers and drivers, a full store and a failing unit did to a study on Ray."""
     record = json.loads((RESULTS / "cluster" / "faults.json").read_text())
     differing, killed = sum(len(r["differing"]) for r in record["rounds"]), record["killed"]
+    store, failing = record["full_store"], record["failing_unit"]
     return (
         f"On Ray with {record['cpus']} CPUs, {killed['worker']} workers and {killed['driver']} drivers were killed at "
         f"random moments of a study (preset `smoke`, {record['units']} units; runs: {len(record['rounds'])}). Of the "
-        f"records, {differing} differ from those of a quiet local run, apart from times "
+        f"records, {differing} differ from those of a quiet local run, apart from times. With "
+        f"{store['kept_megabytes']:.0f} MB of another program in Ray's store of {store['store_megabytes']:.0f} MB, "
+        f"{len(store['differing'])} differ. With a damaged state in the folder of {', '.join(failing['failures'])}, "
+        f"{len(failing['missing'])} of the units are missing ({', '.join(failing['missing'])}), the exit status is "
+        f"{failing['status']}, and the others are as in the quiet run "
         "([record](../benchmarks/results/cluster/faults.json), `benchmarks/faults.py`)."
     )
 

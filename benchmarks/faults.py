@@ -1,8 +1,11 @@
-"""Kills workers and the driver of a study on Ray at random, and compares its records with those of a quiet local run.
+"""Faults of a study on Ray: what is recorded is compared with the records of a quiet local run.
 
-python benchmarks/faults.py --worker_kills=50 --driver_kills=10 --output=benchmarks/results/cluster/faults.json
+Workers and the driver are killed at random; Ray's store of objects is full; a unit always fails.
+
+    python benchmarks/faults.py --worker_kills=50 --driver_kills=10 --output=benchmarks/results/cluster/faults.json
 """
 
+import contextlib
 import os
 import pathlib
 import random
@@ -15,6 +18,7 @@ import types
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+import numpy as np
 from absl import app, flags
 
 from records import Records, new_record, write_json
@@ -26,10 +30,20 @@ ONE_THREAD = {"TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1", "OMP
 CURES = 20  # How often the command is given again, at most, where units failed since their workers died too often.
 
 
+STORE = 100 * 2**20  # Bytes of a store that is filled.
+FAILING = "sse 1"  # Nothing but its pools needs it.
+
+
 def start(folder, *arguments):
     command = [sys.executable, HERE / "cifar.py", "--preset=smoke", f"--output_dir={folder}", *arguments]
     environment = {**os.environ, **ONE_THREAD}
     return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def differing(folder, expected):
+    """The units that are missing, or were measured otherwise than expected."""
+    found = metrics_of(folder)
+    return sorted(name for name in expected if found.get(name) != expected[name])
 
 
 def workers(units):
@@ -63,7 +77,7 @@ def disturbed_run(folder, units, rng, worker_kills, driver_kills):
     killed, statuses = {"worker": 0, "driver": 0}, []
     driver = start(folder, "--engine=ray")
     for event in events:
-        end = time.monotonic() + rng.uniform(2, 30)
+        end = time.monotonic() + rng.uniform(1, 12)
         while time.monotonic() < end or (event == "worker" and not workers(units)):
             if driver.poll() is not None:
                 break
@@ -90,6 +104,36 @@ def disturbed_run(folder, units, rng, worker_kills, driver_kills):
     return {"killed": killed, "statuses": statuses}
 
 
+def run_with_a_full_store(folder, expected):
+    """A study on a cluster whose store of objects another program has filled, twice over or until Ray takes no more."""
+    import ray
+
+    ray.init(num_cpus=os.cpu_count(), object_store_memory=STORE, include_dashboard=False)
+    block, kept = np.ones(2**18), []  # 2 MiB.
+    try:
+        with contextlib.suppress(ray.exceptions.ObjectStoreFullError, ray.exceptions.OutOfDiskError):
+            while len(kept) * block.nbytes < 2 * STORE:
+                kept.append(ray.put(block))
+        status = start(folder, "--engine=ray", f"--ray_address={ray.get_runtime_context().gcs_address}").wait()
+    finally:
+        ray.shutdown()
+    return {
+        "store_megabytes": STORE / 2**20,
+        "kept_megabytes": len(kept) * block.nbytes / 2**20,
+        "status": status,
+        "differing": differing(folder, expected),
+    }
+
+
+def run_with_a_failing_unit(folder, expected):
+    """A study one of whose units finds a damaged state in its folder, each time that it is tried."""
+    state = pathlib.Path(folder, "checkpoints", FAILING.replace(" ", "_"), "state.npz")
+    state.parent.mkdir(parents=True)
+    state.write_bytes(b"damaged")
+    status = start(folder, "--engine=ray").wait()
+    return {"status": status, "failures": Records(folder).failures(), "missing": differing(folder, expected)}
+
+
 def main(_):
     rng, begin = random.Random(FLAGS.seed), time.monotonic()
     record = new_record(types.SimpleNamespace(seed=FLAGS.seed))
@@ -101,11 +145,12 @@ def main(_):
         while any(count > 0 for count in left.values()):
             folder = f"{root}/disturbed_{len(rounds)}"
             happened = disturbed_run(folder, expected, rng, max(left["worker"], 0), max(left["driver"], 0))
-            found = metrics_of(folder)
-            differing = sorted(name for name in expected if found.get(name) != expected[name])
-            rounds.append({**happened, "units": len(found), "differing": differing})
+            rounds.append({**happened, "units": len(metrics_of(folder)), "differing": differing(folder, expected)})
             left = {kind: count - happened["killed"][kind] for kind, count in left.items()}
             print(rounds[-1], flush=True)
+        record["full_store"] = run_with_a_full_store(f"{root}/full_store", expected)
+        record["failing_unit"] = run_with_a_failing_unit(f"{root}/failing_unit", expected)
+        print(record["full_store"], record["failing_unit"], sep="\n", flush=True)
     record |= {"units": len(expected), "rounds": rounds}
     record["killed"] = {kind: sum(r["killed"][kind] for r in rounds) for kind in ("worker", "driver")}
     record["wall_seconds"] = round(time.monotonic() - begin)
