@@ -18,10 +18,10 @@ WORKER = "KERAS_FGE_WORKER"  # A variable that tells a worker what it is.
 FAILED = 3  # Its exit status if units failed.
 RETRIES = 5  # How often a worker that was killed, not one that failed, is started again.
 PASSED = ("KERAS_BACKEND", "TF_CPP_MIN_LOG_LEVEL", "TF_ENABLE_ONEDNN_OPTS", "XLA_FLAGS")  # To the tasks of Ray.
-PASSED += ("XLA_PYTHON_CLIENT_PREALLOCATE", "TF_FORCE_GPU_ALLOW_GROWTH")
 PASSED += ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS")
 # The first process on a GPU would take its memory: all of it on TensorFlow, three quarters on JAX.
 SHARED_GPU = {"TF_FORCE_GPU_ALLOW_GROWTH": "true", "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+PASSED += tuple(SHARED_GPU)
 EVERY = 10.0  # Seconds from one look at the folder to the next.
 
 
@@ -111,8 +111,8 @@ def run_ray(study, units, address, cpus, gpus):
 
     here = os.path.dirname(os.path.abspath(__file__))
     places = os.pathsep.join([here, os.path.dirname(here), *filter(None, [os.environ.get("PYTHONPATH")])])
-    passed = {name: os.environ[name] for name in PASSED if name in os.environ}
-    passed = {**(SHARED_GPU if 0 < gpus < 1 else {}), **passed}
+    shared = SHARED_GPU if 0 < gpus < 1 else {}
+    passed = {**shared, **{name: os.environ[name] for name in PASSED if name in os.environ}}
     environment = {"env_vars": {**passed, "PYTHONPATH": places}}
     ray.init(address, runtime_env=environment, log_to_driver=False, include_dashboard=False)
     begin, ordered, board = time.time(), in_order(units), Board(study, units)

@@ -28,8 +28,6 @@ HERE = pathlib.Path(__file__).parent
 # The last bits of a sum depend on the number of threads.
 ONE_THREAD = {"TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1", "OMP_NUM_THREADS": "1"}
 CURES = 20  # How often the command is given again, at most, where units failed since their workers died too often.
-
-
 STORE = 100 * 2**20  # Bytes of a store that is filled.
 FAILING = "sse 1"  # Nothing but its pools needs it.
 

@@ -32,6 +32,11 @@ def _cell(values):
     return f"{values['median']:.2f} ({values['low']:.2f} to {values['high']:.2f}{fastest})"
 
 
+def _milliseconds(values, case, part="median"):
+    """Of a step."""
+    return 1000 * values["seconds"][case][part] / values["steps"]
+
+
 def ratios(measure, folder=FOLDER):
     """A row for each network and backend, a column for each case: median ratio, quartiles, ratio of the fastest."""
     found = records(measure, folder)
@@ -53,8 +58,7 @@ def peers():
         for case in ("plain", "curve"):
             values = first["networks"][network]
             ratio = values["ratios"][case]
-            milliseconds = 1000 * values["seconds"][ratio["to"]]["median"] / values["steps"]
-            by_hand = f"{milliseconds:.0f} ms, {ratio['to'].partition('by hand, ')[2]}"
+            by_hand = f"{_milliseconds(values, ratio['to']):.0f} ms, {ratio['to'].partition('by hand, ')[2]}"
             others = [found[name]["networks"].get(network) if name in found else None for name in BACKENDS.values()]
             cells = [_cell(other and other["ratios"][case]) for other in others]
             rows.append([f"{network}, {case}", by_hand, *cells])
@@ -111,10 +115,8 @@ def growth():
 
     panels = []
     for part, scale in (("bends", 1000 / steps), ("points", 1000), ("members", 1000)):
-        points = {int(name): value for name, value in medians(part, scale).items()}
-        points = {
-            x: value for x, value in points.items() if part != "bends" or x > 2
-        }  # 1 is the plain network; of two, the ends are trained.
+        least = 3 if part == "bends" else 1  # A curve of two trains its ends, and 1 is the plain network.
+        points = {int(name): value for name, value in medians(part, scale).items() if int(name) >= least}
         panels.append((f"{network}: cost against {part}", part, {"": (list(points), list(points.values()))}))
     sizes = {"plain": {}, "curve": {}}
     for name, value in medians("weights", 1000 / 4).items():
@@ -176,6 +178,11 @@ def operations(name, batch_size):
     return 2 * batch_size * (3 * sum(products) - products[0]) / 1e12  # The images need no gradient.
 
 
+def _share(work, milliseconds, dtype):
+    """Of the peak of the card, in which a step of so many operations takes so long."""
+    return f"{100 * work / (milliseconds / 1000) / PEAKS[dtype]:.0f} %"
+
+
 def gpu_loops():
     """Milliseconds of a step of VGG-16 on an H200, by the loop around it, and its share of what the card can do."""
     found = {dtype: records("loop", FOLDER / f"h200_{dtype}")["JAX"] for dtype in PEAKS}
@@ -185,11 +192,8 @@ def gpu_loops():
         cells = []
         for dtype, record in found.items():
             values = record["networks"]["vgg16"]
-            milliseconds = [
-                1000 * values["seconds"][case][part] / values["steps"] for part in ("median", "low", "high")
-            ]
-            share = work[dtype] / milliseconds[0] * 1000 / PEAKS[dtype]
-            cells.append("{:.2f} ms ({:.2f} to {:.2f}), ".format(*milliseconds) + f"{100 * share:.0f} %")
+            median, low, high = (_milliseconds(values, case, part) for part in ("median", "low", "high"))
+            cells.append(f"{median:.2f} ms ({low:.2f} to {high:.2f}), {_share(work[dtype], median, dtype)}")
         rows.append([case, *cells])
     return markdown(rows)
 
@@ -200,9 +204,9 @@ def gpu_peers():
     values = record["networks"]["wrn28x10"]
     work = operations("wrn28x10", record["flags"]["batch_size"])
     rows = [["WRN-28-10, bfloat16, one H200", "ms a step", "share of the peak", "ours to it"]]
-    for case, seconds in values["seconds"].items():
-        milliseconds = 1000 * seconds["median"] / values["steps"]
-        share = f"{100 * work / milliseconds * 1000 / PEAKS['mixed_bfloat16']:.0f} %"
+    for case in values["seconds"]:
+        milliseconds = _milliseconds(values, case)
+        share = _share(work, milliseconds, "mixed_bfloat16")
         ours = next((_cell(ratio) for ratio in values["ratios"].values() if ratio["to"] == case), "")
         name = case if "by hand" in case else f"{case}, JAX"
         rows.append([name.replace("by hand", "by hand, PyTorch"), f"{milliseconds:.1f}", share, ours])

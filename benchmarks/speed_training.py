@@ -122,8 +122,8 @@ def loop(name, settings):
     import jax
 
     x, y = images(settings, steps_of(name, settings))
-    batches = [array.reshape(-1, settings.batch_size, *array.shape[1:]) for array in (x, y)]
-    batches = jax.device_put([batches[0], batches[1].astype("int32")])
+    parts = (array.reshape(-1, settings.batch_size, *array.shape[1:]) for array in (x, y.astype("int32")))
+    batches = jax.device_put(list(parts))
     model, several = network(name, settings), network(name, settings)
     several.steps_per_execution = 10
     arguments = {"batch_size": settings.batch_size}
