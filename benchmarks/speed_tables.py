@@ -168,6 +168,7 @@ def engines():
     return markdown(rows)
 
 
+GPU = FOLDER / "h200"  # A folder for each network and dtype.
 PEAKS = {"float32": 495, "mixed_bfloat16": 989}  # 10^12 dense operations a second of an H200, by its data sheet.
 
 
@@ -185,7 +186,7 @@ def _share(work, milliseconds, dtype):
 
 def gpu_loops():
     """Milliseconds of a step of VGG-16 on an H200, by the loop around it, and its share of what the card can do."""
-    found = {dtype: records("loop", FOLDER / f"h200_{dtype}")["JAX"] for dtype in PEAKS}
+    found = {dtype: records("loop", GPU / f"vgg16_{dtype}")["JAX"] for dtype in PEAKS}
     work = {dtype: operations("vgg16", record["flags"]["batch_size"]) for dtype, record in found.items()}
     rows = [["VGG-16, JAX, one H200", *found]]
     for case in next(iter(found.values()))["networks"]["vgg16"]["seconds"]:
@@ -198,16 +199,22 @@ def gpu_loops():
     return markdown(rows)
 
 
+def gpu_curves():
+    """`ratios` of the step on curves of VGG-16 in bfloat16 on an H200."""
+    return ratios("curve", GPU / "vgg16_mixed_bfloat16")
+
+
 def gpu_peers():
-    """Milliseconds of a step of WRN-28-10 in bfloat16 on an H200, ours and by hand in PyTorch."""
-    record = records("peer", FOLDER / "h200_mixed_bfloat16")["JAX"]
-    values = record["networks"]["wrn28x10"]
-    work = operations("wrn28x10", record["flags"]["batch_size"])
-    rows = [["WRN-28-10, bfloat16, one H200", "ms a step", "share of the peak", "ours to it"]]
-    for case in values["seconds"]:
-        milliseconds = _milliseconds(values, case)
-        share = _share(work, milliseconds, "mixed_bfloat16")
-        ours = next((_cell(ratio) for ratio in values["ratios"].values() if ratio["to"] == case), "")
-        name = case if "by hand" in case else f"{case}, JAX"
-        rows.append([name.replace("by hand", "by hand, PyTorch"), f"{milliseconds:.1f}", share, ours])
+    """Milliseconds of a step in bfloat16 on an H200, ours and by hand in PyTorch."""
+    rows = [["bfloat16, one H200", "ms a step", "share of the peak", "ours to it"]]
+    for network in ("vgg16", "wrn28x10"):
+        record = records("peer", GPU / f"{network}_mixed_bfloat16")["JAX"]
+        values = record["networks"][network]
+        work = operations(network, record["flags"]["batch_size"])
+        for case in values["seconds"]:
+            milliseconds = _milliseconds(values, case)
+            share = _share(work, milliseconds, "mixed_bfloat16")
+            ours = next((_cell(ratio) for ratio in values["ratios"].values() if ratio["to"] == case), "")
+            name = case.replace("by hand", "by hand, PyTorch") if "by hand" in case else f"{case}, JAX"
+            rows.append([f"{network}, {name}", f"{milliseconds:.1f}", share, ours])
     return markdown(rows)
