@@ -40,7 +40,7 @@ def pairs_of_example(metric):
 
 
 TASKS = (
-    ("CIFAR-10 (JPEG), VGG-16, settings of the paper", lambda metric: pairs_of("vgg16_cifar10_jpeg", metric)),
+    ("CIFAR-10 (JPEG), VGG-16, preset of the paper", lambda metric: pairs_of("vgg16_cifar10_jpeg", metric)),
     ("Fashion-MNIST, 4,000 images, small CNN", lambda metric: pairs_of("fashion_subset", metric)),
     ("CIFAR-10 (JPEG), 5,000 images of 16 x 16, small CNN", lambda metric: pairs_of("cifar10_jpeg", metric)),
     ("digits, 900 images, the README's example", pairs_of_example),
@@ -204,7 +204,7 @@ def faults():
 
 FOLDERS = ("fashion_subset", "cifar10_jpeg", "vgg16_cifar10_jpeg")  # Of docs/results.md.
 RATIOS = ("curve", "pipeline", "fge", "path", "ensemble")  # Of docs/performance.md, as are these:
-SPEED = ("peers", "writing", "stall", "memory", "slopes", "startup", "gpu_loops", "gpu_curves", "gpu_peers")
+SPEED = ("profiles", "peers", "writing", "stall", "memory", "slopes", "startup", "gpu_loops", "gpu_curves", "gpu_peers")
 PARTS = {  # file, name of the part, what makes it
     "README.md": {"gain": gain, "example": example},
     "docs/fine_tuning.md": {"small members": small_members, "examples": examples},

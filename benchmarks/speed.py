@@ -8,6 +8,7 @@ every turn. docs/performance.md shows the committed ones.
 """
 
 import os
+import time
 import types
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -18,6 +19,7 @@ from absl import app, flags
 
 import speed_engines
 import speed_evaluation
+import speed_profile
 import speed_size
 import speed_training
 from progress import console
@@ -30,6 +32,7 @@ MEASURES = {  # Name: (function of a network and the settings, its default netwo
     "curve": (speed_training.curve, DEFAULT),
     "peer": (speed_training.peer, DEFAULT),
     "loop": (speed_training.loop, ["vgg16"]),
+    "profile": (speed_profile.profile, ["convfc", "preresnet20", "vgg16"]),
     "fge": (speed_training.fge, ["small_cnn", "preresnet164"]),
     "pipeline": (speed_training.pipeline, ["small_cnn", "preresnet20"]),
     "path": (speed_evaluation.path, ["small_cnn_bn", "convfc", "preresnet20", "vgg16"]),
@@ -40,7 +43,7 @@ MEASURES = {  # Name: (function of a network and the settings, its default netwo
     "startup": (speed_size.startup, ["any"]),
     "engines": (speed_engines.engines, ["any"]),
 }
-SPECIAL = ("loop", "engines")  # For JAX only, and for where Ray is installed.
+SPECIAL = ("loop", "profile", "engines")  # For JAX only, for TensorFlow only, and for where Ray is installed.
 DEFAULT_MEASURES = [measure for measure in MEASURES if measure not in SPECIAL]
 
 
@@ -59,7 +62,9 @@ def main(_):
         path = os.path.join(settings.output_dir, f"{measure}_{keras.backend.backend()}.json")
         for name in settings.networks or networks:
             keras.utils.set_random_seed(settings.seed)
+            begin = time.monotonic()
             result = record["networks"][name] = function(name, settings)
+            record["wall_seconds"][name] = round(time.monotonic() - begin)
             for case, ratio in result["ratios"].items():
                 values = f"{ratio['median']:.2f} ({ratio['low']:.2f} to {ratio['high']:.2f})"
                 console.print(f"{name}: {case}: {values} of {ratio['to']}")

@@ -65,6 +65,16 @@ def peers():
     return markdown(rows)
 
 
+def profiles():
+    """Milliseconds of a step by part, of the plain step and of steps on curves."""
+    rows = []
+    for network, result in records("profile")["TensorFlow"]["networks"].items():
+        cases = result["milliseconds"]
+        for part in next(iter(cases.values())):
+            rows.append([f"{network}: {part}", *[f"{parts[part]:.1f}" for parts in cases.values()]])
+    return markdown([["milliseconds of a step", *cases], *rows])
+
+
 def writing():
     """Milliseconds that FGE takes at the end of an epoch for what it writes, and of the begin of a fit."""
     rows = []

@@ -45,6 +45,15 @@ def steps_of(name, settings):
     return settings.steps or STEPS.get(name, 5)
 
 
+def curves_of(ends, settings):
+    """`{label: compiled curve between two networks}`, of 3 and 5 bends."""
+    parametrizations = {f"curve of {bends}": curves.Bezier(bends) for bends in (3, 5)}
+    return {
+        label: compiled(curves.connect(*ends, parametrization, seed=settings.seed), settings)
+        for label, parametrization in parametrizations.items()
+    }
+
+
 def curve(name, settings):
     """The step on curves of 3 and 5 bends against the plain step of the same network."""
     data = images(settings, steps_of(name, settings))
@@ -52,10 +61,9 @@ def curve(name, settings):
     for label, decay in (("", 0.0), (", weight decay", WEIGHT_DECAY)):
         ends = [network(name, settings, decay) for _ in range(2)]
         models[f"plain{label}"] = ends[0]
-        for bends in (3, 5):
-            case = f"curve of {bends}{label}"
-            models[case] = compiled(curves.connect(*ends, curves.Bezier(bends), seed=settings.seed), settings)
-            references[case] = f"plain{label}"
+        for case, model in curves_of(ends, settings).items():
+            models[f"{case}{label}"] = model
+            references[f"{case}{label}"] = f"plain{label}"
     works = {case: one_epoch(model, *data, batch_size=settings.batch_size) for case, model in models.items()}
     return {"steps": steps_of(name, settings), **compared(take_turns(settings.turns, works), references)}
 
@@ -200,11 +208,11 @@ def fge(name, settings):
                 works[case] = later_epochs(make(), data, callbacks, **arguments, **more)
                 references[case] = f"plain{label}"
         result = compared(take_turns(settings.turns, works), references)
-        single = _times_of_writing(make, data, arguments, os.path.join(root, "single"))
+        single = _times_of_writing(settings.turns, make, data, arguments, os.path.join(root, "single"))
     return {"steps": steps, **result, "single": single}
 
 
-def _times_of_writing(make, data, arguments, folder):
+def _times_of_writing(count, make, data, arguments, folder):
     """Seconds that FGE takes at the end of the last epoch, where a state is always written, and until the first step.
 
     The first and the third epoch end with a snapshot, the second does not.
@@ -224,7 +232,7 @@ def _times_of_writing(make, data, arguments, folder):
         return times["end"] - times["begin"], times["first step"] - start
 
     values = {}
-    for repeat in range(3):
+    for repeat in range(min(3, count)):
         values.setdefault("snapshot in memory", []).append(run(3)[0])
         values.setdefault("state in a folder", []).append(run(2, directory=f"{folder}/two_{repeat}")[0])
         three = f"{folder}/three_{repeat}"

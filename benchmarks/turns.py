@@ -1,5 +1,6 @@
 """Side by side: pieces of work take turns on the machine, so that what else runs there meets all of them alike."""
 
+import contextlib
 import gc
 import time
 
@@ -13,11 +14,10 @@ def take_turns(count, functions):
     They are those that the function returns, or those of the call. The first turn, which compiles, is left out.
     """
     seconds = {name: [] for name in functions}
-    for turn in range(count + 1):
-        if turn == 1:
-            _set_aside()
-        _one_turn(functions, seconds)
-    gc.unfreeze()
+    _one_turn(functions, seconds)
+    with _set_aside():
+        for _ in range(count):
+            _one_turn(functions, seconds)
     return {name: values[1:] for name, values in seconds.items()}
 
 
@@ -57,10 +57,15 @@ def one_epoch(model, *data, **arguments):
     return epoch
 
 
+@contextlib.contextmanager
 def _set_aside():
-    """What is there already is not searched for garbage any more, which takes a second when graphs are large."""
+    """What is there already is not searched for garbage, which takes a second when graphs are large."""
     gc.collect()
     gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 def _one_turn(functions, seconds):

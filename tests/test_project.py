@@ -81,6 +81,7 @@ HOUSE = {  # Each file may import only from what stands before it in its part, a
             "turns",
             "handwritten",
             "speed_training",
+            "speed_profile",
             "speed_evaluation",
             "speed_size",
             "speed_engines",

@@ -1,6 +1,7 @@
 """The measurements of speed: who takes turns, what is compared, and that the networks by hand are ours."""
 
 import contextlib
+import gc
 import json
 import os
 import types
@@ -11,6 +12,7 @@ import pytest
 
 import curves
 import speed_evaluation
+import speed_profile
 import speed_size
 import speed_tables
 import speed_training
@@ -132,6 +134,36 @@ def test_loops_around_a_step():
     result = speed_training.loop("small_cnn", types.SimpleNamespace(**{**vars(SETTINGS), "steps": 2, "turns": 1}))
     assert set(result["ratios"]) == set(result["seconds"]) - {"fit"} and len(result["ratios"]) == 4
     assert all(ratio["to"] == "fit" and ratio["median"] > 0 for ratio in result["ratios"].values())
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="it reads the operations of TensorFlow")
+def test_a_profile_tells_the_parts_of_a_step_apart():
+    settings = types.SimpleNamespace(**{**vars(SETTINGS), "jit_compile": False})
+    milliseconds = speed_profile.profile("vgg16-bn", settings)["milliseconds"]
+    assert list(milliseconds) == ["plain", "curve of 3", "curve of 5"]
+    assert milliseconds["plain"][speed_profile.COMBINATION] == 0 < milliseconds["curve of 3"][speed_profile.COMBINATION]
+    for parts in milliseconds.values():
+        assert parts[speed_profile.LAYERS] > 0.5 * sum(parts.values()) and parts[speed_profile.UPDATE] > 0
+
+
+@pytest.mark.parametrize(
+    ("operation", "part"),
+    [
+        ("StatefulPartitionedCall/gradient_tape/curve_model_1/curve_1/vgg16_bn_1/conv2d_2/Conv2D:Conv2D", "layers"),
+        ("StatefulPartitionedCall/curve_model_1/curve_1/mul_62:Mul", "bends"),
+        ("StatefulPartitionedCall/sgd_3/Mul_12:Mul", "update"),
+        ("StatefulPartitionedCall/Cast:Cast", speed_profile.REST),
+    ],
+)
+def test_the_scopes_of_an_operation_say_its_part(operation, part):
+    assert speed_profile.part_of(operation, {"layers": "vgg16_bn", "bends": "curve_model", "update": "sgd"}) == part
+
+
+def test_garbage_is_searched_for_again_after_an_error():
+    before, seconds = gc.get_freeze_count(), [1.0]
+    with pytest.raises(IndexError):
+        turns.take_turns(1, {"a": seconds.pop})  # There is no second one.
+    assert gc.get_freeze_count() == before
 
 
 def test_operations_of_a_step_of_vgg16():
