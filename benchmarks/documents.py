@@ -203,8 +203,8 @@ def faults():
 
 
 FOLDERS = ("fashion_subset", "cifar10_jpeg", "vgg16_cifar10_jpeg")  # Of docs/results.md.
-RATIOS = ("curve", "pipeline", "fge", "path", "ensemble")  # Of docs/performance.md, as are these:
-SPEED = ("profiles", "peers", "writing", "stall", "memory", "slopes", "startup", "gpu_loops", "gpu_curves", "gpu_peers")
+RATIOS = ("curve", "pipeline", "fge", "path", "plane", "ensemble")  # Of docs/performance.md, as are these:
+SPEED = ("profiles", "peers", "writing", "stall", "faster", "memory", "slopes", "startup", "gpu_loops", "gpu_curves", "gpu_peers")
 PARTS = {  # file, name of the part, what makes it
     "README.md": {"gain": gain, "example": example},
     "docs/fine_tuning.md": {"small members": small_members, "examples": examples},
