@@ -139,7 +139,7 @@ def test_loops_around_a_step():
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="it reads the operations of TensorFlow")
 def test_a_profile_tells_the_parts_of_a_step_apart():
     settings = types.SimpleNamespace(**{**vars(SETTINGS), "jit_compile": False})
-    milliseconds = speed_profile.profile("vgg16-bn", settings)["milliseconds"]
+    milliseconds = speed_profile.profile("small_cnn", settings)["milliseconds"]
     assert list(milliseconds) == ["plain", "curve of 3", "curve of 5"]
     assert milliseconds["plain"][speed_profile.COMBINATION] == 0 < milliseconds["curve of 3"][speed_profile.COMBINATION]
     for parts in milliseconds.values():
