@@ -204,7 +204,7 @@ def faults():
 
 FOLDERS = ("fashion_subset", "cifar10_jpeg", "vgg16_cifar10_jpeg")  # Of docs/results.md.
 RATIOS = ("curve", "pipeline", "fge", "path", "plane", "ensemble")  # Of docs/performance.md, as are these:
-SPEED = ("profiles", "peers", "writing", "stall", "positions", "faster", "memory", "slopes", "startup")
+SPEED = ("profiles", "peers", "writing", "deep", "stall", "positions", "faster", "memory", "slopes", "startup")
 GPU = ("gpu_loops", "gpu_curves", "gpu_peers")
 PARTS = {  # file, name of the part, what makes it
     "README.md": {"gain": gain, "example": example},

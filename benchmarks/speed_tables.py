@@ -85,6 +85,11 @@ def writing():
     return markdown([["milliseconds", *cells], *rows])
 
 
+def deep():
+    """`ratios` of `fit` with FGE for a deep network."""
+    return ratios("fge", FOLDER / "many_variables")
+
+
 def stall():
     """The ratios of `fit` with FGE to `fit`, before and after the end of an epoch was mended."""
     files = (FOLDER / "before" / f"fge_tensorflow{ending}.json" for ending in ("", "_mended"))
