@@ -204,8 +204,8 @@ def faults():
 
 FOLDERS = ("fashion_subset", "cifar10_jpeg", "vgg16_cifar10_jpeg")  # Of docs/results.md.
 RATIOS = ("curve", "pipeline", "fge", "path", "plane", "ensemble")  # Of docs/performance.md, as are these:
-SPEED = ("profiles", "peers", "writing", "deep", "stall", "positions", "faster", "memory", "slopes", "startup")
-GPU = ("gpu_loops", "gpu_curves", "gpu_peers")
+SPEED = ("profiles", "peers", "writing", "many_variables", "stall", "positions", "faster")
+SPEED += ("memory", "slopes", "startup", "gpu_loops", "gpu_curves", "gpu_peers")
 PARTS = {  # file, name of the part, what makes it
     "README.md": {"gain": gain, "example": example},
     "docs/fine_tuning.md": {"small members": small_members, "examples": examples},
@@ -216,7 +216,7 @@ PARTS = {  # file, name of the part, what makes it
     },
     "docs/performance.md": {
         **{name: lambda name=name: speed_tables.ratios(name) for name in RATIOS},
-        **{name: getattr(speed_tables, name) for name in (*SPEED, *GPU)},
+        **{name: getattr(speed_tables, name) for name in SPEED},
     },
     "docs/cluster.md": {"simulation": simulation, "faults": faults, "engines": speed_tables.engines},
     "docs/results.md": {name: lambda name=name: results(name) for name in FOLDERS},

@@ -1,5 +1,6 @@
 """Where the time of a step goes: the operations of TensorFlow in profiles of the plain step and of steps on curves."""
 
+import functools
 import pathlib
 import tempfile
 
@@ -7,7 +8,7 @@ import keras
 import numpy as np
 
 from speed_training import curves_of, images, network, steps_of
-from turns import one_epoch
+from turns import in_turns, one_epoch
 
 LAYERS, COMBINATION = "layers and their gradients", "combination of the bends and its gradient"
 UPDATE, REST = "update of the weights", "rest: data, loss and metrics"
@@ -23,17 +24,16 @@ def profile(name, settings):
     steps = steps_of(name, settings)
     data, ends = images(settings, steps), [network(name, settings) for _ in range(2)]
     models = {"plain": ends[0], **curves_of(ends, settings)}
-    epochs = {case: one_epoch(model, *data, batch_size=settings.batch_size) for case, model in models.items()}
-    for epoch in epochs.values():
-        epoch()  # Compiles.
     parts = {LAYERS: ends[0].name, COMBINATION: "curve_model", UPDATE: "sgd"}  # Each with the begin of a scope.
-    turns = {case: [] for case in epochs}
-    for _ in range(settings.turns):
-        for case, epoch in epochs.items():
-            sums = dict.fromkeys([*parts, REST], 0.0)
-            for operation, seconds in _operations(epoch):
-                sums[part_of(operation, parts)] += 1000 * seconds / steps
-            turns[case].append(sums)
+
+    def profiled(epoch):
+        sums = dict.fromkeys([*parts, REST], 0.0)
+        for operation, seconds in _operations(epoch):
+            sums[part_of(operation, parts)] += 1000 * seconds / steps
+        return sums
+
+    epochs = {case: one_epoch(model, *data, batch_size=settings.batch_size) for case, model in models.items()}
+    turns = in_turns(settings.turns, {case: functools.partial(profiled, epoch) for case, epoch in epochs.items()})
     medians = {
         case: {part: float(np.median([s[part] for s in sums])) for part in sums[0]} for case, sums in turns.items()
     }

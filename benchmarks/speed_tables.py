@@ -85,33 +85,38 @@ def writing():
     return markdown([["milliseconds", *cells], *rows])
 
 
-def deep():
+def many_variables():
     """`ratios` of `fit` with FGE for a deep network."""
     return ratios("fge", FOLDER / "many_variables")
+
+
+def _before_and_after(corner, before, after):
+    """A table of two records' ratios, each as `{column: ratio}`; its columns are those of `before`."""
+    rows = [
+        [name, *[_cell(found[column]) for column in before]] for name, found in (("before", before), ("after", after))
+    ]
+    return markdown([[corner, *before], *rows])
 
 
 def stall():
     """The ratios of `fit` with FGE to `fit`, before and after the end of an epoch was mended."""
     files = (FOLDER / "before" / f"fge_tensorflow{ending}.json" for ending in ("", "_mended"))
-    before, after = (json.loads(file.read_text())["networks"]["small_cnn"]["ratios"] for file in files)
-    rows = [[name, *map(_cell, ratios.values())] for name, ratios in (("before", before), ("after", after))]
-    return markdown([["", *before], *rows])
+    return _before_and_after("", *(json.loads(file.read_text())["networks"]["small_cnn"]["ratios"] for file in files))
 
 
 def faster():
     """The ratios of `evaluate_path` to the loop, before and after one pass over the test data gave all values."""
-    folders = {"before": FOLDER / "before", "after": FOLDER}
-    found = {name: records("path", folder)["TensorFlow"]["networks"] for name, folder in folders.items()}
+    found = (records("path", folder)["TensorFlow"]["networks"] for folder in (FOLDER / "before", FOLDER))
     case = "evaluate_path, 13 points"
-    rows = [[name, *[_cell(networks[n]["ratios"][case]) for n in found["before"]]] for name, networks in found.items()]
-    return markdown([["13 points, TensorFlow", *found["before"]], *rows])
+    columns = ({network: values["ratios"][case] for network, values in networks.items()} for networks in found)
+    return _before_and_after("13 points, TensorFlow", *columns)
 
 
 def positions():
     """What a position more takes, by the difference between 13 and 61 of them."""
     values = records("path")["TensorFlow"]["networks"]["small_cnn_bn"]["seconds"]
     loop, ours = (
-        (values[f"{way}, 61 points"]["median"] - values[f"{way}, 13 points"]["median"]) / 48
+        (values[f"{way}, 61 points"]["median"] - values[f"{way}, 13 points"]["median"]) / (61 - 13)
         for way in ("loop", "evaluate_path")
     )
     return (

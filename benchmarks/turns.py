@@ -1,6 +1,7 @@
 """Side by side: pieces of work take turns on the machine, so that what else runs there meets all of them alike."""
 
 import contextlib
+import functools
 import gc
 import time
 
@@ -8,17 +9,24 @@ import keras
 import numpy as np
 
 
-def take_turns(count, functions):
-    """Calls each of `{name: function}` in turn, and returns `{name: [seconds of each turn]}`.
+def in_turns(count, functions):
+    """Calls each of `{name: function}` in turn, and returns `{name: [what it returned in each turn]}`.
 
-    They are those that the function returns, or those of the call. The first turn, which compiles, is left out.
+    The first turn, which compiles, is left out.
     """
-    seconds = {name: [] for name in functions}
-    _one_turn(functions, seconds)
+    for function in functions.values():
+        function()
+    returned = {name: [] for name in functions}
     with _set_aside():
         for _ in range(count):
-            _one_turn(functions, seconds)
-    return {name: values[1:] for name, values in seconds.items()}
+            for name, function in functions.items():
+                returned[name].append(function())
+    return returned
+
+
+def take_turns(count, functions):
+    """`in_turns` for seconds: those that a function returns, or those of the call."""
+    return in_turns(count, {name: functools.partial(_seconds, function) for name, function in functions.items()})
 
 
 def later_epochs(model, data, callbacks, epochs=4, **arguments):
@@ -68,11 +76,10 @@ def _set_aside():
         gc.unfreeze()
 
 
-def _one_turn(functions, seconds):
-    for name, function in functions.items():
-        begin = time.perf_counter()
-        own = function()
-        seconds[name].append(own if isinstance(own, float) else time.perf_counter() - begin)
+def _seconds(function):
+    begin = time.perf_counter()
+    own = function()
+    return own if isinstance(own, float) else time.perf_counter() - begin
 
 
 def spread(values):
