@@ -253,6 +253,9 @@ def test_costs_stand_in_the_record():
     single = fge["networks"]["small_cnn"]["single"]
     alone, written = (1000 * single[k]["median"] for k in ("snapshot in memory", "snapshot and state in a folder"))
     assert f"a snapshot took {alone:.0f} ms, and {written:.0f} ms where it and the state were written" in readme
+    units = map(json.loads, (ROOT / "benchmarks/results/fashion_subset/records.jsonl").read_text().splitlines())
+    minutes = sum(unit["wall_seconds"] for unit in units if unit["experiment"] != "plane") / 60
+    assert f"Planes apart, the units of `make demo` took {minutes:.1f} minutes" in readme
 
 
 def test_numbers_on_stratified_positions_stand_in_the_record():
