@@ -5,20 +5,16 @@ NeurIPS 2018, https://arxiv.org/abs/1802.10026
 """
 
 import keras_fge  # Chooses the backend, before anything here loads Keras.
-from curves.align import align
+from curves.alignment import align
 from curves.connect import connect
 from curves.curve import Curve
-from curves.explorer import explore
 from curves.layers import CurveBatchNormalization, CurveConv2D, CurveDense
+from curves.measuring import PathValidation, evaluate_path, evaluate_plane
 from curves.model import CurveModel
 from curves.parametrization import Bezier, PolygonalChain, Simplex
-from curves.path import evaluate_path
-from curves.plane import evaluate_plane
-from curves.plots import plot_paths, plot_planes
 from curves.regularizers import CosineRegularizer, VolumeRegularizer
-from curves.results import PathResult, PlaneResult
+from curves.results import PathResult, PlaneResult, explore, plot_paths, plot_planes
 from curves.subspace import sample_subspace
-from curves.validation import PathValidation
 from curves.wise_ft import wise_ft
 from keras_fge.core.batch_norm import update_batch_norm
 

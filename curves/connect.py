@@ -1,17 +1,19 @@
 """`connect`: builds a curve between two trained networks."""
 
-import warnings
 from collections.abc import Sequence
 
 import keras
-import numpy as np
 
-from curves.curve import Curve, check_can_lie_on_a_curve
+from curves.curve import Curve
+from curves.eligibility import (
+    check_can_lie_on_a_curve,
+    check_same_constants,
+    check_same_lora,
+    warn_of_own_training,
+)
 from curves.model import CurveModel
-from curves.parametrization import Bezier, Parametrization, PolygonalChain, Simplex
-from keras_fge.core.batch_norm import batch_norm_statistics
-from keras_fge.core.keras_internals import all_layers
-from keras_fge.core.networks import check_same_architecture, clone, locked, read, set_weights
+from curves.parametrization import Bezier, Parametrization, PolygonalChain, as_path
+from keras_fge.core.networks import check_same_architecture, clone, locked, set_weights
 
 
 def connect(
@@ -19,6 +21,7 @@ def connect(
     end: keras.Model | None = None,
     curve: Parametrization | None = None,
     fix_start: bool = True,
+    *,
     fix_end: bool = True,
     weight_decay: float = 0.0,
     objective: str = "uniform",
@@ -77,14 +80,12 @@ def connect(
     curve = curve or (PolygonalChain(len(networks)) if is_list else Bezier(3))
     if is_list and curve.num_bends != len(networks):
         raise ValueError(f"`curve` must have one bend for each of {len(networks)} networks. Received: curve={curve!r}")
-    if isinstance(curve, Simplex) and not is_list:
-        raise ValueError(
-            f"For a simplex give a list of networks, one for each vertex: connect([...], curve={curve!r})."
-        )
+    if not is_list:
+        as_path(curve, "`connect` of two networks (for a simplex, give a list of one network for each vertex)")
     (first_name, first), *others = networks.items()
-    _warn_of_own_training(first)
+    warn_of_own_training(first)
     for name, network in others:
-        _check_same_lora(first, network, first_name, name)
+        check_same_lora(first, network, first_name, name)
         check_same_architecture(first, network, first_name, name)
     for network in networks.values():
         check_can_lie_on_a_curve(network)
@@ -95,7 +96,7 @@ def connect(
             check_same_constants(first, network, first_name, name)
         copy = clone(first)
         set_weights(copy, first.get_weights())
-        body = Curve(copy, curve, fix_start, fix_end, weight_decay, fix_inner=fix_inner and is_list)
+        body = Curve(copy, curve, fix_start, fix_end, weight_decay=weight_decay, fix_inner=fix_inner and is_list)
         model = CurveModel(body, seed, objective, dtype=first.dtype_policy)
         bends = range(len(networks)) if is_list else (0, -1)
         for bend, network in zip(bends, networks.values()):
@@ -114,36 +115,3 @@ def _named(start, end):
     if len(start) < 2:
         raise ValueError(f"`start` must be a list of at least 2 networks. Received: {len(start)}")
     return {f"`start[{index}]`": network for index, network in enumerate(start)}
-
-
-def _warn_of_own_training(network):
-    """A curve is trained by its own step, so what a network does in its own is not part of it."""
-    if type(network).train_step is not keras.Model.train_step:
-        warnings.warn(
-            f"'{network.name}' has its own `train_step`, which a curve does not use: it minimizes the loss that you "
-            "compile it with, at w(t), and the regularizers of the network. A `compute_loss` of its own would be used.",
-            stacklevel=3,
-        )
-
-
-def _check_same_lora(start, end, start_name, end_name):
-    """Raises a ValueError if LoRA is enabled in one network only: its weights would have no partners."""
-    for ours, theirs in zip(all_layers(start), all_layers(end)):
-        enabled = [getattr(layer, "lora_enabled", False) for layer in (ours, theirs)]
-        if enabled[0] != enabled[1]:
-            name, layer = (start_name, ours) if enabled[0] else (end_name, theirs)
-            raise ValueError(
-                f"LoRA is enabled in {name} only: layer '{layer.name}'. Enable it in both networks, on the same frozen "
-                "weights, or in none (saving and loading a network merges it)."
-            )
-
-
-def check_same_constants(start: keras.Model, end: keras.Model, start_name: str, end_name: str) -> None:
-    """Raises a ValueError if weights differ that are neither trained nor estimated: a curve has one copy of them."""
-    statistics = {id(variable) for variable in batch_norm_statistics(start)}
-    for a, b in zip(start.non_trainable_weights, end.non_trainable_weights):
-        if id(a) not in statistics and not np.array_equal(read(a), read(b)):
-            raise ValueError(
-                f"{start_name} and {end_name} differ in '{a.path}', which is frozen and so has one "
-                "value for all. Make it trainable in both networks, or give both the same values."
-            )

@@ -1,19 +1,16 @@
 """`Curve(layer)`: puts any Keras layer on a curve, and is the one place where bends are combined into weights."""
 
-import inspect
-import itertools
-from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
-from curves.parametrization import Bezier, Parametrization, Simplex
+from curves.eligibility import check_can_lie_on_a_curve
+from curves.parametrization import Bezier, Parametrization, as_path
 from curves.regularizers import BendRegularizer
 from keras_fge.core.arguments import as_number
 from keras_fge.core.batch_norm import batch_norm_statistics
-from keras_fge.core.keras_internals import all_layers
 from keras_fge.core.networks import check_same_architecture, clone, read
 
 
@@ -30,7 +27,6 @@ class Curve(keras.layers.Layer):
     once. BatchNormalization statistics belong to one t: re-estimate them there with `curves.update_batch_norm`. Only a
     fixed endpoint (t exactly 0 or 1) uses, in inference, the statistics that came with it: it IS the endpoint network.
     So does an inner bend with `fix_inner`.
-    (The class is long because it is the whole mechanism: all other layers and models on curves are made of it.)
 
     Args:
         layer: A `keras.layers.Layer` or `keras.Model`. If it is built, each bend starts at its weights; if not, each
@@ -70,6 +66,7 @@ class Curve(keras.layers.Layer):
         curve: Parametrization = Bezier(3),
         fix_start: bool = True,
         fix_end: bool = True,
+        *,
         weight_decay: float = 0.0,
         fix_inner: bool = False,
         regularizer: BendRegularizer | None = None,
@@ -160,8 +157,7 @@ class Curve(keras.layers.Layer):
     def call(self, inputs: Any, *args: Any, t: Any = None, training: bool | None = None, **kwargs: Any) -> Any:
         if t is None:
             raise ValueError(f"Layer '{self.name}' lies on a curve: call it with a position, as in `layer(x, t=t)`.")
-        coefficients = self.curve.coefficients(t)
-        with self._scope(coefficients, training) as scope:
+        with self.scope_at(t, training) as scope:
             weights = [scope.get_current_value(variable) for variable in self.slots]
             before = [scope.get_current_value(variable) for variable in self.state]
             outputs = self.layer(inputs, *args, training=training, **kwargs)
@@ -181,11 +177,12 @@ class Curve(keras.layers.Layer):
             self.add_loss(loss)
         return outputs
 
-    def _scope(self, coefficients, training):
-        """A scope in which `layer` has its weights at t.
+    def scope_at(self, t: Any, training: bool | None) -> keras.StatelessScope:
+        """A scope in which `layer` has its weights at t; in inference, at a fixed end, with the statistics of that end.
 
         A scope does not fall through to the one around it, so this one maps every variable.
         """
+        coefficients = self.curve.coefficients(t)
         variables = [*self.slots, *self.state]
         values = [*self._combine(coefficients), *self._state_values(coefficients, training)]
         return keras.StatelessScope(zip(variables, values), collect_losses=True)
@@ -211,7 +208,7 @@ class Curve(keras.layers.Layer):
         return [values[id(variable)] for variable in self.state]
 
     def _decay(self):
-        """[0.5 * weight_decay * ||w(t)||^2], or [] without weight decay. Call this inside `_scope`."""
+        """[0.5 * weight_decay * ||w(t)||^2], or [] without weight decay. Call this inside `scope_at`."""
         if not self.weight_decay:
             return []
         squares = [ops.sum(ops.square(ops.cast(variable.value, "float32"))) for variable in self.slots]
@@ -219,45 +216,15 @@ class Curve(keras.layers.Layer):
 
     def penalty(self, t: Any) -> Any:
         """The part of the loss that depends on w(t) alone: weight regularizers and weight decay, a scalar tensor."""
-        with self._scope(self.curve.coefficients(t), training=False):
+        with self.scope_at(t, training=False):
             return sum(self.layer.losses + self._decay(), ops.zeros(()))
-
-    def loss_of_layer(
-        self, compute_loss: Callable, t: Any, x: Any, y: Any, y_pred: Any, sample_weight: Any, training: bool
-    ) -> Any:
-        """What `compute_loss`, a method of the layer, returns at w(t), less the layer's regularizers.
-
-        (This layer's losses have them. So the sum of both has what `compute_loss` has, even if that leaves them out.)
-        """
-        arguments = {"x": x, "y": y, "y_pred": y_pred, "sample_weight": sample_weight, "training": training}
-        parameters = inspect.signature(compute_loss).parameters.values()
-        if not any(parameter.name == "training" or parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
-            del arguments["training"]  # As Keras allows.
-        with self._scope(self.curve.coefficients(t), training):
-            regularizers = sum(self.layer.losses, ops.zeros(()))
-            return compute_loss(**arguments) - regularizers
-
-    def squared_speeds(self, positions: Sequence[Any]) -> Any:
-        """||dw/dt||^2 at each of `positions`: float32 tensor of shape `(len(positions),)`, differentiable in the bends.
-
-        The velocity coefficients v_i(t) sum to 0, so dw/dt = sum_i v_i(t) (w_i - w_0), and its square is v^T G v with
-        the Gram matrix G[i, k] = <w_i - w_0, w_k - w_0>, which does not depend on t.
-        """
-        velocities = [self.curve.velocity(t) for t in positions]
-        differences = [[w - w_0 for w, w_0 in zip(bend, self.bends[0])] for bend in self.bends]
-        squares = [0.0] * len(positions)
-        for i, k in itertools.combinations_with_replacement(range(1, self.curve.num_bends), 2):
-            gram = sum(ops.sum(a * b) for a, b in zip(differences[i], differences[k]))
-            for j, v in enumerate(velocities):
-                squares[j] += (1 if i == k else 2) * v[i] * v[k] * gram
-        return ops.stack(squares)
 
     def weights_at(self, t: float) -> list[np.ndarray]:
         """The weights of `layer` at `t`, as numpy arrays in the order of `layer.get_weights()`.
 
         At a fixed end, the BatchNormalization statistics are those of that endpoint; elsewhere, the last estimates.
         """
-        scope = self._scope(self.curve.coefficients(t), training=False)
+        scope = self.scope_at(t, training=False)
         return [ops.convert_to_numpy(scope.get_current_value(variable)) for variable in self.layer.weights]
 
     def set_bend(self, index: int, layer: keras.layers.Layer) -> None:
@@ -286,9 +253,7 @@ class Curve(keras.layers.Layer):
 
         Sets the BatchNormalization statistics to the mean of those of the endpoints.
         """
-        if isinstance(self.curve, Simplex):
-            raise ValueError("`init_linear` needs a curve: on a simplex there is no straight line between two ends.")
-        last = self.curve.num_bends - 1
+        last = as_path(self.curve, "`init_linear`").num_bends - 1
         for index in range(1, last):
             self._mark(index, False)
         for start, *inner, end in zip(*self.bends):
@@ -312,12 +277,12 @@ class Curve(keras.layers.Layer):
         return {
             **super().get_config(),
             "layer": keras.saving.serialize_keras_object(self.layer),
-            **self.curve_config(),
+            **self._curve_config(),
             "fix_inner": self.fix_inner,
             "regularizer": keras.saving.serialize_keras_object(self.regularizer),
         }
 
-    def curve_config(self) -> dict[str, Any]:
+    def _curve_config(self) -> dict[str, Any]:
         """The arguments that belong to the curve, not to the layer."""
         return {
             "curve": keras.saving.serialize_keras_object(self.curve),
@@ -344,22 +309,3 @@ def _build(layer, input_shape):
             f"'{layer.name}' ({type(layer).__name__}) cannot be built from the shape of one input. Call the layer once "
             f"before it is put on a curve. Keras says: {error}"
         ) from error
-
-
-def check_can_lie_on_a_curve(network: keras.layers.Layer) -> None:
-    """Raises a ValueError that names the first layer or weight for which a network at w(t) would make no sense."""
-    for variable in network.trainable_variables:
-        if variable.constraint is not None:
-            raise ValueError(
-                f"'{variable.path}' has the constraint {type(variable.constraint).__name__}, which w(t) need not obey "
-                "between the bends. Remove it."
-            )
-    for layer in all_layers(network):
-        reason = None
-        # Under LoRA, what is quantized is frozen.
-        if getattr(layer, "quantization_mode", None) and not getattr(layer, "lora_enabled", False):
-            reason = f"is quantized to {layer.quantization_mode}: use the network before quantization, or LoRA"
-        elif hasattr(layer, "save_assets"):
-            reason = "keeps state outside of its weights: apply it to the data instead"
-        if reason:
-            raise ValueError(f"Layer '{layer.name}' ({type(layer).__name__}) cannot lie on a curve. It {reason}.")

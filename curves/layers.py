@@ -16,11 +16,11 @@ class _CurveOf(Curve):
     def __init__(self, curve, fix_start, fix_end, weight_decay, name, layer_arguments):
         trainable = layer_arguments.pop("trainable", True)
         layer = self.layer_class(**layer_arguments)
-        super().__init__(layer, curve, fix_start, fix_end, weight_decay, name=name, trainable=trainable)
+        super().__init__(layer, curve, fix_start, fix_end, weight_decay=weight_decay, name=name, trainable=trainable)
 
     def get_config(self) -> dict[str, Any]:
         own = {"name": self.name, "trainable": self.trainable}
-        return {**self.layer.get_config(), **own, **self.curve_config()}
+        return {**self.layer.get_config(), **own, **self._curve_config()}
 
 
 @keras.saving.register_keras_serializable(package="curves")
@@ -45,6 +45,7 @@ class CurveDense(_CurveOf):
         curve: Parametrization = Bezier(3),
         fix_start: bool = True,
         fix_end: bool = True,
+        *,
         weight_decay: float = 0.0,
         name: str | None = None,
         **dense_arguments: Any,
@@ -74,6 +75,7 @@ class CurveConv2D(_CurveOf):
         kernel_size: int | tuple[int, int],
         curve: Parametrization = Bezier(3),
         fix_start: bool = True,
+        *,
         fix_end: bool = True,
         weight_decay: float = 0.0,
         name: str | None = None,
@@ -102,6 +104,7 @@ class CurveBatchNormalization(_CurveOf):
         curve: Parametrization = Bezier(3),
         fix_start: bool = True,
         fix_end: bool = True,
+        *,
         weight_decay: float = 0.0,
         name: str | None = None,
         **norm_arguments: Any,

@@ -1,9 +1,7 @@
 """`CurveModel`: draws a t for each training step, and has one current t for everything else."""
 
 import inspect
-import math
 import warnings
-from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -11,10 +9,12 @@ import numpy as np
 from keras import ops
 
 from curves.curve import Curve
-from curves.parametrization import Bezier, Parametrization, Simplex
-from keras_fge.core.figures import as_html
-from keras_fge.core.keras_internals import all_layers, compiled_loss_lent, is_stateless, layers_inside
+from curves.finite_loss import FiniteLoss
+from curves.geometry import relative_speed, segment_lengths
+from curves.parametrization import Bezier, Parametrization, as_path
+from keras_fge.core.keras_internals import all_layers, compiled_loss_lent, is_stateless
 from keras_fge.core.networks import clone, read, regularization, set_weights
+from keras_fge.core.pages import as_html
 
 OBJECTIVES = ("uniform", "arc_length")
 MULTIPLIERS, MODULI = (171, 172, 170), (30269, 30307, 30323)
@@ -48,11 +48,8 @@ class CurveModel(keras.Model):
     A curve can lower the first, which the paper trains (equation 2), by slowing down where the loss is low; the second
     (equation 1) is the mean over points spread evenly along the curve. The paper calls the gradient of the second
     intractable, as r depends on theta. But with the Gram matrix of the bends, ||phi'(t)||^2 is a small quadratic form
-    (see `Curve.squared_speeds`), and the integral of the speed a sum over few nodes. So each step differentiates
+    (`curves.geometry`), and the integral of the speed a sum over few nodes. So each step differentiates
     L(phi(t)) r(t), both factors, at a t ~ U[0,1]: the mean of these gradients is the gradient of l.
-
-    (The class is long because of these texts: apart from training, each method asks the curve layers and adds up their
-    answers.)
 
     If the loss is not finite at the end of an epoch, `fit` restores all weights of the epoch before and raises a
     `FloatingPointError`.
@@ -68,7 +65,7 @@ class CurveModel(keras.Model):
         t: Variable, the current position of the model: a scalar in [0, 1] on a curve, which starts at 0.5, the middle;
             on a simplex its coefficients, all equal at the start.
         body: The argument.
-        parametrization: What its curve layers have in common: `Bezier`, `PolygonalChain` or `Simplex`.
+        curve: What its curve layers lie on: `Bezier`, `PolygonalChain` or `Simplex`.
 
     Example:
         body = curves.Curve(net_a, curves.Bezier(3), fix_start=False, fix_end=False)
@@ -94,10 +91,10 @@ class CurveModel(keras.Model):
             self.output_names = names  # `compile` uses them to match losses and metrics given by output.
         start = np.random.default_rng(seed).integers(1, MODULI)
         self.generator = keras.Variable(start, trainable=False, dtype="int32", name="generator")
-        self.parametrization = _common_curve(body)
-        if objective == "arc_length" and isinstance(self.parametrization, Simplex):
-            raise ValueError("`objective` must be 'uniform' on a simplex, along which there is no length.")
-        self._t = Position(self.parametrization)
+        self.curve = _common_curve(body)
+        if objective == "arc_length":
+            as_path(self.curve, "`objective='arc_length'`")
+        self._t = Position(self.curve)
         # Only the body needs building. A user's own body may say that it is built before its layers are.
         self.built = isinstance(body, Curve) and body.built
 
@@ -133,7 +130,7 @@ class CurveModel(keras.Model):
         fit = super().fit
         arguments = inspect.signature(fit).bind(*args, **kwargs).arguments
         callbacks = arguments.pop("callbacks", None)
-        return fit(**arguments, callbacks=[_FiniteLoss(), *(keras.tree.flatten(callbacks) if callbacks else [])])
+        return fit(**arguments, callbacks=[FiniteLoss(), *(keras.tree.flatten(callbacks) if callbacks else [])])
 
     def train_step(self, *args: Any) -> Any:
         """Trains one step at a random t ~ U[0,1], and restores the current t."""
@@ -168,11 +165,11 @@ class CurveModel(keras.Model):
         """
         moduli = ops.convert_to_tensor(MODULI, "int32")
         state, uniforms = ops.convert_to_tensor(self.generator), []
-        for _ in range(self.parametrization.num_uniforms):
+        for _ in range(self.curve.num_uniforms):
             state = ops.mod(state * ops.convert_to_tensor(MULTIPLIERS, "int32"), moduli)
             uniforms.append(ops.mod(ops.sum(ops.cast(state, "float32") / ops.cast(moduli, "float32")), 1.0))
         self.generator.assign(state)
-        return self.parametrization.position_from(uniforms)
+        return self.curve.position_from(uniforms)
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         """The loss of the network at `t`; in training, times r(t) if the objective is "arc_length".
@@ -180,31 +177,23 @@ class CurveModel(keras.Model):
         A network with a `compute_loss` of its own computes it, at w(t); state that it changes meanwhile is not kept.
         """
         if network := self._network_with_own_loss():
-            with compiled_loss_lent(self, network):
-                loss = self.body.loss_of_layer(network.compute_loss, self.t, x, y, y_pred, sample_weight, training)
+            with compiled_loss_lent(self, network), self.body.scope_at(self.t, training):
+                arguments = {"x": x, "y": y, "y_pred": y_pred, "sample_weight": sample_weight}
+                if _takes_training(network.compute_loss):
+                    arguments["training"] = training
+                # The losses of this model have the regularizers at w(t), also where `compute_loss` leaves them out.
+                loss = network.compute_loss(**arguments) - sum(network.losses, ops.zeros(()))
             loss += sum(self.losses, ops.zeros(()))
         else:
             loss = super().compute_loss(x, y, y_pred, sample_weight, training)
-        return loss * self._relative_speed() if training and self.objective == "arc_length" else loss
+        if training and self.objective == "arc_length":
+            loss *= relative_speed(self.curve_layers(), self.t)
+        return loss
 
     def _network_with_own_loss(self):
         network = getattr(self.body, "layer", None) if isinstance(self.body, Curve) else None
         own = isinstance(network, keras.Model) and type(network).compute_loss is not keras.Model.compute_loss
         return network if own else None
-
-    def _relative_speed(self):
-        """r(t) = ||phi'(t)|| / integral_0^1 ||phi'(s)|| ds, at the current t.
-
-        The integral is a Gauss-Legendre sum on each segment, exact for a chain.
-        """
-        layers = self.curve_layers()
-        segments = math.lcm(*(layer.curve.num_bends - 1 for layer in layers))
-        nodes, weights = np.polynomial.legendre.leggauss(8)
-        positions = [(k + (node + 1) / 2) / segments for k in range(segments) for node in nodes]
-        squares = sum(layer.squared_speeds([self.t, *positions]) for layer in layers)
-        speeds = ops.sqrt(ops.maximum(squares, 1e-12))  # The gradient of the root is infinite at 0.
-        weights = ops.convert_to_tensor(np.tile(weights / (2 * segments), segments), "float32")
-        return speeds[0] / ops.sum(speeds[1:] * weights)
 
     def set_bend(self, index: int, network: keras.Model) -> None:
         """Copies the weights of `network` into bend `index` of a body that is one `Curve`; see `Curve.set_bend`."""
@@ -249,35 +238,11 @@ class CurveModel(keras.Model):
         """
         if num_points < 2:
             raise ValueError(f"`num_points` must be at least 2. Received: num_points={num_points}")
-        return float(np.sum(self.segment_lengths(np.linspace(0, 1, num_points))))
-
-    def segment_lengths(self, positions: Sequence[float] | np.ndarray) -> np.ndarray:
-        """||w(t_{j+1}) - w(t_j)|| for consecutive `positions`: array of shape `(len(positions) - 1,)`.
-
-        Coefficients sum to 1, so w(t) - w(s) = sum_i (c_i(t) - c_i(s)) (w_i - w_0): its square is a quadratic form in
-        the Gram matrix of the bend differences, which is computed once.
-        """
-        total = np.zeros(len(positions) - 1)
-        for layer in self.curve_layers():
-            gram = gram_of_differences(layer.bends)
-            steps = np.diff(
-                [ops.convert_to_numpy(layer.curve.coefficients(t)).astype("float64") for t in positions], axis=0
-            )
-            total += np.einsum("ji,ik,jk->j", steps, gram, steps)
-        return np.sqrt(np.maximum(total, 0))
+        return float(np.sum(segment_lengths(self.curve_layers(), np.linspace(0, 1, num_points))))
 
     def curve_layers(self) -> list[Curve]:
         """All `Curve` layers in the body."""
         return [layer for layer in all_layers(self) if isinstance(layer, Curve)]
-
-    def description(self) -> dict[str, Any]:
-        """The properties that two curves with the same bends can differ in: kind, fixed ends and penalty."""
-        layers = self.curve_layers()
-        return {
-            "curve": sorted({f"{c.curve!r}, fix_start={c.fix_start}, fix_end={c.fix_end}" for c in layers}),
-            "num_bends": max(layer.curve.num_bends for layer in layers),
-            "penalty": f"{self.penalty(self.parametrization.middle):.5g}",
-        }
 
     def __repr__(self) -> str:
         if not self.built or not (layers := self.curve_layers()):
@@ -317,49 +282,7 @@ def _common_curve(body):
     return curves[0]
 
 
-class _FiniteLoss(keras.callbacks.Callback):
-    """Ends a training whose loss is not finite, and restores all values of the last good epoch."""
-
-    def on_train_begin(self, logs=None):
-        self._good = []
-        # On TensorFlow, layers that see data for the first time are built in the first step.
-        if all(layer.built for layer in layers_inside(self.model)):
-            if not self.model.optimizer.built:
-                self.model.optimizer.build(self.model.trainable_variables)
-            self._time = "the beginning"
-            self._remember()
-
-    def on_epoch_end(self, epoch, logs=None):
-        # The loss of an epoch is a mean over its steps: it is not finite if that of one step is not.
-        loss = (logs or {}).get("loss", 0.0)
-        if np.isfinite(loss) and self._remember():
-            self._time = f"the end of epoch {epoch + 1}"
-            return
-        for variable, value in self._good:
-            variable.assign(value)
-        cause = "a weight is not finite" if np.isfinite(loss) else f"the loss is {loss}"
-        kept = f"All values were put back to those of {self._time}." if self._good else "No earlier values were known."
-        raise FloatingPointError(
-            f"After epoch {epoch + 1} {cause}. {kept} Try a lower learning rate, or `clipnorm` in the optimizer."
-        )
-
-    def _remember(self):
-        """Copies all values that training changes; returns False, and keeps the old ones, if weights are not finite."""
-        model = self.model
-        weights = [(variable, read(variable)) for variable in model.trainable_variables]
-        if not all(np.all(np.isfinite(value)) for _, value in weights):
-            return False
-        fixed = {id(variable) for layer in model.curve_layers() for bend in layer.bends for variable in bend}
-        others = [variable for variable in model.non_trainable_variables if id(variable) not in fixed]
-        self._good = weights + [(variable, read(variable)) for variable in others + model.optimizer.variables]
-        return True
-
-
-def gram_of_differences(bends: Sequence[Sequence[keras.Variable]]) -> np.ndarray:
-    """G[i, k] = <w_i - w_0, w_k - w_0> in float64, for `bends[i]` a list of variables."""
-    gram = np.zeros((len(bends), len(bends)))
-    for slot in zip(*bends):
-        values = np.stack([read(bend).astype("float64").ravel() for bend in slot])
-        differences = values - values[0]
-        gram += differences @ differences.T
-    return gram
+def _takes_training(compute_loss):
+    """Whether an own `compute_loss` has the argument `training`, which Keras lets it leave out."""
+    parameters = inspect.signature(compute_loss).parameters.values()
+    return any(parameter.name == "training" or parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)

@@ -1,4 +1,4 @@
-"""Curves and simplexes as weighted sums of bends: phi(t) = sum_i c_i(t) w_i.
+"""Paths and simplexes as weighted means of bends: phi(t) = sum_i c_i(t) w_i.
 
 A parametrization knows only the coefficients c_i(t); the bends w_i (the weights) live in `curves.Curve`.
 """
@@ -15,68 +15,56 @@ from keras import ops
 from keras_fge.core.arguments import as_integer
 
 
-def check_position(t: Any) -> Any:
-    """Returns `t`; raises a ValueError if a Python or numpy number lies outside [0, 1].
-
-    Tensors pass unchecked: their value may not be known while a step is being traced.
-    """
-    is_known = isinstance(t, (numbers.Real, np.ndarray, np.generic))
-    if is_known and not (np.all(np.asarray(t) >= 0) and np.all(np.asarray(t) <= 1)):
-        raise ValueError(f"`t` must lie in [0, 1], the domain of the curve. Received: t={t}")
-    return t
-
-
 class Parametrization(abc.ABC):
-    """A curve phi: [0, 1] -> weight space, given by `num_bends` control points ("bends").
+    """Weighted means of bends, phi(t) = sum_{i=0}^{n-1} c_i(t) w_i: what paths and simplexes have in common.
 
-    phi(t) = sum_{i=0}^{n-1} c_i(t) w_i, with n = `num_bends`, c_i(t) >= 0 and sum_i c_i(t) = 1. Bend 0 is phi(0) and
-    bend n-1 is phi(1), so at the ends the coefficients are exactly 0 and 1.
+    n = `num_bends`, c_i(t) >= 0 and sum_i c_i(t) = 1.
 
-    Args:
-        num_bends: Number of bends, BOTH endpoints included, at least 2 (the straight line). The default of 3 has one
-            free bend: the setting of the paper, whose text counts only that one.
-
-    Raises:
-        ValueError: if `num_bends` is not an integer of at least 2.
+    Attributes:
+        num_bends: n.
+        middle: The position at which a model stands at first.
+        num_uniforms: How many numbers `position_from` takes.
     """
 
-    num_bends: int
-    middle: Any = 0.5  # The position at which a model stands at first.
-    num_uniforms = 1  # How many numbers `position_from` takes.
+    middle: Any
+    num_uniforms = 1
 
-    def __init__(self, num_bends: int = 3):
-        self.num_bends = as_integer("num_bends", num_bends, least=2, note=": it counts both endpoints")
+    def __init__(self, num_bends: int):
+        self.num_bends = num_bends
+
+    @abc.abstractmethod
+    def check_position(self, t: Any) -> Any:
+        """Returns `t`; raises a ValueError if it is a number, or an array, that is no position.
+
+        Tensors pass unchecked: their value may not be known while a step is being traced.
+        """
 
     @abc.abstractmethod
     def coefficients(self, t: Any) -> Any:
         """The coefficients c_i(t) of the bends.
 
         Args:
-            t: Position on the curve, a scalar in [0, 1] (number or tensor).
+            t: Position, a number or tensor.
 
         Returns:
             float32 tensor of shape `(num_bends,)`, non-negative, summing to 1.
 
         Raises:
-            ValueError: if `t` is a number outside [0, 1].
+            ValueError: if `t` is a number that is no position.
         """
 
-    @abc.abstractmethod
-    def velocity(self, t: Any) -> Any:
-        """d coefficients / dt at `t`: float32 tensor of shape `(num_bends,)`, summing to 0."""
-
     @property
+    @abc.abstractmethod
     def between(self) -> Any:
         """A position at which no bend stands alone."""
-        return 0.5 / (self.num_bends - 1)
 
-    def check_position(self, t: Any) -> Any:
-        """Returns `t`; raises a ValueError if it is a number, or an array, that is no position."""
-        return check_position(t)
-
+    @abc.abstractmethod
     def position_from(self, uniforms: list[Any]) -> Any:
         """The position for `num_uniforms` independent numbers from U[0, 1), so that it is uniform itself."""
-        return uniforms[0]
+
+    @abc.abstractmethod
+    def positions(self, count: int) -> np.ndarray:
+        """`count` evenly spaced positions from end to end; none, if there are no ends."""
 
     def get_config(self) -> dict[str, Any]:
         return {"num_bends": self.num_bends}
@@ -92,18 +80,67 @@ class Parametrization(abc.ABC):
         return hash((type(self), self.num_bends))
 
     def __repr__(self):
-        return f"{type(self).__name__}(num_bends={self.num_bends})"
+        return f"{type(self).__name__}({', '.join(f'{name}={value}' for name, value in self.get_config().items())})"
+
+
+class Path(Parametrization):
+    """A curve phi: [0, 1] -> weight space, given by `num_bends` control points ("bends").
+
+    Bend 0 is phi(0) and bend n-1 is phi(1), so at the ends the coefficients are exactly 0 and 1.
+
+    Args:
+        num_bends: Number of bends, BOTH endpoints included, at least 2 (the straight line). The default of 3 has one
+            free bend: the setting of the paper, whose text counts only that one.
+
+    Raises:
+        ValueError: if `num_bends` is not an integer of at least 2.
+    """
+
+    middle = 0.5
+
+    def __init__(self, num_bends: int = 3):
+        super().__init__(as_integer("num_bends", num_bends, least=2, note=": it counts both endpoints"))
+
+    @abc.abstractmethod
+    def velocity(self, t: Any) -> Any:
+        """d coefficients / dt at `t`: float32 tensor of shape `(num_bends,)`, summing to 0."""
+
+    def check_position(self, t: Any) -> Any:
+        is_known = isinstance(t, (numbers.Real, np.ndarray, np.generic))
+        if is_known and not (np.all(np.asarray(t) >= 0) and np.all(np.asarray(t) <= 1)):
+            raise ValueError(f"`t` must lie in [0, 1], the domain of the curve. Received: t={t}")
+        return t
+
+    @property
+    def between(self) -> Any:
+        return 0.5 / (self.num_bends - 1)
+
+    def position_from(self, uniforms: list[Any]) -> Any:
+        return uniforms[0]
+
+    def positions(self, count: int) -> np.ndarray:
+        return np.linspace(0, 1, count)
+
+
+def as_path(curve: Parametrization, what: str) -> Path:
+    """Returns `curve` if it is a path from end to end; else raises a ValueError that says `what` needs one."""
+    if not isinstance(curve, Path):
+        raise ValueError(
+            f"{what} needs a Bezier curve or a polygonal chain: a simplex has no ends, and no length along it. "
+            f"Received: {curve!r}"
+        )
+    return curve
 
 
 @keras.saving.register_keras_serializable(package="curves")
-class Bezier(Parametrization):
+class Bezier(Path):
     """Bezier curve: c_i(t) = C(n-1, i) t^i (1-t)^(n-1-i), the Bernstein polynomials of degree n-1 (n = `num_bends`).
 
     With three bends, as in the paper:
     phi(t) = (1-t)^2 w_0 + 2 t (1-t) theta + t^2 w_2.
 
     Args:
-        num_bends: Number of bends, both endpoints included, at most 132 (see `Parametrization`).
+        num_bends: Number of bends, both endpoints included, at most 132 (see `Path`).
 
     Example:
         curves.Bezier(3).coefficients(0.5)  # [0.25, 0.5, 0.25]
@@ -123,24 +160,24 @@ class Bezier(Parametrization):
             )
 
     def coefficients(self, t: Any) -> Any:
-        return ops.stack(_bernstein(check_position(t), self.num_bends - 1))
+        return ops.stack(_bernstein(self.check_position(t), self.num_bends - 1))
 
     def velocity(self, t: Any) -> Any:
         degree = self.num_bends - 1
-        lower = _bernstein(check_position(t), degree - 1)
+        lower = _bernstein(self.check_position(t), degree - 1)
         zero = ops.zeros_like(lower[0])
         return degree * ops.stack([a - b for a, b in zip([zero, *lower], [*lower, zero])])
 
 
 @keras.saving.register_keras_serializable(package="curves")
-class PolygonalChain(Parametrization):
+class PolygonalChain(Path):
     """Polygonal chain: c_i(t) = max(0, 1 - |t (n-1) - i|), straight segments from bend to bend (n = `num_bends`).
 
     With three bends, as in the paper: phi(t) = 2 (t theta + (0.5 - t) w_0) for t <= 0.5, and
     2 ((t - 0.5) w_2 + (1 - t) theta) for t >= 0.5. At an inner bend, `velocity` is that of the segment to its right.
 
     Args:
-        num_bends: Number of bends, both endpoints included (see `Parametrization`).
+        num_bends: Number of bends, both endpoints included (see `Path`).
 
     Example:
         curves.PolygonalChain(3).coefficients(0.25)  # [0.5, 0.5, 0.0]
@@ -151,14 +188,14 @@ class PolygonalChain(Parametrization):
     """
 
     def coefficients(self, t: Any) -> Any:
-        position = _to_float32(check_position(t)) * (self.num_bends - 1)
+        position = _to_float32(self.check_position(t)) * (self.num_bends - 1)
         bend = ops.round(position)  # At k / (n - 1), rounding is not to leave bend k.
         position = ops.where(ops.abs(position - bend) < 1e-6 * (self.num_bends - 1), bend, position)
         return ops.maximum(0.0, 1.0 - ops.abs(position - ops.arange(self.num_bends, dtype="float32")))
 
     def velocity(self, t: Any) -> Any:
         segments = self.num_bends - 1
-        segment = ops.minimum(ops.floor(_to_float32(check_position(t)) * segments), segments - 1)
+        segment = ops.minimum(ops.floor(_to_float32(self.check_position(t)) * segments), segments - 1)
         bend = ops.arange(self.num_bends, dtype="float32")
         return segments * (ops.cast(bend == segment + 1, "float32") - ops.cast(bend == segment, "float32"))
 
@@ -201,19 +238,16 @@ class Simplex(Parametrization):
     def coefficients(self, t: Any) -> Any:
         return _to_float32(self.check_position(t))
 
-    def velocity(self, t: Any) -> Any:
-        raise ValueError("A simplex is no curve: there is no velocity, and no length, along it.")
-
     def position_from(self, uniforms: list[Any]) -> Any:
         # Exponential variables, divided by their sum, are Dirichlet(1, ..., 1).
         exponentials = -ops.log(1.0 - ops.minimum(ops.stack(uniforms), 1 - 1e-7))
         return exponentials / ops.maximum(ops.sum(exponentials), 1e-30)
 
+    def positions(self, count: int) -> np.ndarray:
+        return np.zeros((0, self.num_vertices))
+
     def get_config(self) -> dict[str, Any]:
         return {"num_vertices": self.num_vertices}
-
-    def __repr__(self):
-        return f"Simplex(num_vertices={self.num_vertices})"
 
 
 def _to_float32(t):

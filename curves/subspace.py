@@ -7,15 +7,15 @@ from typing import Any
 import keras
 import numpy as np
 
-from curves.model import CurveModel, gram_of_differences
-from curves.points import Points
-from keras_fge.core.arguments import as_integer, as_number, check_data
-from keras_fge.core.batch_norm import BatchNormEstimator
+from curves.geometry import gram_of_differences
+from curves.measuring import Meter, Points
+from curves.model import CurveModel
+from keras_fge import Ensemble, Snapshot
+from keras_fge.core.arguments import as_integer, as_number
 from keras_fge.core.compiled import compiled_outputs
+from keras_fge.core.data import check_data
 from keras_fge.core.files import checksum_of_arrays
 from keras_fge.core.networks import clone, locked, read, set_weights
-from keras_fge.ensemble import Ensemble
-from keras_fge.snapshots import Snapshot
 
 
 def sample_subspace(
@@ -23,10 +23,11 @@ def sample_subspace(
     train: Any,
     num_samples: int,
     temperature: float = 1.0,
+    *,
     prior_scale: float = 1.0,
     burn_in: int = 10,
     batch_size: int = 128,
-    path: str | os.PathLike | None = None,
+    file: str | os.PathLike | None = None,
     seed: int = 0,
     verbose: bool = True,
 ) -> Ensemble:
@@ -49,7 +50,7 @@ def sample_subspace(
         prior_scale: Standard deviation of the prior, in units of r. Default: 1.
         burn_in: Steps before the first sample. Default: 10.
         batch_size: Samples per batch. Default: 128.
-        path: A .npz file in which each step is stored at once; if it exists, the walk goes on. Default: none.
+        file: A .npz file in which each step is stored at once; if it exists, the walk goes on. Default: none.
         seed: Seed. Default: 0.
         verbose: Whether to show a progress bar.
 
@@ -58,7 +59,7 @@ def sample_subspace(
 
     Raises:
         ValueError: if the model is not a compiled `CurveModel` of one `Curve`, its network is no classifier with one
-            output, the bends are all equal, or `path` holds something else.
+            output, the bends are all equal, or `file` holds something else.
 
     Example:
         curve = curves.connect(net_a, net_b)
@@ -85,26 +86,21 @@ def sample_subspace(
     with locked(model):
         posterior = _Posterior(model, train, temperature, prior_scale, as_integer("batch_size", batch_size))
         settings = {"temperature": temperature, "prior_scale": prior_scale, "seed": seed, **posterior.settings}
-        walk = Points(path, _Walk, settings, burn_in + num_samples)
-        progress = keras.utils.Progbar(burn_in + num_samples, verbose=int(verbose), unit_name="sample")
-        progress.update(len(walk.rows))
-        z = posterior.start
-        value = None
-        for step in range(len(walk.rows), burn_in + num_samples):
+        steps = burn_in + num_samples
+        walk = Points(file, "walk", settings, steps)
+
+        def measure(step):
+            """(row, carry) of one step of the walk: the position, and its log-likelihood."""
             if walk.rows:
                 *numbers, value = walk.rows[-1].values()
                 z = np.array(numbers)
-            z, value = elliptical_slice(
-                z, posterior, np.random.default_rng([seed, step]), posterior(z) if value is None else value
-            )
-            walk.add({**{f"z{index}": float(number) for index, number in enumerate(z)}, "log_likelihood": float(value)})
-            progress.add(1)
-        rows = walk.rows[burn_in : burn_in + num_samples]
-        return posterior.ensemble([np.array(list(row.values())[:-1]) for row in rows])
+            else:
+                z, value = posterior.start, posterior(posterior.start)
+            z, value = elliptical_slice(z, posterior, np.random.default_rng([seed, step]), value)
+            return {**{f"z{k}": float(number) for k, number in enumerate(z)}, "log_likelihood": float(value)}, {}
 
-
-class _Walk:
-    """The name of the file of a walk; see `Points`."""
+        walk.measure(posterior.network, range(steps), measure, verbose)
+        return posterior.ensemble([np.array(list(row.values())[:-1]) for row in walk.rows[burn_in:steps]])
 
 
 def elliptical_slice(
@@ -144,7 +140,7 @@ class _Posterior:
 
     def __init__(self, model, train, temperature, prior_scale, batch_size):
         curve = model.whole_network("sample_subspace")
-        self.train, self.batch_size, self.temperature = train, batch_size, temperature
+        self.labels, self.temperature = train[1], temperature
         self.bends = [[read(variable) for variable in slot] for slot in zip(*curve.bends)]
         count = curve.curve.num_bends
         gram = gram_of_differences(curve.bends)
@@ -160,10 +156,10 @@ class _Posterior:
         self.start = np.linalg.lstsq(self.basis, middle - 1 / count, rcond=None)[0]
         self.network = clone(curve.layer)
         set_weights(self.network, model.weights_at(curve.curve.middle))
-        self.batch_norm = BatchNormEstimator(self.network)
-        outputs = self.network.predict(train[0], batch_size=batch_size, verbose=0)
-        self.outputs = compiled_outputs(model, outputs)
-        if not isinstance(outputs, np.ndarray) or self.outputs.each(1)[0].task != "classification":
+        self.meter = Meter(self.network, train, None, batch_size=batch_size)
+        outputs = self.meter.predictions("train")
+        self.outputs = compiled_outputs(model, outputs[0])
+        if len(outputs) > 1 or self.outputs.each(1)[0].task != "classification":
             raise ValueError("`sample_subspace` needs a network that classifies, with one output.")
         everything = [array for slot in self.bends for array in slot]
         self.settings = {
@@ -180,13 +176,12 @@ class _Posterior:
         for variable, slot in zip(self.network.trainable_variables, self.bends):
             total = sum(share * array.astype("float64") for share, array in zip(shares, slot))
             variable.assign(total.astype("float32"))
-        self.batch_norm.update(self.train, self.batch_size)
+        self.meter.estimate()
 
     def __call__(self, z):
         self.put(z)
-        x, y = self.train
-        outputs = self.outputs.probabilities(self.network.predict(x, batch_size=self.batch_size, verbose=0))
-        return -len(outputs) * self.outputs.loss(self.network, outputs, y) / self.temperature
+        outputs = self.outputs.probabilities(self.meter.predictions("train")[0])
+        return -len(outputs) * self.outputs.loss(self.network, outputs, self.labels) / self.temperature
 
     def ensemble(self, positions):
         snapshots: list[Snapshot] = []

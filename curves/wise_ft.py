@@ -18,6 +18,7 @@ def wise_ft(
     finetuned: keras.Model,
     x: Any,
     y: Any,
+    *,
     train: Any = None,
     num_points: int = 11,
     batch_size: int = 128,

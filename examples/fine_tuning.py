@@ -29,8 +29,8 @@ def load(seed):
 
 def fit(network, data, epochs, seed, callback=None):
     network.compile(keras.optimizers.SGD(RATE, momentum=0.9), LOSS, jit_compile=False)
-    decay = keras.callbacks.LearningRateScheduler(lambda i: float(keras_fge.piecewise_linear(i + 1, RATE, epochs)))
-    network.fit(keras_fge.Batches(*data, 32, seed), epochs=epochs, verbose=0, callbacks=[callback or decay])
+    paper = keras_fge.PaperTraining(RATE, epochs)
+    network.fit(keras_fge.Batches(*data, 32, seed), epochs=epochs, verbose=0, callbacks=[callback or paper])
 
 
 def run(seed, pretrain_epochs=10, epochs=40):

@@ -29,8 +29,8 @@ def make_network():
 
 def fit(model, x, y, epochs, seed):
     model.compile(keras.optimizers.SGD(RATE, momentum=0.9), LOSS, jit_compile=False)
-    decay = keras.callbacks.LearningRateScheduler(lambda i: float(keras_fge.piecewise_linear(i + 1, RATE, epochs)))
-    model.fit(keras_fge.Batches(x, y, 64, seed), epochs=epochs, verbose=0, callbacks=[decay])
+    paper = keras_fge.PaperTraining(RATE, epochs)
+    model.fit(keras_fge.Batches(x, y, 64, seed), epochs=epochs, verbose=0, callbacks=[paper])
 
 
 def run(seed, count=4000, epochs=20):

@@ -37,8 +37,8 @@ def load(folders, seed, most):
 
 def fit(network, x, y, epochs, seed, callback=None):
     network.compile(keras.optimizers.AdamW(RATE), "sparse_categorical_crossentropy", jit_compile=False)
-    decay = keras.callbacks.LearningRateScheduler(lambda i: float(keras_fge.piecewise_linear(i + 1, RATE, epochs)))
-    network.fit(keras_fge.Batches(x, y, 32, seed), epochs=epochs, verbose=0, callbacks=[callback or decay])
+    paper = keras_fge.PaperTraining(RATE, epochs)
+    network.fit(keras_fge.Batches(x, y, 32, seed), epochs=epochs, verbose=0, callbacks=[callback or paper])
 
 
 def run(seed, most=1200, pretrain_epochs=4, epochs=20):

@@ -45,8 +45,8 @@ def run(seed, epochs=40):
     x, y = load_diabetes(return_X_y=True)
     x, y = (20 * x).astype("float32"), ((y - y.mean()) / y.std()).astype("float32")
     x, x_test, y, y_test = train_test_split(x, y, test_size=0.4, random_state=seed)
-    decay = keras.callbacks.LearningRateScheduler(lambda i: float(keras_fge.piecewise_linear(i + 1, RATE, epochs)))
-    one = train(x, y, epochs, seed, decay).predict(x_test, verbose=0)[None]
+    paper = keras_fge.PaperTraining(RATE, epochs)
+    one = train(x, y, epochs, seed, paper).predict(x_test, verbose=0)[None]
     fge = keras_fge.FGE(3 * RATE, 0.03 * RATE, cycle_epochs=2, start_epoch=epochs // 2, task="regression")
     train(x, y, epochs, seed, fge)
     members = fge.ensemble().predict(x_test, members=True)

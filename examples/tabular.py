@@ -33,10 +33,7 @@ def run(seed, epochs=20):
 
     keras.utils.set_random_seed(seed)
     one = make_network()
-    decay = keras.callbacks.LearningRateScheduler(
-        lambda epoch: float(keras_fge.piecewise_linear(epoch + 1, 0.002, epochs))
-    )
-    one.fit(x, y, epochs=epochs, verbose=0, callbacks=[decay])
+    one.fit(x, y, epochs=epochs, verbose=0, callbacks=[keras_fge.PaperTraining(0.002, epochs)])
 
     keras.utils.set_random_seed(seed)
     network = make_network()

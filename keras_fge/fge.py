@@ -1,13 +1,12 @@
-"""`FGE`: Fast Geometric Ensembling as a callback of `fit`."""
+"""`FGE` and `SnapshotEnsemble`: the two kinds of cyclic runs, as callbacks of `fit`."""
 
-import os
-from typing import Any
+import functools
+from typing import Any, Unpack
 
-from keras_fge.callback import CyclicEnsemble
 from keras_fge.core.arguments import as_number
-from keras_fge.core.compiled import AS_COMPILED
 from keras_fge.cycle import middle
-from keras_fge.schedule import triangular
+from keras_fge.cyclic import CyclicEnsemble, Options
+from keras_fge.schedule import cosine, triangular
 
 
 class FGE(CyclicEnsemble):
@@ -24,21 +23,8 @@ class FGE(CyclicEnsemble):
         min_learning_rate: alpha_2, in its middle; at least 0, below `max_learning_rate`. Default: a hundredth of that.
         cycle_epochs: Length c of a cycle in epochs. Default: 2, unless `cycle_steps` is given. The paper uses 2 or 4.
         cycle_steps: Length c of a cycle in iterations, instead of `cycle_epochs`. Must be even.
-        start_epoch: The epoch, counted from 0, with which the cycles begin. Default: 0.
-        validation_data: Arrays `(x, y)` or `(x, y, sample_weight)`, or a data set of such batches, on which each
-            snapshot and the ensemble so far are measured, one pass for each cycle. Default: those of `fit`; see above.
-        directory: Folder for members and state; see above. A network that is not built yet must be called first.
-            Default: members stay in memory.
-        resume: Whether to continue the run in `directory`, if there is one. Default: a run there is an error.
-        rescale_momentum: Whether SGD with momentum takes the paper's step, v = m v + g, w -= alpha_i v. False: Keras'
-            step, which lags behind a changing rate by about 1 / (1 - m) updates. Default: True. After other training,
-            the velocity is taken to be of the learning rate that the optimizer has when `fit` begins: where you have
-            lowered that since the last update, the first steps would be too large; then give False.
-        from_logits: What the network outputs: True, False, None or a list, as for `Ensemble`. Default: as the compiled
-            losses say; with validation data, where they do not tell, as the outputs show.
-        task: "classification", "multilabel" or "regression", or a list, as for `Ensemble`. Default: as the losses say.
-        metrics: "compiled": validation data are measured by the compiled loss and metrics, "ensemble_loss" and so on,
-            for whatever task. Default: by those of `Ensemble.evaluate`.
+        **options: `start_epoch`, `validation_data`, `directory`, `resume`, `rescale_momentum`, `from_logits`, `task`
+            and `metrics`: see `CyclicEnsemble`.
 
     Raises:
         ValueError: on bad arguments here; by `fit`, before the first update, if the cycle has an odd number of
@@ -63,26 +49,18 @@ class FGE(CyclicEnsemble):
         min_learning_rate: float | None = None,
         cycle_epochs: int | None = None,
         cycle_steps: int | None = None,
-        start_epoch: int = 0,
-        validation_data: Any = None,
-        directory: str | os.PathLike | None = None,
-        resume: bool = False,
-        rescale_momentum: bool = True,
-        from_logits: Any = AS_COMPILED,
-        task: Any = None,
-        metrics: str | None = None,
+        **options: Unpack[Options],
     ):
         if max_learning_rate is None and min_learning_rate is not None:
             raise ValueError(
                 f"`min_learning_rate` needs `max_learning_rate`. Received: min_learning_rate={min_learning_rate}"
             )
         cycle_epochs = 2 if cycle_epochs is None and cycle_steps is None else cycle_epochs
-        others = validation_data, directory, resume, rescale_momentum, from_logits, task, metrics
-        super().__init__(cycle_epochs, cycle_steps, start_epoch, *others)
+        super().__init__(cycle_epochs, cycle_steps, **options)
         if cycle_steps is not None:
             middle(cycle_steps)  # Raises an error, if it is odd.
-        self.chooses_rates = max_learning_rate is None
-        if not self.chooses_rates:
+        self._chooses_rates = max_learning_rate is None
+        if not self._chooses_rates:
             largest = as_number("max_learning_rate", max_learning_rate)
             least = largest / 100 if min_learning_rate is None else as_number("min_learning_rate", min_learning_rate)
             self._set_rates(largest, least)
@@ -95,11 +73,56 @@ class FGE(CyclicEnsemble):
             )
         self.max_learning_rate, self.min_learning_rate = largest, least
 
-    def choose_rates(self, rate: float) -> None:
+    def _choose_rates(self, rate: float) -> None:
         self._set_rates(rate, rate / 100)
 
-    def learning_rate(self, step: Any, cycle_steps: int) -> Any:
-        return triangular(step, self.max_learning_rate, self.min_learning_rate, cycle_steps)
+    def schedule(self, cycle_steps: int) -> Any:
+        rates = {"max_learning_rate": self.max_learning_rate, "min_learning_rate": self.min_learning_rate}
+        return functools.partial(triangular, **rates, cycle_steps=cycle_steps)
 
-    def position_of_minimum(self, cycle_steps: int) -> int:
+    def _minimum(self, cycle_steps):
         return middle(cycle_steps, self.cycle_epochs)
+
+
+class SnapshotEnsemble(CyclicEnsemble):
+    """Snapshot Ensembles (SSE) as a callback of `model.fit`: cosine cycles, a snapshot at the end of each.
+
+    The learning rate follows `keras_fge.cosine`. Usually the whole training consists of a few long cycles.
+
+    Args:
+        max_learning_rate: alpha_0, at the start of each cycle.
+        cycle_epochs: Length of a cycle in epochs.
+        cycle_steps: Length of a cycle in iterations, instead of `cycle_epochs`.
+        **options: As for `FGE`; see `CyclicEnsemble`.
+
+    Raises:
+        ValueError, OSError: As for `FGE`, but a cycle may have an odd number of iterations.
+
+    Example:
+        sse = keras_fge.SnapshotEnsemble(0.1, cycle_epochs=2)
+        model.fit(x, y, epochs=4, verbose=0, callbacks=[sse])
+        sse.ensemble().evaluate(x_test, y_test)
+
+    References:
+        Huang et al., Snapshot Ensembles: Train 1, Get M for Free, ICLR 2017, https://arxiv.org/abs/1704.00109
+    """
+
+    min_learning_rate = 0.0
+
+    def __init__(
+        self,
+        max_learning_rate: float,
+        cycle_epochs: int | None = None,
+        cycle_steps: int | None = None,
+        **options: Unpack[Options],
+    ):
+        if not as_number("max_learning_rate", max_learning_rate) > 0:
+            raise ValueError(f"`max_learning_rate` must be positive. Received: max_learning_rate={max_learning_rate}")
+        super().__init__(cycle_epochs, cycle_steps, **options)
+        self.max_learning_rate = float(max_learning_rate)
+
+    def schedule(self, cycle_steps: int) -> Any:
+        return functools.partial(cosine, max_learning_rate=self.max_learning_rate, cycle_steps=cycle_steps)
+
+    def _minimum(self, cycle_steps):
+        return cycle_steps

@@ -9,10 +9,11 @@ Keras keeps u = -alpha v, and so goes on with the larger steps of before while t
     u_i = m u_{i-1} - alpha_i g_i,   w_i = w_{i-1} + u_i           (Nesterov: w_i = w_{i-1} + m u_i - alpha_i g_i)
 
 The two agree if u_{i-1} is first multiplied by alpha_i / alpha_{i-1}: that is the paper's step in Keras' variables.
+Between two `fit`s, the velocity is that of the learning rate which the optimizer has: see `settle`.
 """
 
 import contextlib
-import dataclasses
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -30,10 +31,10 @@ from keras_fge.core.keras_internals import (
     train_function,
     velocities_scaled,
 )
+from keras_fge.cycle import start_of_cycles
 
 # Where the rate reaches 0, Keras' velocity -alpha v would forget v. This share of the largest rate moves no weight.
 SMALLEST_RATE = 1e-7
-APPLIED = "_keras_fge_applied"
 
 
 class LearningRateFunction(keras.optimizers.schedules.LearningRateSchedule):
@@ -83,25 +84,10 @@ def has_momentum(optimizer: keras.optimizers.Optimizer) -> bool:
     return isinstance(optimizer, keras.optimizers.SGD) and optimizer.momentum > 0
 
 
-@dataclasses.dataclass(frozen=True)
-class _Applied:
-    """The schedule of a `ScheduledStep`, and up to which call of the optimizer it was applied, at most."""
-
-    schedule: LearningRateFunction
-    end: int
-
-
-def rate_of_last_update(optimizer: keras.optimizers.Optimizer) -> float:
-    """The learning rate with which `optimizer` made its last update.
-
-    It is that of a `ScheduledStep`, also of one that broke off, unless there were updates since; then it is the rate
-    that the optimizer has.
-    """
-    applied, calls = vars(optimizer).get(APPLIED), optimizer_calls(optimizer)
-    last = calls - calls % (optimizer.gradient_accumulation_steps or 1)
-    if applied and applied.schedule.start < last and calls <= applied.end:
-        return applied.schedule.of_last_update(optimizer)
-    return last_learning_rate(optimizer)
+def scale_velocities(optimizer: keras.optimizers.SGD, factor: float) -> None:
+    """Multiplies the velocities of `optimizer`, as its learning rate changes by this factor."""
+    for velocity in optimizer.momentums:
+        velocity.assign(velocity * factor)
 
 
 class ScheduledStep:
@@ -129,14 +115,8 @@ class ScheduledStep:
         self._compiled = new_train_function(model)
         self._epochs = model.history.epoch  # Each fit begins a list of its own.
 
-    def take_next(self, calls: int) -> None:
-        """Lets `fit` take this step for the execution that it announces, instead of the model's own.
-
-        Args:
-            calls: How often the optimizer was called before, at most.
-        """
-        # Not by `setattr`: Keras would track it. Not in a table here: the optimizer would never be freed.
-        vars(self._optimizer)[APPLIED] = _Applied(self._schedule, calls + self._model.steps_per_execution)
+    def take_next(self) -> None:
+        """Lets `fit` take this step for the execution that it announces, instead of the model's own."""
         set_train_function(self._model, self._run)
 
     def _run(self, *args):
@@ -151,3 +131,92 @@ class ScheduledStep:
             return contextlib.nullcontext()
         accumulated, before = self._optimizer.gradient_accumulation_steps or 1, self._rate_before
         return velocities_scaled(self._optimizer, lambda calls: self._schedule.ratio(calls, accumulated, before))
+
+
+# Optimizers whose velocity is that of a schedule: (the schedule, calls of the optimizer up to which it was applied).
+# A `fit` that breaks off tells nobody, and the next callback may be another one, so no callback can keep this. The
+# entry holds neither callback nor model, and goes with the optimizer.
+_unsettled: weakref.WeakKeyDictionary[keras.optimizers.Optimizer, tuple[LearningRateFunction, int]]
+_unsettled = weakref.WeakKeyDictionary()
+
+
+def settle(optimizer: keras.optimizers.Optimizer) -> None:
+    """Brings the velocity that the cycles of a `fit` have left to the learning rate that `optimizer` has."""
+    schedule, end = _unsettled.pop(optimizer, (None, 0))
+    calls = optimizer_calls(optimizer)
+    last = calls - calls % (optimizer.gradient_accumulation_steps or 1)
+    if schedule and schedule.start < last and calls <= end:  # Else another training has gone on from there.
+        own = max(last_learning_rate(optimizer), schedule.least)
+        scale_velocities(optimizer, own / schedule.of_last_update(optimizer))
+
+
+class CyclicRate:
+    """The cyclical learning rate of one `fit`: the steps of the cycles so far, and the compiled step that has it.
+
+    Args:
+        model: The model, whose optimizer is settled.
+        rescales: Whether SGD with momentum takes the paper's step.
+
+    Attributes:
+        optimizer: The one that holds the learning rate; see `scheduled_optimizer`.
+        rescales: Whether the optimizer has such a momentum, and takes that step.
+        start: Calls of the optimizer before the first step of the first cycle; None until that begins.
+        before: Learning rate of the last update before the cycles.
+        schedule: The learning rate, once `set_function` was called.
+    """
+
+    def __init__(self, model: keras.Model, rescales: bool):
+        self.optimizer = scheduled_optimizer(model.optimizer)
+        settle(self.optimizer)
+        self.rescales = rescales and has_momentum(self.optimizer)
+        self.start: Any = None
+        self.before = last_learning_rate(self.optimizer)
+        self.schedule: Any = None
+        self._step: Any = None
+        self._steps_per_execution = model.steps_per_execution
+
+    def set_start(self) -> None:
+        """The cycles begin now."""
+        accumulated = self.optimizer.gradient_accumulation_steps or 1
+        self.start = start_of_cycles(optimizer_calls(self.optimizer), accumulated)
+
+    def set_function(self, function: Callable[[Any], Any], largest: float) -> None:
+        """Sets the rate as a function of the step 1, 2, ...; `largest` is its largest value."""
+        least = SMALLEST_RATE * largest if self.rescales else 0.0
+        self.schedule = LearningRateFunction(function, self.start, least)
+
+    def compile(self, model: keras.Model) -> None:
+        """Makes the compiled step of `model`."""
+        before = max(self.before, self.schedule.least) if self.rescales else None
+        self._step = ScheduledStep(model, self.optimizer, self.schedule, before)
+
+    @property
+    def is_compiled(self) -> bool:
+        """Whether `compile` was called in this `fit`."""
+        return self._step is not None
+
+    def take_next(self, steps_before: int) -> None:
+        """Gives the announced execution, after `steps_before` steps of the cycles, the cyclical rate."""
+        if self.rescales:
+            _unsettled[self.optimizer] = self.schedule, self.start + steps_before + self._steps_per_execution
+        self._step.take_next()
+
+    def steps_done(self) -> int:
+        """Steps of the cycles so far. On JAX, the model must have been brought up to date."""
+        return optimizer_calls(self.optimizer) - self.start
+
+    def of_last_update(self) -> float:
+        """The learning rate of the last update."""
+        if self.start is None or not self.steps_done():
+            return last_learning_rate(self.optimizer)
+        return self.schedule.of_last_update(self.optimizer)
+
+    def change_from(self, rate: float) -> None:
+        """After a resume with another function: the velocity is that of `rate`, which the last update had before."""
+        if self.rescales and self.steps_done():
+            scale_velocities(self.optimizer, self.schedule.of_last_update(self.optimizer) / rate)
+
+    def end(self) -> None:
+        """Ends the cycles with their `fit`. On JAX, the model must have been brought up to date."""
+        settle(self.optimizer)
+        self._step = None

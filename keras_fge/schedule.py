@@ -1,10 +1,16 @@
-"""Learning rates as functions of the iteration: the formulas."""
+"""Learning rates as functions of the iteration: the formulas; and the callback of ordinary training."""
 
 import math
 from typing import Any
 
+import keras
 from keras import ops
 from numpy.typing import ArrayLike
+
+from keras_fge.core.arguments import as_integer, as_number
+from keras_fge.core.keras_internals import last_learning_rate
+from keras_fge.core.networks import to_array
+from keras_fge.learning_rate import has_momentum, scale_velocities, scheduled_optimizer
 
 
 def triangular(step: ArrayLike, max_learning_rate: float, min_learning_rate: float, cycle_steps: int) -> Any:
@@ -74,14 +80,69 @@ def piecewise_linear(step: ArrayLike, learning_rate: float, total_steps: int) ->
         float32 tensor of the shape of `step`.
 
     Example:
-        rate = lambda epoch: float(keras_fge.piecewise_linear(epoch + 1, 0.1, 200))
-        keras.callbacks.LearningRateScheduler(rate)  # The paper's, for 200 epochs.
+        keras_fge.piecewise_linear([100, 140, 180], 0.1, total_steps=200)  # [0.1, 0.0505, 0.001]
 
     References:
         Garipov et al., NeurIPS 2018, the authors' training code.
     """
     progress = ops.cast(step, "float32") / total_steps
     return learning_rate * ops.clip(1 - 0.99 * (progress - 0.5) / 0.4, 0.01, 1)
+
+
+class PaperTraining(keras.callbacks.Callback):
+    """Ordinary training of one network as in the paper: its learning rate, and PyTorch's step.
+
+    At the start of epoch e = 0, 1, ... the learning rate becomes `piecewise_linear(e + 1, learning_rate, epochs)`, and
+    stays afterwards. SGD with momentum steps as in the paper's code: Keras' velocity is -alpha v where PyTorch's is v,
+    so where alpha changes, it is multiplied by the ratio (see `keras_fge.learning_rate`). Other optimizers get the
+    rate alone. It needs no state of its own: a training that `Checkpoint` resumes goes on with it.
+
+    Args:
+        learning_rate: The rate of the first half of the training.
+        epochs: Epochs of the whole training, whatever part of it a `fit` does.
+        until: The epoch from which the rate is left alone, as for an `FGE` in the same `fit` with that `start_epoch`.
+            Default: `epochs`.
+
+    Raises:
+        ValueError: if `learning_rate` is not positive, or `epochs` or `until` no positive integer; by `fit`, if the
+            optimizer has a schedule or several learning rates.
+
+    Example:
+        paper = keras_fge.PaperTraining(0.05, epochs=6, until=4)
+        fge = keras_fge.FGE(0.05, 0.0005, cycle_epochs=2, start_epoch=4)
+        model.fit(x, y, epochs=6, verbose=0, callbacks=[paper, fge])
+
+    References:
+        Garipov et al., NeurIPS 2018, the authors' training code.
+    """
+
+    def __init__(self, learning_rate: float, epochs: int, until: int | None = None):
+        super().__init__()
+        self.learning_rate = as_number("learning_rate", learning_rate)
+        if not self.learning_rate > 0:
+            raise ValueError(f"`learning_rate` must be positive. Received: learning_rate={learning_rate}")
+        self.epochs = as_integer("epochs", epochs)
+        self.until = self.epochs if until is None else as_integer("until", until)
+
+    def on_train_begin(self, logs=None):
+        optimizer = scheduled_optimizer(self.model.optimizer)
+        if isinstance(optimizer.get_config()["learning_rate"], dict):
+            raise ValueError("PaperTraining needs an optimizer with a number as learning rate. Received: a schedule")
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if epoch >= self.until:
+            return
+        optimizer = scheduled_optimizer(self.model.optimizer)
+        before = to_array(optimizer.learning_rate)
+        rate = ops.convert_to_numpy(piecewise_linear(epoch + 1, self.learning_rate, self.epochs))
+        if rate != before:
+            if has_momentum(optimizer):
+                scale_velocities(optimizer, rate / before)
+            optimizer.learning_rate = float(rate)
+
+    def on_epoch_end(self, epoch, logs=None):
+        if logs is not None and epoch < self.until:
+            logs["learning_rate"] = last_learning_rate(scheduled_optimizer(self.model.optimizer))
 
 
 def _phase(step, cycle_steps):

@@ -11,8 +11,8 @@ from keras import layers
 
 import curves
 from conftest import values
-from curves.align import _Matching
-from curves.units import Units
+from curves.alignment.matching import Matching
+from curves.alignment.units import Units
 
 RNG = np.random.default_rng(0)
 VALUE_SIZE = 4 if keras.backend.backend() == "jax" else 5  # Keras 3.15.1 on JAX knows no other size outside of `jit`.
@@ -35,7 +35,7 @@ def randomized(network, seed=0):
 
 def permuted(network, seed=1):
     """The network with its units in random order."""
-    matching = _Matching(network, network)
+    matching = Matching(network, network)
     rng = np.random.default_rng(seed)
     for group in matching.groups:
         blocks = rng.permutation(group.blocks)

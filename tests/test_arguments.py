@@ -107,7 +107,7 @@ def test_data_and_numbers_of_measurements(trained, tmp_path):
             curves.evaluate_plane(model, data, data, margin=margin)
     path, numbers = tmp_path / "plane.npz", {"num_points": np.int64(2), "margin": np.float32(0.1)}
     numbers |= {"batch_size": np.int64(25), "train_samples": np.int32(20), "bn_samples": np.uint8(20)}
-    plane = curves.evaluate_plane(model, data, data, **numbers, path=path, verbose=False)  # Numbers of numpy.
+    plane = curves.evaluate_plane(model, data, data, **numbers, file=path, verbose=False)  # Numbers of numpy.
     assert curves.PlaneResult.load(path).settings == json.loads(json.dumps(plane.settings))
 
 

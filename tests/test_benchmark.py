@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from absl import flags as absl_flags
 from absl.testing import flagsaver
+from keras_fge.state import StateFile, training_state
 
 import cifar
 import curves
@@ -33,7 +34,6 @@ import units
 from conftest import slow_elsewhere, to_numpy, values
 from data import load
 from fused import BatchNormalization
-from keras_fge.state import StateFile, training_state
 from networks import make_network
 from records import Records, locked
 from transforms import CIFAR, IMAGENET, Transform, make_transform

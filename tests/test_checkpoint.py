@@ -7,7 +7,7 @@ import pytest
 import curves
 import keras_fge
 from conftest import batch_norm_network, images, logits_loss, to_numpy, values
-from keras_fge.state import StateFile, training_state
+from keras_fge.run.state import StateFile, training_state
 
 BACKEND = keras.backend.backend()
 
@@ -52,7 +52,7 @@ def fit(model, folder, *callbacks, epochs=4, **arguments):
     checkpoint = keras_fge.Checkpoint(folder)
     callbacks = [*callbacks, checkpoint]
     return model.fit(
-        keras_fge.Batches(x, y, 25), epochs=epochs, verbose=0, callbacks=callbacks, shuffle=False, **arguments
+        checkpoint.batches(x, y, 25), epochs=epochs, verbose=0, callbacks=callbacks, shuffle=False, **arguments
     )
 
 
@@ -98,7 +98,7 @@ def test_the_second_part_of_a_training_has_a_checkpoint_of_its_own(tmp_path):
     assert all(np.array_equal(a, b) for a, b in zip(values(whole.weights), values(model.weights)))
 
 
-def rows_of_each_epoch(epochs, callbacks=(), initial_epoch=0):
+def rows_of_each_epoch(epochs, callback=None, initial_epoch=0, fits=()):
     """The order in which `fit` reads the samples 0, 1, ..., 9, as the network saw them."""
     count = epochs - initial_epoch
 
@@ -116,19 +116,32 @@ def rows_of_each_epoch(epochs, callbacks=(), initial_epoch=0):
     model.compile("sgd", "mse")
     x = np.arange(10, dtype="float32")[:, None]
     model(x[:5])
-    batches = keras_fge.Batches(x, x, batch_size=5, seed=6)
-    arguments = {"epochs": epochs, "initial_epoch": initial_epoch, "callbacks": list(callbacks)}
-    model.fit(batches, verbose=0, shuffle=False, **arguments)
+    batches = keras_fge.Batches(x, x, batch_size=5, seed=6, follow=callback)
+    arguments = {"verbose": 0, "shuffle": False, "callbacks": [callback] if callback else []}
+    for begin, end in zip([initial_epoch, *fits], [*fits, epochs]):
+        model.fit(batches, initial_epoch=begin, epochs=end, **arguments)
     return to_numpy(model.seen).astype(int).reshape(count, 10).tolist()
 
 
 def test_batches_have_the_order_of_their_seed_and_the_epoch(tmp_path):
     expected = [np.random.default_rng((6, epoch)).permutation(10).tolist() for epoch in range(4)]
-    assert rows_of_each_epoch(3) == [expected[0]] * 3  # Without a callback, nothing changes: members see one order.
-    assert rows_of_each_epoch(4, [keras_fge.Checkpoint(tmp_path / "a")], initial_epoch=2) == expected[2:]
+    assert rows_of_each_epoch(4, fits=[1]) == expected  # Without a callback they count their own passes.
+    assert rows_of_each_epoch(4, keras_fge.Checkpoint(tmp_path / "a"), initial_epoch=2) == expected[2:]
     fge = keras_fge.FGE(0.01, 0.001, cycle_steps=2)
-    assert rows_of_each_epoch(4, [fge], initial_epoch=1) == expected[1:]
-    assert rows_of_each_epoch(2) == [expected[0]] * 2  # Nothing is left of the epoch of another fit.
+    assert rows_of_each_epoch(4, fge, initial_epoch=1) == expected[1:]
+    assert rows_of_each_epoch(2) == expected[:2]  # Nothing is left of the epoch of another fit.
+
+
+@pytest.mark.parametrize("kind", ["bare", "of another callback"])
+def test_batches_that_a_resume_would_not_find_again_are_refused(tmp_path, kind):
+    x, y = images()
+    checkpoint, other = keras_fge.Checkpoint(tmp_path / "a"), keras_fge.Checkpoint(tmp_path / "b")
+    batches = keras_fge.Batches(x, y, follow=None if kind == "bare" else other)
+    with pytest.raises(ValueError, match=r"Write `callback.batches\(x, y, ...\)`, or `Batches\(x, y, ..., follow="):
+        network().fit(batches, verbose=0, callbacks=[checkpoint])
+    assert not (tmp_path / "a").exists()
+    with pytest.raises(ValueError, match="`follow` must be an FGE, a SnapshotEnsemble or a Checkpoint"):
+        keras_fge.Batches(x, y, follow=keras.callbacks.Callback())
 
 
 def test_batches_are_structures_of_rows():
@@ -147,7 +160,7 @@ def test_batches_are_structures_of_rows():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ("no resume", "holds a training already. Continue it with `resume=True`"),
+        ("no resume", "holds a run already. Continue it with `resume=True`"),
         ("data", "its steps_per_epoch is 2, here it is 1"),
         ("network", "its architecture is"),
         ("optimizer", "its optimizer is SGD, here it is Adam"),
@@ -201,7 +214,7 @@ def test_a_resume_that_another_callback_refuses_leaves_nothing_behind(tmp_path, 
 def test_fge_keeps_its_own_state(tmp_path, directory):
     model = network()
     fge = keras_fge.FGE(0.02, 0.001, cycle_steps=4, directory=directory and tmp_path / directory)
-    message = r"Checkpoint and FGE cannot share one `fit`: `FGE\(directory=...\)` keeps the whole state"
+    message = r"FGE and Checkpoint cannot share one `fit`: FGE and SnapshotEnsemble set the learning rate, and keep"
     with pytest.raises(ValueError, match=message):
         fit(model, tmp_path / "checkpoint", fge)
     assert not (tmp_path / "checkpoint").exists()

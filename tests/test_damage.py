@@ -35,7 +35,7 @@ def fit(model, folder):
     fge = keras_fge.FGE(0.02, 0.001, cycle_steps=4, directory=folder, resume=True)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="There was nothing to train")
-        model.fit(keras_fge.Batches(X, Y, batch_size=4, seed=1), epochs=3, verbose=0, callbacks=[fge])
+        model.fit(fge.batches(X, Y, batch_size=4, seed=1), epochs=3, verbose=0, callbacks=[fge])
     return fge
 
 

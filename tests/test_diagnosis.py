@@ -9,9 +9,9 @@ from matplotlib.text import Text
 
 import curves
 import keras_fge
-from curves import diagnosis
-from keras_fge.diagnosis import of_run
-from keras_fge.plots import plot_run
+from curves.results import diagnosis
+from keras_fge.outcome.plot import plot_run
+from keras_fge.outcome.sentences import of_run
 
 T = np.linspace(0, 1, 21)
 BUMP = np.sin(np.pi * T)

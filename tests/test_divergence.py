@@ -10,7 +10,7 @@ import pytest
 import curves
 import keras_fge
 from conftest import batch_norm_network, images, logits_loss, values
-from keras_fge.state import StateFile
+from keras_fge.run.state import StateFile
 
 
 def network(rate=0.02):
@@ -46,8 +46,9 @@ def test_the_last_good_state_stays_and_is_gone_on_from(tmp_path, kind):
         return keras_fge.FGE(0.02, 0.002, cycle_steps=4, directory=directory, resume=True)
 
     def fit(model, directory, *others):
-        batches = keras_fge.Batches(*images(), batch_size=13)  # 4 steps an epoch.
-        model.fit(batches, epochs=5, verbose=0, callbacks=[*others, callback(directory)])
+        resumed = callback(directory)
+        batches = resumed.batches(*images(), batch_size=13)  # 4 steps an epoch.
+        model.fit(batches, epochs=5, verbose=0, callbacks=[*others, resumed])
 
     expected = network()
     fit(expected, tmp_path / "whole")
@@ -86,7 +87,7 @@ def test_rates_that_a_callback_has_moved_are_no_wish_of_the_user(tmp_path):
     def fit(model, epochs, rate=lambda epoch: 0.02 / (epoch + 1)):
         scheduler = [keras.callbacks.LearningRateScheduler(rate)] if rate else []
         checkpoint = keras_fge.Checkpoint(tmp_path / str(rate is None))
-        batches = keras_fge.Batches(*images(), batch_size=13)
+        batches = checkpoint.batches(*images(), batch_size=13)
         model.fit(batches, epochs=epochs, verbose=0, callbacks=[*scheduler, checkpoint])
 
     with warnings.catch_warnings():
@@ -105,7 +106,7 @@ def test_new_rates_are_the_papers_step_also_after_a_kill_before_the_next_state(t
     def fit(rate, epochs, *others):
         model = network()
         fge = keras_fge.FGE(rate, 0.001, cycle_steps=8, directory=tmp_path, resume=True)
-        model.fit(keras_fge.Batches(*images(), batch_size=13), epochs=epochs, verbose=0, callbacks=[*others, fge])
+        model.fit(fge.batches(*images(), batch_size=13), epochs=epochs, verbose=0, callbacks=[*others, fge])
         return values(model.weights)
 
     class Stop(keras.callbacks.Callback):
@@ -166,7 +167,7 @@ def test_default_rates(tmp_path, capsys):
 
     def fit(epochs, model, *others):
         fge = keras_fge.FGE(cycle_steps=4, start_epoch=1, directory=tmp_path, resume=True)
-        batches = keras_fge.Batches(*images(), batch_size=13)
+        batches = fge.batches(*images(), batch_size=13)
         model.fit(batches, epochs=epochs, verbose=2, callbacks=[*others, fge])
         return fge
 

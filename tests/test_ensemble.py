@@ -570,4 +570,3 @@ def test_members_are_networks(trained):
     assert first is not start and np.array_equal(first.predict(x, verbose=0), start.predict(x, verbose=0))
     assert np.array_equal(ensemble[-1].predict(x, verbose=0), second.predict(x, verbose=0))
     assert np.array_equal(second.predict(x, verbose=0), end.predict(x, verbose=0))
-    assert np.array_equal(ensemble(keras.ops.convert_to_tensor(x)), ensemble.predict(x))

@@ -1,6 +1,5 @@
 """Paths against measurements of the plain networks on them."""
 
-import json
 
 import keras
 import numpy as np
@@ -9,7 +8,6 @@ import pytest
 import curves
 import keras_fge
 from conftest import batch_norm_network, logits_loss, slow_elsewhere, to_numpy, values
-from keras_fge.core.files import read_npz, to_npz, write_atomically
 
 
 def compiled(model):
@@ -212,7 +210,7 @@ def test_interrupted_measurement_goes_on_where_it_stopped(trained, tmp_path, kin
 
     def run(path, **arguments):
         function = curves.evaluate_path if kind == "path" else curves.evaluate_plane
-        return function(model, (x, y), (x, y), num_points=4, path=path, verbose=False, **arguments)
+        return function(model, (x, y), (x, y), num_points=4, file=path, verbose=False, **arguments)
 
     limit = None
     monkeypatch.setattr(curves.measure.Meter, "measure", counted)
@@ -252,7 +250,7 @@ def test_files_that_cannot_be_used(trained, tmp_path):
     model = compiled(curves.connect(start, end))
 
     def run(path):
-        return curves.evaluate_path(model, (x, y), (x, y), num_points=2, path=path, verbose=False)
+        return curves.evaluate_path(model, (x, y), (x, y), num_points=2, file=path, verbose=False)
 
     with pytest.raises(FileNotFoundError):
         run(tmp_path / "missing" / "path.npz")
@@ -317,25 +315,13 @@ def test_plot(tmp_path):
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["curve", "straight line"]
 
 
-def test_files_that_know_no_line_go_on_without_it(trained, tmp_path):
-    start, end, x, y = trained
-    model, path = compiled(curves.connect(start, end, seed=0)), tmp_path / "path.npz"
-    arguments = {"num_points": 2, "verbose": False, "path": path, "line": False}
-    result = curves.evaluate_path(model, (x, y), (x, y), **arguments)
-    arrays = read_npz(path, path)
-    settings = json.loads(str(arrays["settings"]))
-    del settings["line"]  # As version 0.1 wrote it.
-    write_atomically(path, to_npz({**arrays, "settings": json.dumps(settings)}))
-    assert curves.evaluate_path(model, (x, y), (x, y), **arguments).summary() == result.summary()
-
-
 def test_the_straight_line_is_measured_too(trained, tmp_path):
     start, end, x, y = trained
     model, straight = (compiled(curves.connect(start, end, curves.Bezier(bends), seed=0)) for bends in (3, 2))
     model.set_bend(1, batch_norm_network())
     before = values(model.variables)
     data, arguments = ((x, y), (x[:20], y[:20])), {"num_points": 3, "verbose": False}
-    result = curves.evaluate_path(model, *data, **arguments, path=tmp_path / "path.npz")
+    result = curves.evaluate_path(model, *data, **arguments, file=tmp_path / "path.npz")
     alone = curves.evaluate_path(model, *data, **arguments, line=False)
     expected = curves.evaluate_path(straight, *data, **arguments)
     assert alone.line is None and expected.line is None  # A curve of two bends is that line.
@@ -384,14 +370,14 @@ def test_files_measured_with_another_loss_or_penalty_are_refused(trained, tmp_pa
     start, end, x, y = trained
     data, path = ((x, y), (x, y)), tmp_path / "path.npz"
     line = curves.Bezier(2)
-    curves.evaluate_path(compiled(curves.connect(start, end, line)), *data, num_points=2, path=path, verbose=False)
+    curves.evaluate_path(compiled(curves.connect(start, end, line)), *data, num_points=2, file=path, verbose=False)
     model = compiled(curves.connect(start, end, line, weight_decay=float(change == "weight_decay")))
     if change == "loss":
         model.compile(loss=keras.losses.SparseCategoricalCrossentropy(), metrics=["accuracy"])
     if change == "metrics":
         model.compile(loss=logits_loss(), metrics=["accuracy", keras.metrics.SparseTopKCategoricalAccuracy(2)])
     with pytest.raises(ValueError, match=r"its (loss|metrics|penalty) is .*, here it is"):
-        curves.evaluate_path(model, *data, num_points=2, path=path, verbose=False)
+        curves.evaluate_path(model, *data, num_points=2, file=path, verbose=False)
 
 
 def test_why_no_ensemble_was_measured(trained, tmp_path):
@@ -404,7 +390,7 @@ def test_why_no_ensemble_was_measured(trained, tmp_path):
     model = curves.connect(two_outputs(), two_outputs(), seed=0)
     model.compile("sgd", [logits_loss(), logits_loss()])
     path = tmp_path / "path.npz"
-    result = curves.evaluate_path(model, (x, [y, y]), (x, [y, y], None), num_points=2, path=path, verbose=False)
+    result = curves.evaluate_path(model, (x, [y, y]), (x, [y, y], None), num_points=2, file=path, verbose=False)
     assert not result.ensemble and np.all(np.isfinite(result.test["loss"]))
     assert "No ensemble was measured: the network has several outputs.\n" in str(curves.PathResult.load(path))
     start, end, x, y = trained

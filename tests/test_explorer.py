@@ -13,7 +13,7 @@ import curves
 import keras_fge
 from browsing import check_log, opened, wait
 from conftest import slow_elsewhere
-from keras_fge.explorer import principal_components
+from keras_fge.outcome.page import principal_components
 from test_diagnosis import BUMP, path, plane
 
 pytest.importorskip("plotly")

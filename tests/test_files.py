@@ -137,7 +137,7 @@ def test_leftovers_of_an_evaluation_are_removed(tmp_path):
     left, kept = tmp_path / f"path.npz.{DEAD.pid}.0123456789abcdef.tmp", tmp_path / "path.npz.tmp"
     for file in (left, kept):
         file.write_text("x")
-    curves.evaluate_path(line, images(), images(), num_points=2, path=tmp_path / "path.npz", verbose=False)
+    curves.evaluate_path(line, images(), images(), num_points=2, file=tmp_path / "path.npz", verbose=False)
     assert not left.exists() and kept.exists()
 
 

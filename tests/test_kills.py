@@ -26,7 +26,7 @@ curve.set_bend(1, networks[2])
 curve.compile("sgd", logits_loss(), metrics=["accuracy"])
 os.makedirs(folder, exist_ok=True)
 measure = lambda **numbers: curves.{function}(
-    curve, (x, y), (x[:20], y[:20]), path=folder + "/measured.npz", verbose=False, **numbers
+    curve, (x, y), (x[:20], y[:20]), file=folder + "/measured.npz", verbose=False, **numbers
 )
 """
 PROGRAMS = {
@@ -38,8 +38,9 @@ network.fit(fge.batches(x, y, batch_size=10, seed=5), epochs=5, verbose=0, callb
     + killed.SAVE,
     "checkpoint": """
 network.compile(keras.optimizers.Adam(0.01), logits_loss(), metrics=["accuracy"])
-batches = keras_fge.Batches(x, y, batch_size=10, seed=5)
-history = network.fit(batches, epochs=5, verbose=0, callbacks=[keras_fge.Checkpoint(folder)])
+checkpoint = keras_fge.Checkpoint(folder)
+batches = checkpoint.batches(x, y, batch_size=10, seed=5)
+history = network.fit(batches, epochs=5, verbose=0, callbacks=[checkpoint])
 open(folder + "/history.json", "w").write(json.dumps([history.epoch, history.history]))
 """
     + killed.SAVE,

@@ -1,7 +1,6 @@
 """Two trainings in one folder: one at a time, on the data that it began with."""
 
 import gc
-import json
 import os
 import subprocess
 import sys
@@ -13,8 +12,8 @@ import pytest
 
 import keras_fge
 from conftest import batch_norm_network, images, logits_loss, slow_elsewhere, values
-from keras_fge.lock import FolderLock, _lock_of_holders
-from keras_fge.state import StateFile
+from keras_fge.run.lock import FolderLock, _lock_of_holders
+from keras_fge.run.state import StateFile
 
 
 def network():
@@ -37,7 +36,7 @@ def always(monkeypatch):
 
 HOLD = """
 import sys
-from keras_fge.lock import FolderLock
+from keras_fge.run.lock import FolderLock
 lock = FolderLock(sys.argv[1])
 lock.acquire()
 print("held", flush=True)
@@ -138,15 +137,15 @@ def test_a_resume_takes_the_same_batches(tmp_path, kind, change, message):
         images_, labels = images()
         images_[7, 2, 2, 1] += x
         labels[-1] = (labels[-1] + y) % 3
-        batches = keras_fge.Batches(images_, labels, **{"batch_size": 13, "seed": 0, **arguments})
-        return model.fit(batches, epochs=epochs, verbose=0, callbacks=[callback(kind, tmp_path)])
+        resumed = callback(kind, tmp_path)
+        batches = resumed.batches(images_, labels, **{"batch_size": 13, "seed": 0, **arguments})
+        return model.fit(batches, epochs=epochs, verbose=0, callbacks=[resumed])
 
     model = network()
     fit(2)
     before = values(model.weights)
-    if kind == "fge":
-        about = json.loads((tmp_path / "manifest.json").read_text())["batches"]
-        assert about["seed"] == 0 and about["batch_size"] == 13
+    about = StateFile(tmp_path).read().counters["batches"]
+    assert about["seed"] == 0 and about["batch_size"] == 13
     if message is None:
         assert fit(3, **change).epoch[-1] == 2
         return
@@ -156,6 +155,7 @@ def test_a_resume_takes_the_same_batches(tmp_path, kind, change, message):
 
 
 def test_numbers_of_numpy_are_batch_sizes(tmp_path):
-    batches = keras_fge.Batches(*images(), batch_size=np.int64(8), seed=np.uint8(3))
-    network().fit(batches, verbose=0, callbacks=[callback("fge", tmp_path)])
+    fge = callback("fge", tmp_path)
+    batches = fge.batches(*images(), batch_size=np.int64(8), seed=np.uint8(3))
+    network().fit(batches, verbose=0, callbacks=[fge])
     assert len(keras_fge.Ensemble.load(tmp_path)) == 2

@@ -12,6 +12,7 @@ from scipy import stats
 
 import curves
 from conftest import batch_norm_network, images, logits_loss, to_numpy, values
+from curves.geometry import relative_speed, segment_lengths
 
 BACKEND = keras.backend.backend()
 
@@ -79,7 +80,9 @@ def test_relative_speed_against_numerical_differentiation():
         speeds = np.array([np.linalg.norm(point(t + 5e-3) - point(t - 5e-3)) / 1e-2 for t in positions])
         for t, speed in zip(positions[::7], speeds[::7]):
             model.t = t
-            assert float(to_numpy(model._relative_speed())) == pytest.approx(speed / speeds.mean(), rel=2e-3)
+            assert float(to_numpy(relative_speed(model.curve_layers(), model.t))) == pytest.approx(
+                speed / speeds.mean(), rel=2e-3
+            )
 
 
 @pytest.mark.parametrize("objective", ["uniform", "arc_length"])
@@ -259,7 +262,7 @@ def test_arc_length_of_a_line_and_of_a_parabola():
     parabola.set_bend(1, linear_network([np.zeros((4, 2)), np.array([0.5, 1.0])]))
     expected = np.sqrt(5) / 2 + np.arcsinh(2) / 4  # integral of sqrt(1 + (2 - 4 t)^2)
     assert parabola.arc_length(num_points=2001) == pytest.approx(expected, rel=1e-5)
-    segments = parabola.segment_lengths(np.array([0.0, 0.5, 1.0]))
+    segments = segment_lengths(parabola.curve_layers(), np.array([0.0, 0.5, 1.0]))
     assert segments == pytest.approx([np.sqrt(0.5)] * 2, rel=1e-6)
 
 

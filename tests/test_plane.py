@@ -226,26 +226,26 @@ def test_further_paths_on_a_plane(trained, tmp_path):
     curve.fit(x, y, epochs=1, verbose=0)
     aligned = curves.align(end, start, verbose=False)
     others = {"line": curves.connect(start, end, curves.Bezier(2)), "aligned line": curves.connect(start, aligned)}
-    arguments = {"num_points": 2, "path": tmp_path / "plane.npz", "verbose": False, "paths": others}
+    arguments = {"num_points": 2, "file": tmp_path / "plane.npz", "verbose": False, "others": others}
     plane = curves.evaluate_plane(curve, (x, y), (x, y), **arguments)
     w = [np.concatenate([v.astype("float64").ravel() for v in values(bend)]) for bend in curve.body.bends]
     e_x = (w[2] - w[0]) / np.linalg.norm(w[2] - w[0])
     e_y = (w[1] - w[0]) - (w[1] - w[0]) @ e_x * e_x
     e_y /= np.linalg.norm(e_y)
     for name, other in others.items():
-        for t, row in zip(np.linspace(0, 1, 61)[::20], plane.paths[name][::20]):
+        for t, row in zip(np.linspace(0, 1, 61)[::20], plane.others[name][::20]):
             bends = [np.concatenate([v.astype("float64").ravel() for v in values(bend)]) for bend in other.body.bends]
-            coefficients = np.asarray(values([other.parametrization.coefficients(t)])[0], "float64")
+            coefficients = np.asarray(values([other.curve.coefficients(t)])[0], "float64")
             point = coefficients @ np.stack(bends) - w[0]
             rest = point - point @ e_x * e_x - point @ e_y * e_y
             assert row == pytest.approx([point @ e_x, point @ e_y, np.linalg.norm(rest)], abs=1e-3)
-    assert np.abs(plane.paths["line"][:, 1:]).max() < 1e-3
+    assert np.abs(plane.others["line"][:, 1:]).max() < 1e-3
     loaded = curves.PlaneResult.load(tmp_path / "plane.npz")
-    assert all(np.array_equal(loaded.paths[name], plane.paths[name]) for name in others)
+    assert all(np.array_equal(loaded.others[name], plane.others[name]) for name in others)
     figure = plane.plot()
     assert {"line", "aligned line"} <= set(figure.axes[0].get_legend_handles_labels()[1])
-    with pytest.raises(ValueError, match="`paths` must hold a curves"):
-        curves.evaluate_plane(curve, (x, y), (x, y), paths={"network": start})
+    with pytest.raises(ValueError, match="`others` must hold a curves"):
+        curves.evaluate_plane(curve, (x, y), (x, y), others={"network": start})
     small = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
     with pytest.raises(ValueError, match="must have the architecture of `networks`"):
-        curves.evaluate_plane(curve, (x, y), (x, y), paths={"other": curves.connect(small, small)})
+        curves.evaluate_plane(curve, (x, y), (x, y), others={"other": curves.connect(small, small)})

@@ -115,10 +115,6 @@ def test_a_greedy_soup_is_that_of_a_plain_loop():
     soup = ensemble.soup(X, y, seed=3)
     for i, array in enumerate(soup.get_weights()):
         assert array == pytest.approx(np.mean([weights[k][i] for k in best], axis=0), abs=1e-6)
-    uniform = ensemble.soup(X, y, method="uniform")
-    assert all(np.array_equal(a, b) for a, b in zip(uniform.get_weights(), ensemble.average_weights().get_weights()))
-    with pytest.raises(ValueError, match="`method` must be 'greedy' or 'uniform'"):
-        ensemble.soup(X, y, method="best")
 
 
 def test_soups_have_their_own_statistics_and_leave_out_what_has_diverged():

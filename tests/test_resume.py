@@ -14,7 +14,7 @@ from keras import layers
 
 import keras_fge
 from conftest import batch_norm_network, images, logits_loss, values
-from keras_fge.state import StateFile
+from keras_fge.run.state import StateFile
 
 BACKEND = keras.backend.backend()
 
@@ -40,10 +40,12 @@ def test_writing_states_takes_at_most_a_tenth_of_the_time(tmp_path, monkeypatch)
     def write(path, content):
         now[0] += 2
 
-    monkeypatch.setattr("keras_fge.state.write_atomically", write)
+    network = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+    network.compile("sgd", "mse")
+    monkeypatch.setattr("keras_fge.run.state.write_atomically", write)
     state = StateFile(tmp_path)
     assert state.is_due()
-    state.write({}, [np.ones(3)])
+    state.write({"epoch": 0}, network)
     assert now[0] == 102 and not state.is_due()
     now[0] = 119.9
     assert not state.is_due()
@@ -95,14 +97,14 @@ def test_resume_in_the_same_process_after_an_interrupt(tmp_path):
         network.fit(x, y, batch_size=25, shuffle=False, epochs=4, verbose=0, callbacks=[fge, Interrupt()])
     other, x, y = network_and_data()
     resumed = fit(other, x, y, keras_fge.FGE(0.02, 0.001, **arguments))
-    assert other.history.epoch == [2, 3]
+    assert other.history.epoch == [0, 1, 2, 3]
     assert all(np.array_equal(a, b) for a, b in zip(expected, values(other.weights)))
     assert [s.metrics for s in resumed.snapshots] == [pytest.approx(s.metrics) for s in whole.snapshots]
     with pytest.warns(UserWarning, match="There was nothing to train"):
         again = fit(other, x, y, keras_fge.FGE(0.02, 0.001, **arguments))
-    assert other.history.epoch == [] and len(again.snapshots) == 2
+    assert other.history.epoch == [0, 1, 2, 3] and len(again.snapshots) == 2
     longer = fit(other, x, y, keras_fge.FGE(0.02, 0.001, **arguments), epochs=6)
-    assert other.history.epoch == [4, 5] and len(longer.snapshots) == 3
+    assert other.history.epoch == [0, 1, 2, 3, 4, 5] and len(longer.snapshots) == 3
 
 
 def test_the_data_set_does_not_keep_the_network_in_memory():
@@ -127,7 +129,7 @@ def test_an_epoch_that_was_cut_short_is_done_again(tmp_path):
     fge = keras_fge.FGE(0.02, 0.001, **arguments)
     network.fit(x, y, batch_size=25, shuffle=False, epochs=4, verbose=0, callbacks=[fge, Stop()])
     resumed = fit(network, x, y, keras_fge.FGE(0.02, 0.001, **arguments))
-    assert network.history.epoch == [1, 2, 3]
+    assert network.history.epoch == [0, 1, 2, 3]
     other, x, y = network_and_data()
     other.set_weights(begin)
     whole = fit(other, x, y, keras_fge.FGE(0.02, 0.001, cycle_steps=4))

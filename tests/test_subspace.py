@@ -36,7 +36,7 @@ def compiled(model):
 def test_a_chain_goes_through_its_networks(batch_norm):
     networks = [network(seed, batch_norm) for seed in range(3)]
     chain = compiled(curves.connect(networks))
-    assert chain.parametrization == curves.PolygonalChain(3)
+    assert chain.curve == curves.PolygonalChain(3)
     for t, each in zip((0.0, 0.5, 1.0), networks):
         chain.t = t
         assert chain.predict(X, verbose=0) == pytest.approx(each.predict(X, verbose=0), abs=1e-6)
@@ -101,7 +101,7 @@ def test_lists_that_cannot_be_connected():
         curves.connect([networks[0], other, networks[1]])
     with pytest.raises(ValueError, match="`curve` must be a curves"):
         curves.connect(networks, curve="bezier")
-    with pytest.raises(ValueError, match="For a simplex give a list"):
+    with pytest.raises(ValueError, match="for a simplex, give a list"):
         curves.connect(*networks[:2], curve=curves.Simplex(2))
 
 
@@ -146,11 +146,11 @@ def test_a_simplex_trains_predicts_and_is_saved(tmp_path):
     loaded = keras.saving.load_model(tmp_path / "simplex.keras")
     assert loaded.predict(X, verbose=0) == pytest.approx(curve.predict(X, verbose=0), abs=1e-6)
     assert "Simplex(num_vertices=3)" in repr(curve)
-    with pytest.raises(ValueError, match="must lie on a curve"):
+    with pytest.raises(ValueError, match="`evaluate_path` needs a Bezier curve or a polygonal chain"):
         curves.evaluate_path(curve, (X, Y), (X, Y))
-    with pytest.raises(ValueError, match="no curve"):
-        curve.body.squared_speeds([[0.2, 0.3, 0.5]])
-    with pytest.raises(ValueError, match="`objective` must be 'uniform' on a simplex"):
+    with pytest.raises(ValueError, match="`init_linear` needs a Bezier curve or a polygonal chain"):
+        curve.init_linear()
+    with pytest.raises(ValueError, match="`objective='arc_length'` needs a Bezier curve or a polygonal chain"):
         curves.CurveModel(curve.body, objective="arc_length")
     plane = curves.evaluate_plane(curve, (X, Y), (X, Y), num_points=3, verbose=False)
     assert np.isfinite(plane.train["loss"]).all() and plane.path.shape == (0, 2)
@@ -214,7 +214,7 @@ def test_validation_on_a_simplex_checks_its_points_first():
         curve.fit(X, Y, verbose=0, callbacks=[curves.PathValidation((X, Y))])
     points = curves.PathValidation((X, Y), points=[[1.0, 0.0, 0.0], [0.2, 0.3, 0.5]])
     assert np.isfinite(curve.fit(X, Y, verbose=0, callbacks=[points]).history["val_path_max_loss"]).all()
-    with pytest.raises(ValueError, match="`init_linear` needs a curve"):
+    with pytest.raises(ValueError, match="`init_linear` needs a Bezier curve"):
         curve.init_linear()
 
 
@@ -279,12 +279,12 @@ def test_samples_lie_in_the_subspace_and_a_walk_goes_on(batch_norm, tmp_path):
             )
     assert len({member.get_weights()[0].tobytes() for member in whole}) > 1
     path = tmp_path / "walk.npz"
-    curves.sample_subspace(curve, (X, Y), 2, path=path, **arguments)
-    resumed = curves.sample_subspace(curve, (X, Y), 4, path=path, **arguments)
+    curves.sample_subspace(curve, (X, Y), 2, file=path, **arguments)
+    resumed = curves.sample_subspace(curve, (X, Y), 4, file=path, **arguments)
     for a, b in zip(whole.snapshots, resumed.snapshots):
         assert all(np.allclose(v, w, atol=1e-6) for v, w in zip(a.weights, b.weights))
     with pytest.raises(ValueError, match="holds another measurement: its temperature"):
-        curves.sample_subspace(curve, (X, Y), 4, path=path, **{**arguments, "temperature": 1.0})
+        curves.sample_subspace(curve, (X, Y), 4, file=path, **{**arguments, "temperature": 1.0})
 
 
 @pytest.mark.slow

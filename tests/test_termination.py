@@ -9,7 +9,7 @@ import pytest
 import keras_fge
 import killed
 from conftest import batch_norm_network, images, logits_loss, slow_elsewhere
-from keras_fge.termination import Termination
+from keras_fge.run.termination import Termination
 
 PROGRAM = (
     """
@@ -19,11 +19,10 @@ class Terminate(keras.callbacks.Callback):
             os.kill(os.getpid(), signal.SIGTERM)
 
 network.compile(keras.optimizers.SGD(0.02, momentum=0.9), logits_loss())
-batches = keras_fge.Batches(x, y, batch_size=13)
 saver = {"fge": lambda: keras_fge.FGE(0.02, 0.001, cycle_steps=4, directory=folder, resume=True),
          "checkpoint": lambda: keras_fge.Checkpoint(folder)}[KIND]()
 try:
-    network.fit(batches, epochs=4, verbose=0, callbacks=[Terminate(), saver])
+    network.fit(saver.batches(x, y, batch_size=13), epochs=4, verbose=0, callbacks=[Terminate(), saver])
 finally:
     print("closed", len(network.history.epoch))
 """
@@ -126,10 +125,10 @@ def test_a_handler_of_the_program_stays(tmp_path):
 def test_afterwards_the_signal_means_what_it_did():
     before = signal.signal(signal.SIGTERM, signal.SIG_DFL)  # Fits of other tests that failed may have left theirs.
     try:
-        model, termination = batch_norm_network(), Termination()
-        termination.watch(model)
+        termination = Termination()
+        termination.watch(None)
         assert signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
-        termination.end(None, None)
+        termination.end(keras.callbacks.Callback(), "a message", None)
         assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     finally:
         signal.signal(signal.SIGTERM, before)

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_fge.core.arguments import check_data
+from keras_fge.core.data import check_data
 from keras_fge.core.keras_internals import all_layers
 from keras_fge.core.networks import read, restored
 

@@ -6,10 +6,12 @@ stands for. All were read in, and tested with, Keras 3.12.0 and 3.15.1; where a 
 """
 
 import contextlib
+import dataclasses
+import functools
 import inspect
 import random
+import weakref
 from collections.abc import Callable, Iterator
-from types import FrameType
 from typing import Any
 
 import keras
@@ -65,74 +67,61 @@ def graph_of(model: keras.Model) -> list[tuple[Any, tuple, dict[str, Any], list[
     return calls
 
 
-class _EpochOfOneFit(int):
-    """The epoch with which the `fit` begins that `model` is in; 0, so nothing to Keras, in every other one."""
+@dataclasses.dataclass(frozen=True)
+class Fit:
+    """The `fit` that a callback is in, as `fit_around` saw it.
 
-    model: keras.Model
-    history: Any
-
-    def __bool__(self) -> bool:
-        return self.history is self.model.history and int(self) != 0  # Each `fit` has a History of its own.
-
-
-def begin_with_epoch(model: keras.Model, epoch: int) -> None:
-    """Lets the `fit` that `model` is in begin with `epoch`, whatever its `initial_epoch` (`Trainer._initial_epoch`).
-
-    `fit` reads `self._initial_epoch or initial_epoch` once, after every callback's `on_train_begin`. If one of these
-    fails, the number stays; so it is one that only this `fit` takes.
+    Attributes:
+        data: What it trains on, its argument `x`.
+        validation_data, validation_steps: As it was given; of `validation_split`, the arrays that it made.
+        before, after: The callbacks before and after this one.
+        callbacks: A weak reference to Keras' list of all of them, which lives as long as the `fit`.
     """
-    _get(model, "_initial_epoch")
-    number = _EpochOfOneFit(epoch)
-    number.model, number.history = model, model.history
-    model._initial_epoch = number
+
+    data: Any
+    validation_data: Any
+    validation_steps: int | None
+    before: list[keras.callbacks.Callback]
+    after: list[keras.callbacks.Callback]
+    callbacks: weakref.ref
 
 
-def _frames_of_fits(frame):
-    """Those of Keras' own `fit` in `frame` or above it, the innermost one first."""
+def fit_around(callback: keras.callbacks.Callback) -> Fit | None:
+    """The `fit` that calls `callback` now; None where it cannot be seen, as inside a callback of another library.
+
+    Keras tells a callback nothing of data and of other callbacks, so this reads the local variables of `fit`. It is the
+    only place that does, and everything works, with fewer checks, where it returns None.
+    """
+    frame = inspect.currentframe()
     while frame is not None:
         if frame.f_code.co_name == "fit" and str(frame.f_globals.get("__name__")).startswith("keras."):
-            yield frame
+            variables = frame.f_locals
+            listed = getattr(variables.get("callbacks"), "callbacks", None)
+            if isinstance(listed, list) and callback in listed:
+                position = listed.index(callback)
+                return Fit(
+                    variables.get("x"),
+                    variables.get("validation_data"),
+                    variables.get("validation_steps"),
+                    listed[:position],
+                    listed[position + 1 :],
+                    weakref.ref(variables["callbacks"]),
+                )
         frame = frame.f_back
+    return None
 
 
-def is_in_a_fit() -> bool:
-    """Whether a `fit` of Keras is on the stack."""
-    return any(_frames_of_fits(inspect.currentframe()))
+def begin_with_epoch(model: keras.Model, epoch: int, fit: Fit | None) -> Callable[[], Any]:
+    """Lets the `fit` that `model` is in begin with `epoch`, whatever its `initial_epoch` (`Trainer._initial_epoch`).
 
-
-def fits_on_the_stack(frame: FrameType | None) -> Iterator[dict[str, Any]]:
-    """The local variables of each `fit` (of a Keras model) that is being executed in `frame` or above it.
-
-    Not for every epoch: what Python shows of a frame keeps its values alive until it is asked again, and TensorFlow's
-    iterator over the data of an epoch, if it dies then, can take seconds.
+    `fit` reads that attribute after every callback's `on_train_begin`. Call what this returns afterwards, so that no
+    later `fit` begins there, too. If another callback fails before, it is called at the end of `fit`.
     """
-    for found in _frames_of_fits(frame):
-        if isinstance(found.f_locals.get("self"), keras.Model):
-            yield found.f_locals
-
-
-def callbacks_around(callback: keras.callbacks.Callback) -> tuple[list, list]:
-    """The callbacks before and after `callback` in the `fit` that calls it now; none where that cannot be seen.
-
-    (`fit` keeps its `CallbackList` in a local variable `callbacks`; the list itself is an attribute of the same name.)
-    """
-    for variables in fits_on_the_stack(inspect.currentframe()):
-        listed = getattr(variables.get("callbacks"), "callbacks", None)
-        if isinstance(listed, list) and callback in listed:
-            position = listed.index(callback)
-            return listed[:position], listed[position + 1 :]
-    return [], []
-
-
-def validation_of_fit(callback: keras.callbacks.Callback) -> tuple[Any, Any]:
-    """`validation_data` and `validation_steps` of the `fit` that calls `callback` now; (None, None) where unseen.
-
-    (Of `validation_split`, `fit` makes arrays in the local variable of the same name.)
-    """
-    for variables in fits_on_the_stack(inspect.currentframe()):
-        if variables["self"] is callback.model and "validation_data" in variables:
-            return variables["validation_data"], variables.get("validation_steps")
-    return None, None
+    before = _get(model, "_initial_epoch")
+    model._initial_epoch = epoch
+    undo = functools.partial(setattr, model, "_initial_epoch", before)
+    listed = fit.callbacks() if fit else None
+    return undo if listed is None else weakref.finalize(listed, undo)
 
 
 @contextlib.contextmanager
@@ -249,66 +238,6 @@ def new_train_function(model: keras.Model) -> Any:
         return train_function(model)
 
 
-class EvaluationWithPredictions:
-    """`model.evaluate` that keeps what the model predicts on the way, for which `predict` would take a second pass.
-
-    Called as `model.evaluate`, it returns the same. It hears the predictions in `compute_metrics`, in a test function
-    of its own (`Trainer.test_function`), compiled once.
-
-    Args:
-        model: A compiled model.
-
-    Call arguments:
-        keeps: Whether to keep the predictions. Default: yes.
-
-    Attributes:
-        predictions: Those of the last call, of all batches in order, flat; None where they are not all to be had: the
-            test step is the user's own and does not call `compute_metrics`, or several steps are one execution.
-    """
-
-    def __init__(self, model: keras.Model):
-        self.model = model
-        self.predictions: list[np.ndarray] | None = None
-        self._own_step = model.test_step
-        self._function: Callable | None = None
-
-    def __call__(self, *args: Any, keeps: bool = True, **kwargs: Any) -> Any:
-        model, heard = self.model, []
-
-        def function(*arguments):
-            result = self._function(*arguments)
-            logs = result[0] if is_stateless() else result
-            outputs = [logs.pop(name) for name in sorted(logs) if name.startswith("_prediction_")]
-            heard.append(outputs if keeps else [])
-            return result
-
-        _get(model, "test_function")
-        with _replaced(model, test_step=lambda *args: self._step(*args), test_function=None):  # torch looks it up late.
-            if self._function is None:
-                model.make_test_function()
-                self._function = model.test_function
-            model.test_function = function
-            values = model.evaluate(*args, **kwargs)
-        parts = zip(*heard) if model.steps_per_execution == 1 else ()
-        self.predictions = [np.concatenate(list(map(ops.convert_to_numpy, part))) for part in parts] or None
-        return values
-
-    def _step(self, *args):
-        compute, heard = self.model.compute_metrics, []
-
-        def compute_metrics(x, y, y_pred, sample_weight=None):
-            heard.append(y_pred)
-            return compute(x, y, y_pred, sample_weight)
-
-        with _replaced(self.model, compute_metrics=compute_metrics):
-            result = self._own_step(*args)
-        logs = result[0] if is_stateless() else result
-        if len(heard) == 1 and isinstance(logs, dict):
-            outputs = keras.tree.flatten(heard[0])
-            logs = {**logs, **{f"_prediction_{index:03}": output for index, output in enumerate(outputs)}}
-        return (logs, *result[1:]) if is_stateless() else logs
-
-
 @contextlib.contextmanager
 def _replaced(model, **attributes):
     """Inside, `model` has these attributes; afterwards, those that it had, or those of its class."""
@@ -333,6 +262,11 @@ def _replaced(model, **attributes):
 def is_stateless() -> bool:
     """Whether the backend passes the variables of a model through its train step, as JAX does."""
     return keras.backend.backend() == "jax"
+
+
+def is_replicated(model: keras.Model) -> bool:
+    """Whether several replicas of `model` share each batch, by a `tf.distribute.Strategy`."""
+    return keras.backend.backend() == "tensorflow" and model.distribute_strategy.num_replicas_in_sync > 1
 
 
 def is_chief() -> bool:

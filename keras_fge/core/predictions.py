@@ -1,10 +1,11 @@
 """Predictions of several networks: their running mean, and the labels that they belong to."""
 
-from collections.abc import Iterable
 from typing import Any
 
 import keras
 import numpy as np
+
+from keras_fge.core.data import batches_of
 
 
 class RunningMean:
@@ -54,11 +55,6 @@ class RunningVariance(RunningMean):
     def variance(self) -> Any:
         """The variance so far, of the structure of the outputs."""
         return keras.tree.map_structure(lambda squares: squares / np.float32(self.count), self.squares)
-
-
-def batches_of(data: Any) -> Iterable[Any]:
-    """The batches of a data set, in one pass."""
-    return (data[index] for index in range(len(data))) if isinstance(data, keras.utils.PyDataset) else data
 
 
 def predict_with_labels(

@@ -1,0 +1,180 @@
+"""Figures in the style of the paper. Only this file needs matplotlib."""
+
+import itertools
+import os
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from curves.results.data import PathData, PlaneData
+from keras_fge.core.pages import COLORS, GREY, WIDTHS, new_figure, style
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+LINE_STYLE = {"linestyle": "--", "color": GREY}
+
+
+def path_colors(names: Iterable[str]) -> list[str]:
+    """A colour for each path, by its name: grey for those with "line" in it, the others in turn."""
+    colors = itertools.cycle(COLORS)
+    return [GREY if "line" in name else next(colors) for name in names]
+
+
+def plot_paths(
+    results: Mapping[str, PathData], path: str | os.PathLike | None = None, columns: int | None = None
+) -> "Figure":
+    """Plots train loss, test error and ensemble error along one or more paths against t; circles mark the endpoints.
+
+    The third panel, the test error (of values: mean squared error) of the ensemble of phi(0) and phi(t), is left out if
+    that was not measured.
+
+    Args:
+        results: Dictionary of label to `PathResult`. Paths with "line" in their label are dashed and grey.
+        path: File to write; matplotlib takes the format from its ending, such as .pdf or .svg. Default: none.
+        columns: 1 or 2: for so many columns of a paper, 3.3 or 6.9 inches wide, with fonts of 7 and 8 points. Default:
+            for a screen.
+
+    Returns:
+        A `matplotlib.figure.Figure`.
+
+    Example:
+        line = curves.connect(net_a, net_b, curve=curves.Bezier(2))
+        line.compile("sgd", "sparse_categorical_crossentropy", metrics=["accuracy"])
+        result = curves.evaluate_path(line, (x, y), (x_test, y_test), num_points=5)
+        curves.plot_paths({"straight line": result}, "paths.png")
+    """
+    has_error = all("error" in result.test for result in results.values())
+    panels = [
+        ("train", "loss", 1, "train loss", "the network φ(t)"),
+        ("test", *(("error", 100, "test error (%)") if has_error else ("loss", 1, "test loss")), "the network φ(t)"),
+    ]
+    title = "the ensemble of φ(0) and φ(t)"
+    if all("with_start_error" in result.ensemble for result in results.values()):
+        panels.append(("ensemble", "with_start_error", 100, "test error (%)", title))
+    elif all("with_start_mse" in result.ensemble for result in results.values()):
+        panels.append(("ensemble", "with_start_mse", 1, "mean squared test error", title))
+    with style(columns):
+        return _draw_paths(results, path, panels, columns)
+
+
+def _draw_paths(results, path, panels, columns):
+    sizes = {None: (4.4 * len(panels), 3.8), 1: (WIDTHS[1], 2.1 * len(panels) + 0.4), 2: (WIDTHS[2], 2.5)}
+    figure = new_figure(figsize=sizes[columns], layout="constrained")
+    all_axes = figure.subplots(*((len(panels), 1) if columns == 1 else (1, len(panels))))
+    for axes, (split, quantity, scale, label, title) in zip(all_axes, panels):
+        for color, (name, result) in zip(path_colors(results), results.items()):
+            values = scale * getattr(result, split)[quantity]
+            dashes = "--" if "line" in name else "-"
+            axes.plot(result.t, values, dashes, label=name, linewidth=2 if columns is None else 1.2, color=color)
+            axes.plot(result.t[[0, -1]], values[[0, -1]], "o", color="black", clip_on=False, markersize=4)
+        axes.set(xlabel="t", ylabel=label, title=title, xlim=(0, 1))
+        low, high = (f([f(getattr(r, split)[quantity]) for r in results.values()]) for f in (np.min, np.max))
+        if quantity == "loss" and 0 < 10 * low < high:  # Or all that is low would be one line at the bottom.
+            axes.set_yscale("log")
+        elif split != "ensemble":  # Ensembles differ too little for an axis from 0.
+            axes.set_ylim(bottom=min(0, axes.get_ylim()[0]))
+        axes.grid(alpha=0.3)
+    figure.legend(
+        *all_axes[0].get_legend_handles_labels(),
+        loc="outside lower center",
+        ncols=min(len(results), 2 if columns == 1 else 3),
+    )
+    if path is not None:
+        figure.savefig(path, dpi=150)
+    return figure
+
+
+def plot_planes(
+    results: Mapping[str, PlaneData],
+    path: str | os.PathLike | None = None,
+    split: str = "train",
+    quantity: str = "loss",
+    columns: int | None = None,
+) -> "Figure":
+    """Plots contours of one quantity on one or more planes through three points of weight space.
+
+    The levels, the same for all planes, are spaced evenly in the logarithm of the excess over the minimum; all values
+    above the last level have one colour, labelled ">". Circles are trained networks, a diamond is a bend, the solid
+    line is the curve, projected on the plane if it does not lie in it, and the dashed line is the straight line.
+    Further curves of the result (`evaluate_plane(others=...)`) have colours; those with "line" in their name are dashed.
+
+    Args:
+        results: Dictionary of title to `PlaneResult`, one panel for each.
+        path: File to write; matplotlib takes the format from its ending, such as .pdf or .svg. Default: none.
+        split, quantity: What to draw: "train" or "test", and a key of that dictionary. Default: the train loss.
+        columns: 1 or 2: for so many columns of a paper; see `plot_paths`. Default: for a screen.
+
+    Returns:
+        A `matplotlib.figure.Figure`.
+
+    Example:
+        curve = curves.connect(net_a, net_b)
+        curve.compile("sgd", "sparse_categorical_crossentropy", metrics=["accuracy"])
+        curve.fit(x, y, epochs=1, verbose=0)
+        plane = curves.evaluate_plane(curve, (x, y), (x_test, y_test), num_points=3)
+        curves.plot_planes({"Bezier curve": plane}, "planes.png", split="test", quantity="error")
+    """
+    with style(columns):
+        return _draw_planes(results, path, split, quantity, columns)
+
+
+def _draw_planes(results, path, split, quantity, columns):
+    from matplotlib.colors import BoundaryNorm
+
+    count, scale = len(results), 100 if quantity == "error" else 1
+    sizes = {
+        None: (4.4 * count, 4.2) if count > 1 else (6.4, 5.4),
+        1: (WIDTHS[1], 3.0 * count),
+        2: (WIDTHS[2], 6.9 / count if count > 1 else 5),
+    }
+    figure = new_figure(figsize=sizes[columns], layout="constrained")
+    all_axes = figure.subplots(*((count, 1) if columns == 1 else (1, count)), squeeze=False).ravel()
+    values = {title: scale * getattr(result, split)[quantity] for title, result in results.items()}
+    everything = np.concatenate([part.ravel() for part in values.values()])
+    levels = color_levels(everything[np.isfinite(everything)])
+    norm = BoundaryNorm(levels, ncolors=256, extend="max")
+    for axes, (title, result) in zip(all_axes, results.items()):
+        contours = _draw_plane(axes, result, np.ma.masked_invalid(values[title]), levels, norm, columns is not None)
+        axes.set_title(title)
+    unit = " (%)" if quantity == "error" else ""
+    bar = figure.colorbar(contours, ax=all_axes, ticks=levels, label=f"{split} {quantity}{unit}")
+    bar.ax.set_yticklabels([*(f"{level:.3g}" for level in levels[:-1]), f"> {levels[-1]:.3g}"])
+    handles = {label: h for axes in all_axes for h, label in zip(*axes.get_legend_handles_labels())}
+    rows = 3 if columns == 1 else 6
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=min(len(handles), rows))
+    if path is not None:
+        figure.savefig(path, dpi=150)
+    return figure
+
+
+def _draw_plane(axes, result, values, levels, norm, is_small):
+    contours = axes.contourf(result.x, result.y, values, levels, norm=norm, cmap="viridis_r", extend="max")
+    axes.contour(result.x, result.y, values, levels, colors="white", linewidths=0.6)
+    width = 1.2 if is_small else 2
+    marker = {"markeredgecolor": "white", "color": "black", "linestyle": "none", "markersize": 5 if is_small else 9}
+    ends = np.ones(3, dtype=bool)
+    if len(result.path):
+        axes.plot(*result.path.T, color="black", linewidth=width, label="curve")
+        ends = np.isin(result.settings.get("bends", (0, 1, 2)), (0, result.settings.get("num_bends", 3) - 1))
+        axes.plot(*result.vertices[~ends].T, "D", **marker, label="bend" if sum(~ends) == 1 else "bends")
+    axes.plot(*result.vertices[ends].T, "o", **marker, label="endpoints" if len(result.path) else "networks")
+    for (name, points), color in zip(result.others.items(), (*COLORS[1:2], *COLORS[3:]) * 9):
+        axes.plot(*points[:, :2].T, "--" if "line" in name else "-", color=color, linewidth=width, label=name)
+    if ends[0] and ends[2]:
+        axes.plot(*result.vertices[[0, 2]].T, **LINE_STYLE, label="straight line", zorder=1)
+    axes.set(xlabel="distance along the straight line", ylabel="distance from it")
+    if 0.25 < np.ptp(result.y) / np.ptp(result.x) < 4:
+        axes.set_aspect("equal")
+    return contours
+
+
+def color_levels(values, number=8):
+    """Levels evenly spaced in the logarithm of the excess over the minimum, from its 2 % to its 90 % quantile."""
+    excess = values - np.min(values)
+    low, high = np.quantile(excess, [0.02, 0.9])
+    if not low < high:  # Nearly constant.
+        low, high = 0.0, max(float(np.max(excess)), 1e-6)
+    low = max(low, 1e-3 * high)
+    return np.min(values) + np.concatenate([[0.0], np.geomspace(low, high, number)])

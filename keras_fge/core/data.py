@@ -1,0 +1,67 @@
+"""What users hand over as data: arrays, or a data set of batches; checked, counted, cut, and told apart."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_fge.core.arguments import as_integer
+from keras_fge.core.files import checksum_of_arrays
+
+
+def check_data(name: str, data: Any, is_read_once: bool = False) -> None:
+    """Raises a ValueError for data that `fit` would take for something else, or that end too early, or never."""
+    if isinstance(data, list):
+        raise ValueError(f"`{name}` is a list: give arrays as a tuple, (x, y). Received: {len(data)} elements")
+    if hasattr(data, "__next__") and not is_read_once:
+        raise ValueError(f"`{name}` is read many times: give arrays or a data set, not a generator.")
+    if _is_endless(data):
+        raise ValueError(f"`{name}` has no end: give a part of it, such as the first batches, by `take`.")
+    if isinstance(data, tuple) and data and getattr(data[0], "shape", (1,))[:1] == (0,):
+        raise ValueError(f"`{name}` has no samples. Received: x of shape {tuple(data[0].shape)}")
+
+
+def _is_endless(data):
+    """Whether a `tf.data.Dataset` or a Keras `PyDataset` says that it never ends."""
+    if callable(cardinality := getattr(data, "cardinality", None)):
+        return int(cardinality()) == -1
+    return getattr(data, "num_batches", 0) is None
+
+
+def without_none(data: Any) -> Any:
+    """The data without an empty place for sample weights: (x, y, None) becomes (x, y)."""
+    return data[:2] if isinstance(data, tuple) and len(data) == 3 and data[2] is None else data
+
+
+def number_of_samples(data: Any) -> int | None:
+    """How many samples arrays hold; None for another data set."""
+    return len(keras.tree.flatten(data)[0]) if isinstance(data, tuple) else None
+
+
+def batches_of(data: Any) -> Iterable[Any]:
+    """The batches of a data set, in one pass."""
+    return (data[index] for index in range(len(data))) if isinstance(data, keras.utils.PyDataset) else data
+
+
+def subset(data: Any, samples: int | None, name: str) -> Any:
+    """`samples` of `data`, drawn at random with a fixed seed; None: all. `name` is the argument, for errors.
+
+    Raises:
+        ValueError: if `data` are no arrays, or there are fewer.
+    """
+    if samples is None:
+        return data
+    samples = as_integer(name, samples)
+    if not isinstance(data, tuple):
+        raise ValueError(f"`{name}` needs `train` as arrays (x, y); make another data set shorter itself.")
+    size = len(keras.tree.flatten(data[0])[0])
+    if samples > size:
+        raise ValueError(f"`{name}` must lie between 1 and the {size} samples of `train`. Received: {name}={samples}")
+    chosen = np.sort(np.random.default_rng(0).choice(size, samples, replace=False))
+    return keras.tree.map_structure(lambda array: array[chosen], data)
+
+
+def checksum_of_data(data: Any) -> str:
+    """Checksum of arrays; for other data, which can be anything, only the name of the class."""
+    return checksum_of_arrays(keras.tree.flatten(data)) if isinstance(data, tuple) else type(data).__name__

@@ -1,0 +1,21 @@
+"""What people look at: figures and texts in a notebook, colours and fonts, and pages for a browser.
+
+Drawing needs matplotlib, pages need plotly; both are loaded when something is drawn.
+"""
+
+from keras_fge.core.pages.figures import COLORS, GREY, WIDTHS, Sizes, as_html, new_figure, style
+from keras_fge.core.pages.page import Panel, layout, marker, write_page
+
+__all__ = [
+    "COLORS",
+    "GREY",
+    "WIDTHS",
+    "Panel",
+    "Sizes",
+    "as_html",
+    "layout",
+    "marker",
+    "new_figure",
+    "style",
+    "write_page",
+]

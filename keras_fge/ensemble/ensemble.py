@@ -1,0 +1,475 @@
+"""`Ensemble`: members of one network that predict together, by the mean of their probabilities."""
+
+import os
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any, overload
+
+import keras
+import numpy as np
+
+from keras_fge.core.arguments import as_number
+from keras_fge.core.batch_norm import check_can_be_estimated
+from keras_fge.core.compiled import check_metrics, compiled_metrics
+from keras_fge.core.networks import check_same_architecture, clone, set_weights
+from keras_fge.core.pages import Sizes, as_html
+from keras_fge.core.predictions import RunningMean, RunningVariance
+from keras_fge.core.tasks import FromLogits, Outputs, Task
+from keras_fge.ensemble.export import one_model
+from keras_fge.ensemble.members import Members
+from keras_fge.ensemble.selection import greedy_ensemble, greedy_soup
+from keras_fge.ensemble.uncertainty import disagreement, ood_auroc, uncertainty
+from keras_fge.run import Folder, Snapshot, StoredSnapshot, check_fits, distances_between, sharing
+
+
+class Ensemble:
+    """Networks of one architecture that predict together: p(y | x) = 1/K sum_k p_k(y | x).
+
+    Probabilities are averaged, never logits. One member at a time is put into `network`, whose own weights come back
+    afterwards, also after an error; sums are float32. `ensemble[:k]` is the ensemble of the first k members, and
+    `ensemble[0]` the first member, a network of its own.
+
+    Args:
+        network: A built `keras.Model`.
+        snapshots: `Snapshot`s, or lists of arrays as `network.get_weights()` returns them; at least one.
+        from_logits: What the network outputs. True: logits, which a softmax (a sigmoid for a single output) turns into
+            probabilities before they are averaged. False: probabilities. None: neither, as in regression. For a network
+            with several outputs, one for all or a list with one for each. `callback.ensemble()` takes it from the
+            compiled losses. Default: False.
+        task: What the outputs are for, also one for all or a list. "classification": the last axis holds classes, of
+            which one is right for each sample, or for each position of a sequence or an image; one column alone is the
+            probability of class 1 of two. "multilabel": each element is the probability of a label of its own, and
+            logits go through a sigmoid. "regression": values. Default: "regression" where `from_logits` is None, else
+            "classification".
+        weights: Shares v_k of the members, positive, brought to the sum 1: p = sum_k v_k p_k. Default: equal ones.
+
+    Raises:
+        ValueError: if there is no snapshot, or one that does not fit the network, or `from_logits` and `task` are
+            other values or contradict each other, or `weights` are not one positive number for each member.
+
+    Example:
+        ensemble = keras_fge.Ensemble(net_a, [net_a.get_weights(), net_b.get_weights()])
+        ensemble.predict(x_test)  # Mean probabilities, shape (N, classes).
+        ensemble.evaluate(x_test, y_test)  # {"error": ..., "nll": ..., "brier": ..., "ece": ...}
+        ensemble.save("ensemble")
+        keras_fge.Ensemble.load("ensemble")
+
+    References:
+        Garipov et al., NeurIPS 2018, section 5, https://arxiv.org/abs/1802.10026
+    """
+
+    def __init__(
+        self,
+        network: keras.Model,
+        snapshots: Sequence[Snapshot | Sequence[np.ndarray]],
+        from_logits: FromLogits = False,
+        task: Task = None,
+        *,
+        weights: Sequence[float] | None = None,
+    ):
+        snapshots = list(snapshots)
+        if models := [s for s in snapshots if isinstance(s, keras.Model)]:
+            raise ValueError(
+                f"`snapshots` must hold weights, as {models[0].name}.get_weights() returns them, or `Snapshot.of("
+                f"{models[0].name})`. Received a keras.Model."
+            )
+        members = [s if isinstance(s, Snapshot) else Snapshot(s) for s in snapshots]
+        if not members:
+            raise ValueError("`snapshots` is empty: an ensemble needs at least one member.")
+        for index, member in enumerate(members):
+            check_fits(member, network, index)
+        self._outputs = Outputs(from_logits, task)
+        self.network = network
+        self.snapshots = members
+        self.from_logits = from_logits
+        self.task = task
+        self.weights = _checked_weights(weights, len(members))
+        self._members = Members(network, members, self._outputs, self.weights)
+
+    @classmethod
+    def of(
+        cls,
+        networks: Sequence[keras.Model],
+        from_logits: FromLogits = False,
+        task: Task = None,
+        *,
+        weights: Sequence[float] | None = None,
+    ) -> "Ensemble":
+        """The ensemble of networks of one architecture that were trained independently. They are copied.
+
+        Args:
+            networks: Built networks. The first one is what the members are put into, and keeps its weights.
+            from_logits, task, weights: As for the constructor.
+
+        Raises:
+            ValueError: if their architectures differ; the message names the first weight that does.
+
+        Example:
+            keras_fge.Ensemble.of([net_a, net_b]).evaluate(x_test, y_test)
+        """
+        networks = list(networks)
+        for index, network in enumerate(networks):
+            if not isinstance(network, keras.Model):
+                raise ValueError(f"`networks[{index}]` must be a keras.Model. Received: {network!r}")
+            check_same_architecture(networks[0], network, "`networks[0]`", f"`networks[{index}]`")
+        if not networks:
+            raise ValueError("`networks` is empty: an ensemble needs at least one member.")
+        first = Snapshot.of(networks[0])
+        others = [Snapshot.of(network, like=first) for network in networks[1:]]
+        return cls(networks[0], [first, *others], from_logits, task, weights=weights)
+
+    def __add__(self, other: "Ensemble") -> "Ensemble":
+        """The members of both, as of two runs, in the network of the first. Weights count for as many members."""
+        if not isinstance(other, Ensemble):
+            return NotImplemented
+        check_same_architecture(self.network, other.network, "the network of the first ensemble", "that of the second")
+        if (self.from_logits, self.task) != (other.from_logits, other.task):
+            raise ValueError(
+                f"The two ensembles must have the same `from_logits` and `task`. Received: {self!r} and {other!r}"
+            )
+        weights = None
+        if self.weights is not None or other.weights is not None:
+            parts = [(len(part), part._members.shares) for part in (self, other)]
+            weights = [share * count / sum(shares) for count, shares in parts for share in shares]
+        members = [*self.snapshots, *other.snapshots]
+        return Ensemble(self.network, members, self.from_logits, self.task, weights=weights)
+
+    def predict(self, x: Any, batch_size: int | None = None, members: bool = False) -> Any:
+        """The mean of the members' probabilities; of their outputs, for a network that does not classify.
+
+        Args:
+            x: What `keras.Model.predict` takes. A data set must come in the same order every time: no shuffling. A
+                generator is read once: every member predicts each batch before the next one comes, which is slower.
+            batch_size: Samples per batch, for arrays.
+            members: Whether to return the prediction of each member instead, shape `(K, N, ...)`. Default: no; then
+                only the sum and the prediction of one member are held.
+
+        Returns:
+            float32 array of the shape of the network's output (or the same structure of arrays for several outputs).
+        """
+        if members:
+            return keras.tree.map_structure(
+                lambda *arrays: np.stack(arrays), *self._members.all_predictions(x, batch_size)
+            )
+        if hasattr(x, "__next__"):
+            means = [self._members.add_up(RunningMean(), _inputs(batch), None).mean() for batch in x]
+            if not means:
+                raise ValueError("`x` holds no batches: it may have been read before.")
+            return keras.tree.map_structure(lambda *arrays: np.concatenate(arrays), *means)
+        return self._members.add_up(RunningMean(), x, batch_size).mean()
+
+    def predict_variance(self, x: Any, batch_size: int | None = None) -> Any:
+        """The variance over the members, sum_k v_k (p_k - p)^2, of what `predict` averages. Same shape."""
+        return self._members.add_up(RunningVariance(), x, batch_size).variance()
+
+    def evaluate(
+        self,
+        x: Any,
+        y: Any = None,
+        batch_size: int | None = None,
+        calibrate: bool = False,
+        *,
+        sample_weight: Any = None,
+        metrics: str | None = None,
+        ood: Any = None,
+    ) -> dict[str, float]:
+        """Test metrics of the whole ensemble, as floats.
+
+        For p = `predict(x)`, N samples and labels y:
+
+            error: fraction of samples whose largest probability is not that of the label, in [0, 1]
+            nll:   -1/N sum_n log p_n[y_n], in nats (p clipped at 1e-7)
+            brier: 1/N sum_n sum_c (p_n[c] - [c = y_n])^2
+            ece:   sum_b (n_b / N) |accuracy_b - confidence_b| over 15 equal bins of the largest probability
+
+        where N counts positions for sequences and images, and elements for labels that do not exclude each other. For
+        values instead: mse and mae, the mean squared and absolute error of the mean prediction. With several outputs,
+        the name of the output stands before each, as in "digit_error".
+
+        Args:
+            x: Inputs, or a data set of (x, y) or (x, y, sample_weight) batches in an order that does not change.
+            y: Labels, for array inputs: integers of shape `(N, ...)` or `(N, ..., 1)`, or one-hot of shape `(N, ...,
+                classes)`; for labels that do not exclude each other, 0 and 1 in the shape of the output. For several
+                outputs, the structure of the outputs.
+            batch_size: Samples per batch, for arrays.
+            calibrate: Whether to add "calibrated_nll", "calibrated_brier", "calibrated_ece" and "temperature": after
+                temperature scaling with 5-fold cross-validation on these data; see `calibrated_metrics`.
+            sample_weight: Weights of the samples, `(N,)`, or positions, `(N, ...)`, such as a mask: all metrics are
+                means with these weights. For several outputs, one for all, or the structure of the outputs.
+            metrics: "compiled": the loss (without regularizers) and the metrics with which the network is compiled,
+                instead of those above. They see the mean prediction (where the network outputs logits, its logits), so
+                this works for any task. Default: those above.
+            ood: Foreign inputs, of another kind than `x`: adds "ood_auroc_entropy" and "ood_auroc_mutual_information",
+                how well the uncertainty tells them from `x`; see `keras_fge.ood_auroc`. Needs scikit-learn. Default:
+                none.
+
+        Returns:
+            `{"error", "nll", "brier", "ece", ...}`.
+
+        Raises:
+            ValueError: if outputs are no probabilities (see `from_logits`), labels do not fit, or the data set changes
+                its order between passes; with `metrics="compiled"`, if the network is not compiled.
+
+        References:
+            Guo et al., On Calibration of Modern Neural Networks, ICML 2017, https://arxiv.org/abs/1706.04599
+        """
+        for part in self._members.growing(x, y, sample_weight, batch_size):
+            running, labels, shares = part  # In the end, those of all members.
+        values = self._metrics(running.mean(), labels, shares, calibrate, metrics)
+        if ood is not None:
+            scores = [self.uncertainty(data, batch_size) for data in (x, ood)]
+            for name in scores[0]:
+                values[f"ood_auroc_{name}"] = ood_auroc(*(score[name] for score in scores))
+        return values
+
+    def evaluate_sizes(
+        self,
+        x: Any,
+        y: Any = None,
+        batch_size: int | None = None,
+        calibrate: bool = False,
+        *,
+        sample_weight: Any = None,
+        metrics: str | None = None,
+    ) -> Sizes:
+        """The metrics of `evaluate` for the ensembles of the first 1, 2, ..., K members: arrays of shape `(K,)`.
+
+        It is a dictionary; its method `to_frame()` makes a pandas table of it.
+        """
+        rows = [
+            self._metrics(running.mean(), labels, shares, calibrate, metrics)
+            for running, labels, shares in self._members.growing(x, y, sample_weight, batch_size)
+        ]
+        return Sizes({name: np.array([row[name] for row in rows]) for name in rows[0]})
+
+    def uncertainty(self, x: Any, batch_size: int | None = None) -> dict[str, np.ndarray]:
+        """Predictive entropy and mutual information for each sample, of a classifier with one output.
+
+        Returns:
+            `{"entropy", "mutual_information"}`, in nats, arrays of shape `(N,)`; see `keras_fge.uncertainty`.
+        """
+        members = self.predict(x, batch_size, members=True)
+        if not isinstance(members, np.ndarray) or self._outputs.each(1)[0].task != "classification":
+            raise ValueError("`uncertainty` needs a classifier with one output.")
+        return uncertainty(members, self.weights)
+
+    def disagreement(self, x: Any, batch_size: int | None = None) -> np.ndarray:
+        """The fraction of samples for which two members predict different classes: array of shape `(K, K)`."""
+        predictions = self._members.all_predictions(x, batch_size)
+        if not isinstance(predictions[0], np.ndarray):
+            raise ValueError("`disagreement` needs a network with one output.")
+        return disagreement([self._outputs.each(1)[0].classes(array) for array in predictions])
+
+    def distances(self) -> np.ndarray:
+        """||w_j - w_k|| over the trainable weights: array of shape `(K, K)`, in the units of the weights."""
+        return distances_between(self.snapshots, self.network)
+
+    def select(self, x: Any, y: Any, batch_size: int | None = None, seed: int = 0) -> "Ensemble":
+        """The members that do best together on validation data, chosen greedily, as an `Ensemble`.
+
+        On a random half of the data, the member that lowers the NLL of the ensemble so far the most (for a network that
+        does not classify, the mean squared error) joins until none is left. Among the ensembles on this way, the whole
+        one included, that with the lowest value on the *other* half is returned: a choice which does not hold there is
+        not made. Members whose predictions are not finite are left out, with a warning.
+
+        Args:
+            x, y: Validation arrays. Never test data: what chose the members cannot measure them.
+            batch_size: Samples per batch.
+            seed: Seed of the random split. Default: 0.
+
+        References:
+            Caruana et al., Ensemble Selection from Libraries of Models, ICML 2004.
+        """
+        chosen = greedy_ensemble(self._members, x, y, batch_size, seed)
+        return Ensemble(self.network, [self.snapshots[k] for k in chosen], self.from_logits, self.task)
+
+    def soup(self, x: Any, y: Any, train: Any = None, batch_size: int = 128, *, seed: int = 0) -> keras.Model:
+        """One network with the mean of the weights of members that go well together, chosen on validation data.
+
+        On a random half of the data, in the order of their own NLL (for values, mean squared error), each member joins
+        if the network with the mean weights does not get worse. Among the networks on this way, the best single member
+        included, that with the lowest value on the *other* half is returned. (The mean of all members is
+        `average_weights`.)
+
+        Args:
+            x, y: Validation arrays. Never test data.
+            train: Training data, for the statistics of BatchNormalization. Needed if the network has such layers.
+            batch_size: Samples per batch, for arrays. Default: 128.
+            seed: Seed of the random split. Default: 0.
+
+        Returns:
+            A `keras.Model` of its own, not compiled.
+
+        Raises:
+            ValueError: if the network has BatchNormalization and `train` is missing.
+
+        References:
+            Wortsman et al., Model soups, ICML 2022, recipe 1, https://arxiv.org/abs/2203.05482
+        """
+        check_can_be_estimated(self.network, train)
+        network = clone(self.network)
+        chosen = greedy_soup(self._members, network, x, y, train, batch_size, seed)
+        if len(chosen) == 1:
+            return self[chosen[0]]
+        self._members.put_mean_into(network, chosen, train, batch_size)
+        return network
+
+    def average_weights(self, train: Any = None, batch_size: int = 128) -> keras.Model:
+        """One network with the mean of the members' weights: stochastic weight averaging (SWA) from the same run.
+
+        Args:
+            train: Training data, what `keras.Model.fit` takes: BatchNormalization statistics are estimated anew, as
+                those of the members do not fit the mean. Needed if the network has such layers.
+            batch_size: Samples per batch, for arrays. Default: 128.
+
+        Returns:
+            A `keras.Model` of its own, not compiled. The mean is weighted, if the ensemble is. Weights that are no
+            floats are those of the first member.
+
+        Raises:
+            ValueError: if the network has BatchNormalization and `train` is missing.
+
+        References:
+            Izmailov et al., Averaging Weights Leads to Wider Optima and Better Generalization, UAI 2018,
+            https://arxiv.org/abs/1803.05407
+        """
+        check_can_be_estimated(self.network, train)
+        network = clone(self.network)
+        self._members.put_mean_into(network, range(len(self)), train, batch_size)
+        return network
+
+    def to_model(self) -> keras.Model:
+        """The ensemble as one `keras.Model` that outputs mean probabilities: to save as .keras, export, or serve.
+
+        It holds all members side by side, and only layers of Keras' own, so a file of it loads without this package.
+        Layers whose weights all members share, as those of a frozen backbone, are in it once, and run once where their
+        input is the same.
+
+        Raises:
+            ValueError: if the network is of a class of its own: only functional and Sequential networks tell what goes
+                into them.
+        """
+        if not getattr(self.network, "inputs", None):
+            raise ValueError(
+                f"`to_model` needs a functional or Sequential network. Received: {type(self.network).__name__}, which "
+                "you can call inside a functional model: keras.Model(inputs, network(inputs))."
+            )
+        return one_model(self.network, self.snapshots, self._outputs, self.weights)
+
+    def save(self, directory: str | os.PathLike) -> None:
+        """Writes the ensemble to a new folder: the network (.keras), a file for each member, and a manifest.
+
+        Each file is complete or not there, nothing is pickled, and the manifest has the SHA-256 of network and members.
+
+        Raises:
+            ValueError: if there is an ensemble in `directory` already.
+            OSError: if it cannot be written.
+        """
+        folder = Folder(directory)
+        network = folder.create(self.network)
+        members: list[Snapshot] = []
+        for snapshot in self.snapshots:  # What is frozen stands in the file of the first one.
+            shared = sharing(snapshot, members[0] if members else None, self.network)
+            members.append(StoredSnapshot.write(shared, directory, "member"))
+        about = {"network": network, "from_logits": self.from_logits, "task": self.task, "weights": self.weights}
+        folder.write_manifest(members, about)
+
+    @classmethod
+    def load(
+        cls,
+        directory: str | os.PathLike,
+        network: keras.Model | None = None,
+        from_logits: Any = "as saved",
+        task: Any = "as saved",
+        *,
+        skip_damaged: bool = False,
+        verify: bool = True,
+    ) -> "Ensemble":
+        """The ensemble that `save` or a callback with `directory=` wrote. Weights are read when they are needed.
+
+        Args:
+            directory: The folder.
+            network: A built network to use. Default: the one in the folder, whose classes must be Keras' own or
+                registered with `keras.saving.register_keras_serializable`.
+            from_logits, task: As for the constructor. Default: as saved.
+            skip_damaged: Whether to leave out members whose file is missing or not as written, with a warning.
+                Default: no; they are an error.
+            verify: Whether manifest, network and members must be what was written, by their checksums. Default: True.
+
+        Raises:
+            ValueError: if there is no ensemble, its network cannot be loaded, or a file is damaged or does not fit.
+        """
+        folder = Folder(directory)
+        members, about = folder.read_manifest(verify)
+        kept = []
+        for index, snapshot in enumerate(members):
+            try:
+                _ = snapshot.weights
+            except ValueError as error:
+                if not skip_damaged:
+                    raise ValueError(f"{error} `skip_damaged=True` would leave it out.") from error
+                warnings.warn(f"{error} It is left out.", stacklevel=2)
+            else:
+                kept.append(index)
+        if not kept:
+            raise ValueError(f"There is no member in '{directory}'.")
+        from_logits = about["from_logits"] if from_logits == "as saved" else from_logits
+        task = about["task"] if task == "as saved" else task
+        if from_logits == "unknown":
+            raise ValueError(f"Say `Ensemble.load('{directory}', from_logits=...)`: the losses of the run do not tell.")
+        if network is None:
+            network = folder.load_network(about["network"] if verify else None)
+        shares = about["weights"] and [about["weights"][index] for index in kept]
+        return cls(network, [members[index] for index in kept], from_logits, task, weights=shares)
+
+    def __len__(self) -> int:
+        return len(self.snapshots)
+
+    @overload
+    def __getitem__(self, index: int) -> keras.Model: ...
+    @overload
+    def __getitem__(self, index: slice) -> "Ensemble": ...
+    def __getitem__(self, index: int | slice) -> "keras.Model | Ensemble":
+        """`ensemble[0]` is a member, a network of its own; `ensemble[:3]` is the ensemble of the first three."""
+        if isinstance(index, slice):
+            weights = None if self.weights is None else self.weights[index]
+            return Ensemble(self.network, self.snapshots[index], self.from_logits, self.task, weights=weights)
+        network = clone(self.network)
+        set_weights(network, self.snapshots[index].weights)
+        return network
+
+    def __iter__(self) -> Iterator[keras.Model]:
+        return (self[index] for index in range(len(self)))
+
+    def __repr__(self) -> str:
+        task = f", task={self.task!r}" if self.task else ""
+        return f"Ensemble({len(self)} members of '{self.network.name}', from_logits={self.from_logits}{task})"
+
+    def _repr_html_(self) -> str:
+        rows = [
+            f"member {k}: iteration {s.step}" + "".join(f", {name} {value:.4g}" for name, value in s.metrics.items())
+            for k, s in enumerate(self.snapshots, 1)
+            if s.step
+        ]
+        return as_html([repr(self)], rows)
+
+    def _metrics(self, outputs, labels, weights=None, calibrate=False, metrics=None):
+        check_metrics(metrics)
+        if metrics == "compiled":
+            return compiled_metrics(self.network, self._outputs, outputs, labels, weights)
+        return self._outputs.metrics(self.network, outputs, labels, weights, calibrate)
+
+
+def _checked_weights(weights, members):
+    """The weights of the members, with the sum 1; None if there are none."""
+    if weights is None:
+        return None
+    shares = [as_number("weights", weight) for weight in weights]
+    if len(shares) != members or min(shares) <= 0:
+        raise ValueError(f"`weights` must be {members} positive numbers, one for each member. Received: {shares}")
+    return [share / sum(shares) for share in shares]
+
+
+def _inputs(batch):
+    """The inputs in a batch of a generator, which may hold labels too."""
+    return batch[0] if isinstance(batch, tuple) else batch

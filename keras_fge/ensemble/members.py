@@ -1,0 +1,86 @@
+"""`Members`: the members of an ensemble, put into one network one after the other, to predict or to be averaged."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_fge.core.batch_norm import update_batch_norm
+from keras_fge.core.networks import borrowed, set_weights
+from keras_fge.core.predictions import RunningMean, check_order, predict_with_labels
+from keras_fge.core.tasks import Outputs
+from keras_fge.run import Snapshot
+
+
+class Members:
+    """Members of one network, whose own weights come back after each method.
+
+    Args:
+        network: The network.
+        snapshots: The members.
+        outputs: What the network outputs.
+        weights: Shares of the members; None: equal ones.
+
+    Attributes:
+        network, snapshots, outputs: As given.
+        shares: The shares, 1 each if they are equal.
+    """
+
+    def __init__(
+        self,
+        network: keras.Model,
+        snapshots: Sequence[Snapshot],
+        outputs: Outputs,
+        weights: Sequence[float] | None,
+    ):
+        self.network, self.snapshots, self.outputs = network, snapshots, outputs
+        self.shares = [1.0] * len(snapshots) if weights is None else weights
+
+    def _predictions(self, x, batch_size):
+        """Inside `borrowed`: the probabilities of one member after the other."""
+        for snapshot in self.snapshots:
+            set_weights(self.network, snapshot.weights)
+            yield self.outputs.probabilities(self.network.predict(x, batch_size=batch_size, verbose=0))
+
+    def all_predictions(self, x: Any, batch_size: int | None) -> list[Any]:
+        """The probabilities of all members."""
+        with borrowed(self.network):
+            return list(self._predictions(x, batch_size))
+
+    def add_up(self, running: RunningMean, x: Any, batch_size: int | None) -> Any:
+        """Adds the probabilities of all members to `running`, and returns it."""
+        with borrowed(self.network):
+            for share, outputs in zip(self.shares, self._predictions(x, batch_size)):
+                running.add(outputs, share)
+        return running
+
+    def growing(self, x: Any, y: Any, weights: Any, batch_size: int | None) -> Iterator[tuple[RunningMean, Any, Any]]:
+        """(running mean of probabilities, labels, sample weights) of the first 1, 2, ..., K members."""
+        running, labels = RunningMean(), None
+        with borrowed(self.network):
+            for share, snapshot in zip(self.shares, self.snapshots):
+                set_weights(self.network, snapshot.weights)
+                outputs, new_labels, sample_weights = predict_with_labels(self.network, x, y, weights, batch_size)
+                check_order(labels, new_labels, "`x`")
+                labels = new_labels
+                running.add(self.outputs.probabilities(outputs), share)
+                yield running, labels, sample_weights
+
+    def put_mean_into(self, network: keras.Model, chosen: Sequence[int], train: Any, batch_size: int) -> None:
+        """Gives `network` the mean of the weights of the members `chosen`; weights that are no floats, of the first.
+
+        With data `train`, it estimates the statistics of BatchNormalization.
+        """
+        shares = np.array([self.shares[k] for k in chosen])
+        totals = [w * shares[0] if w.dtype.kind == "f" else w for w in self._weights_in_float64(chosen[0])]
+        for k, share in zip(chosen[1:], shares[1:]):
+            for index, array in enumerate(self._weights_in_float64(k)):
+                if array.dtype.kind == "f":
+                    totals[index] += array * share
+        set_weights(network, [total / sum(shares) if total.dtype.kind == "f" else total for total in totals])
+        if train is not None:
+            update_batch_norm(network, train, batch_size)
+
+    def _weights_in_float64(self, index):
+        return [w.astype("float64") if w.dtype.kind == "f" else w for w in self.snapshots[index].weights]

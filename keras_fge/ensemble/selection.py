@@ -1,0 +1,101 @@
+"""Choosing on validation data: one half of them chooses members, greedily, and the other half guards the choice."""
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_fge.core.tasks import Outputs
+from keras_fge.ensemble.members import Members
+
+
+class HoldOut:
+    """Validation labels in two random halves.
+
+    Args:
+        network: The network, for the names of its outputs.
+        outputs: What it outputs.
+        x, y: Validation arrays.
+        seed: Seed of the split.
+
+    Raises:
+        ValueError: if there are fewer than two samples.
+    """
+
+    def __init__(self, network: keras.Model, outputs: Outputs, x: Any, y: Any, seed: int):
+        samples = len(keras.tree.flatten(x)[0])
+        if samples < 2:
+            raise ValueError(f"`x` must hold at least 2 samples. Received: {samples}")
+        self._network, self._outputs, self._labels = network, outputs, y
+        self._halves = np.array_split(np.random.default_rng(seed).permutation(samples), 2)
+
+    def score(self, predictions: Any, half: int) -> float:
+        """NLL, or mean squared error, of probabilities, or values, on one half: 0 chooses, 1 guards; less is better.
+
+        Several outputs are added up. Predictions that are not finite are worse than any other.
+        """
+        rows = self._halves[half]
+        chosen, labels = keras.tree.map_structure(lambda array: np.asarray(array)[rows], (predictions, self._labels))
+        return self._outputs.loss(self._network, chosen, labels)
+
+
+def finite_members(hold_out: HoldOut, predictions: Sequence[Any]) -> list[int]:
+    """The members whose predictions are finite; a warning names the others.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    finite = [k for k, array in enumerate(predictions) if np.isfinite(hold_out.score(array, 0))]
+    if not finite:
+        raise ValueError("No member has finite predictions: the training has diverged.")
+    if left_out := sorted(set(range(len(predictions))).difference(finite)):
+        names = ", ".join(map(str, left_out))
+        warnings.warn(f"Members {names} are left out: their predictions are not finite.", stacklevel=4)
+    return finite
+
+
+def greedy_ensemble(members: Members, x: Any, y: Any, batch_size: int | None, seed: int) -> list[int]:
+    """The members that do best together (Caruana et al. 2004); see `Ensemble.select`."""
+    hold_out = HoldOut(members.network, members.outputs, x, y, seed)
+    predictions = members.all_predictions(x, batch_size)
+    finite = finite_members(hold_out, predictions)
+    chosen: list[int] = []
+    guards = []
+    total = keras.tree.map_structure(np.zeros_like, predictions[0])
+
+    def with_member(k):
+        return keras.tree.map_structure(np.add, total, predictions[k])
+
+    def score(sums, half):
+        return hold_out.score(keras.tree.map_structure(lambda array: array / np.float32(len(chosen) + 1), sums), half)
+
+    while len(chosen) < len(finite):
+        best = min(set(finite).difference(chosen), key=lambda k: score(with_member(k), 0))
+        total = with_member(best)
+        guards.append(score(total, 1))
+        chosen.append(best)
+    return chosen[: np.argmin(guards) + 1]
+
+
+def greedy_soup(
+    members: Members, network: keras.Model, x: Any, y: Any, train: Any, batch_size: int, seed: int
+) -> list[int]:
+    """The members of a greedy soup (Wortsman et al. 2022, recipe 1), tried in `network`; see `Ensemble.soup`."""
+    hold_out = HoldOut(members.network, members.outputs, x, y, seed)
+    predictions = members.all_predictions(x, batch_size)
+
+    def predict_mean(chosen):
+        members.put_mean_into(network, chosen, train, batch_size)
+        return members.outputs.probabilities(network.predict(x, batch_size=batch_size, verbose=0))
+
+    order = sorted(finite_members(hold_out, predictions), key=lambda k: hold_out.score(predictions[k], 0))
+    chosen, best = order[:1], hold_out.score(predictions[order[0]], 0)
+    guards = [hold_out.score(predictions[order[0]], 1)]
+    for k in order[1:]:
+        mixed = predict_mean([*chosen, k])
+        if (value := hold_out.score(mixed, 0)) <= best:
+            chosen, best = [*chosen, k], value
+            guards.append(hold_out.score(mixed, 1))
+    return chosen[: np.argmin(guards) + 1]

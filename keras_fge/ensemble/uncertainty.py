@@ -1,0 +1,82 @@
+"""How sure an ensemble is: predictive entropy, mutual information, and how well they tell foreign data."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+
+def uncertainty(
+    members: Sequence[ArrayLike] | np.ndarray, weights: Sequence[float] | None = None
+) -> dict[str, np.ndarray]:
+    """The uncertainty of the mean prediction of K classifiers, in nats, and its part that they disagree about.
+
+        entropy:            H[p] = -sum_c p[c] log p[c],   p = sum_k v_k p_k
+        mutual_information: H[p] - sum_k v_k H[p_k]
+
+    The first is the total uncertainty. The second is at least 0, and 0 where all members agree: what more data of that
+    kind would remove, as far as the members represent what is not known.
+
+    Args:
+        members: Probabilities of each member, shape `(K, N, ..., classes)`; one column alone is the probability of
+            class 1 of two. `ensemble.predict(x, members=True)` returns them.
+        weights: v_k, shape `(K,)`, brought to the sum 1. Default: equal ones.
+
+    Returns:
+        `{"entropy", "mutual_information"}`: arrays of shape `(N, ...)`.
+
+    Raises:
+        ValueError: if these are no probabilities.
+
+    Example:
+        keras_fge.uncertainty([[[1.0, 0.0]], [[0.0, 1.0]]])["mutual_information"]  # [log 2]
+
+    References:
+        Depeweg et al., Decomposition of Uncertainty in Bayesian Deep Learning, ICML 2018,
+        https://arxiv.org/abs/1710.07283
+    """
+    probabilities = np.asarray(members, dtype="float64")
+    if probabilities.ndim < 3 or not np.all((probabilities >= 0) & (probabilities <= 1 + 1e-6)):
+        raise ValueError(
+            "`members` must hold probabilities of shape (members, samples, classes). Received: shape "
+            f"{probabilities.shape}, values from {np.min(probabilities):.3g} to {np.max(probabilities):.3g}"
+        )
+    if probabilities.shape[-1] == 1:
+        probabilities = np.concatenate([1 - probabilities, probabilities], axis=-1)
+    entropy = _entropy(np.average(probabilities, axis=0, weights=weights))
+    return {
+        "entropy": entropy,
+        "mutual_information": entropy - np.average(_entropy(probabilities), axis=0, weights=weights),
+    }
+
+
+def disagreement(classes: Sequence[np.ndarray]) -> np.ndarray:
+    """The fraction of positions at which two members predict different classes: `(K, K)` from K arrays of classes."""
+    return np.array([[np.mean(a != b) for b in classes] for a in classes])
+
+
+def ood_auroc(inside: ArrayLike, outside: ArrayLike) -> float:
+    """How well a score tells foreign samples: the probability that one of them has a larger score than one of ours.
+
+    1/2 is a guess, 1 is perfect; equal scores count half. Needs scikit-learn.
+
+    Args:
+        inside: Scores of samples of the kind that the networks were trained on, such as `uncertainty(...)["entropy"]`.
+        outside: Scores of foreign samples.
+
+    Example:
+        keras_fge.ood_auroc([0.1, 0.2], [0.2, 0.9])  # 0.875
+
+    References:
+        Hendrycks and Gimpel, A Baseline for Detecting Misclassified and Out-of-Distribution Examples in Neural
+        Networks, ICLR 2017, https://arxiv.org/abs/1610.02136
+    """
+    from sklearn.metrics import roc_auc_score
+
+    inside, outside = np.ravel(np.asarray(inside)), np.ravel(np.asarray(outside))
+    labels = np.repeat([0, 1], [len(inside), len(outside)])
+    return float(roc_auc_score(labels, np.concatenate([inside, outside])))
+
+
+def _entropy(probabilities):
+    return -np.sum(probabilities * np.log(np.maximum(probabilities, 1e-300)), axis=-1)

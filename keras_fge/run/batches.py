@@ -1,0 +1,106 @@
+"""Arrays as batches that a seed and the epoch shuffle, so that a resumed `fit` has the same ones."""
+
+import math
+from typing import Any, Protocol
+
+import keras
+import numpy as np
+
+from keras_fge.core.arguments import as_integer
+from keras_fge.core.files import checksum_of_arrays
+
+
+class Followed(Protocol):
+    """A callback that knows the epoch of its `fit`."""
+
+    def epoch_for(self, batches: "Batches") -> int: ...
+
+
+class Batches(keras.utils.PyDataset):
+    """Arrays as a data set for `fit`, shuffled anew in each epoch.
+
+    The batches of epoch e are the rows
+
+        numpy.random.default_rng((seed, e)).permutation(N)
+
+    from first to last. `follow` says which epoch that is: with a callback that resumes, it is the epoch that `fit` is
+    in, also after a resume. `fge.batches(x, y)` and `checkpoint.batches(x, y)` make such a data set. Without `follow`,
+    e counts the whole passes over these data, from 0.
+
+    Unless it is told `shuffle=False`, `fit` takes these batches in an order of its own, by Python's generator, which
+    the state of a run has in it. Give `fit` no `steps_per_epoch`, and keep `workers` at 1.
+
+    Args:
+        x, y: Arrays, or structures of arrays, of one length N.
+        batch_size: Samples per batch; the last batch may be shorter. Default: 32.
+        seed: Seed of the order. Default: 0.
+        sample_weight: Weights of the samples in the loss, an array of N. Default: none.
+        follow: The `FGE`, `SnapshotEnsemble` or `Checkpoint` in the same `fit`. Default: none.
+
+    Raises:
+        ValueError: if lengths differ or are 0, or `batch_size` or `seed` is no integer, or too small.
+
+    Example:
+        checkpoint = keras_fge.Checkpoint("training")
+        batches = keras_fge.Batches(x, y, batch_size=128, follow=checkpoint)
+        model.fit(batches, epochs=2, verbose=0, callbacks=[checkpoint])
+    """
+
+    def __init__(
+        self,
+        x: Any,
+        y: Any,
+        batch_size: int = 32,
+        seed: int = 0,
+        *,
+        sample_weight: Any = None,
+        follow: Followed | None = None,
+    ):
+        super().__init__()
+        self.data = _with_tuples((x, y) if sample_weight is None else (x, y, sample_weight))
+        if not all(np.ndim(array) for array in keras.tree.flatten(self.data)):
+            raise ValueError("`x`, `y` and `sample_weight` must hold arrays, not lists of numbers: use numpy.array.")
+        self.batch_size, self.seed = as_integer("batch_size", batch_size), as_integer("seed", seed, least=0)
+        lengths = {len(array) for array in keras.tree.flatten(self.data)}
+        if len(lengths) != 1 or 0 in lengths:
+            raise ValueError(f"`x` and `y` must hold arrays of one length. Received: lengths {sorted(lengths)}")
+        if follow is not None and not callable(getattr(follow, "epoch_for", None)):
+            raise ValueError(f"`follow` must be an FGE, a SnapshotEnsemble or a Checkpoint. Received: {follow!r}")
+        self.samples = lengths.pop()
+        self.follow = follow
+        self._passes = 0  # Whole ones, without `follow`.
+        self._read = 0  # Batches of the present one.
+        self._shuffle(0)
+
+    def _shuffle(self, epoch):
+        self._order = np.random.default_rng((self.seed, epoch)).permutation(self.samples)
+
+    def on_epoch_begin(self) -> None:
+        """Keras calls this before it reads the batches of an epoch."""
+        self._shuffle(self._passes if self.follow is None else self.follow.epoch_for(self))
+        self._read = 0
+
+    def on_epoch_end(self) -> None:
+        """Keras calls this after an epoch; and before the first one, on JAX and torch after a look at one batch."""
+        self._passes += self._read >= len(self)
+        self._read = 0
+
+    def about(self) -> dict[str, Any]:
+        """What the batches of an epoch are made of: {"data": checksum of the arrays, "batch_size", "seed"}."""
+        data = checksum_of_arrays(keras.tree.flatten(self.data))
+        return {"data": data, "batch_size": self.batch_size, "seed": self.seed}
+
+    def __len__(self) -> int:
+        return math.ceil(self.samples / self.batch_size)
+
+    def __getitem__(self, index: int) -> Any:
+        self._read += 1
+        rows = self._order[index * self.batch_size : (index + 1) * self.batch_size]
+        return keras.tree.map_structure(lambda array: array[rows], self.data)
+
+
+def _with_tuples(structure):
+    """The structure with tuples in place of lists, which TensorFlow takes for arrays."""
+    if isinstance(structure, dict):
+        return {name: _with_tuples(part) for name, part in structure.items()}
+    return tuple(map(_with_tuples, structure)) if isinstance(structure, (list, tuple)) else structure

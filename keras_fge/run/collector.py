@@ -1,0 +1,148 @@
+"""`Collector`: takes the snapshots of a run, measures them, and keeps them in memory or in the folder."""
+
+import secrets
+import warnings
+from typing import Any
+
+import keras
+
+from keras_fge.core.compiled import AS_COMPILED, compiled_outputs
+from keras_fge.core.keras_internals import is_chief
+from keras_fge.core.networks import check_finite, distance
+from keras_fge.run.folder import Folder
+from keras_fge.run.snapshots import Snapshot, StoredSnapshot, check_fits
+from keras_fge.run.state import State
+from keras_fge.run.validation import Validation
+
+
+class Collector:
+    """The snapshots of a callback, those of its present run at the end.
+
+    Args:
+        directory: Folder of the run; None: snapshots stay in memory.
+
+    Attributes:
+        snapshots: All snapshots.
+        earlier: How many of them are of runs before.
+        start: The weights with which the cycles of this run began.
+        last_step: The step of the last snapshot of this run; 0 before the first.
+        folder: The folder, or None.
+        about: What the manifest says beside the members.
+    """
+
+    def __init__(self, directory: str | None):
+        self.snapshots: list[Snapshot] = []
+        self.earlier = 0
+        self.start: Any = None
+        self.last_step = 0
+        self.folder: Any = None if directory is None else Folder(directory)
+        self.about: dict[str, Any] = {}
+
+    @property
+    def of_run(self) -> list[Snapshot]:
+        """The snapshots of the present run."""
+        return self.snapshots[self.earlier :]
+
+    def begin(self, model: keras.Model) -> None:
+        """Begins a run of `model`, whose snapshots come after those that are there.
+
+        Raises:
+            ValueError: if those are of another architecture.
+        """
+        if self.snapshots:
+            check_fits(self.snapshots[0], model, 0)
+        self.earlier, self.start, self.last_step = len(self.snapshots), None, 0
+
+    def create(self, model: keras.Model, from_logits: Any, task: Any) -> None:
+        """Makes the folder of a new run; the manifest, by which it can be found, is written by `write_manifest`."""
+        network = self.folder.create(model)
+        identity = secrets.token_hex(8)  # Files of two runs with the same settings are not to be mixed up.
+        self.about = {"run": identity, "network": network, "weights": None, **_said_of(model, from_logits, task)}
+
+    def read(self, model: keras.Model, stored: State, from_logits: Any, task: Any) -> None:
+        """Takes over the run in the folder, as far as its state goes.
+
+        Raises:
+            ValueError: if a file is damaged, missing, or of another run or network.
+        """
+        counters = stored.counters
+        members, self.about = self.folder.read_manifest()
+        if counters["run"] != self.about["run"]:
+            raise ValueError(f"`directory`: in '{self.folder.path}', state.npz is not of the run in manifest.json.")
+        if (from_logits, task) != (AS_COMPILED, None):
+            self.about |= _said_of(model, from_logits, task)
+        # Members that came after the state will be made again, the same, and then replace those.
+        self.snapshots = list(members[: counters["members"]])
+        self.earlier, self.last_step = 0, counters["last_snapshot_step"]
+        self.start = None
+        if counters["start_snapshot"]:
+            self.start = StoredSnapshot(self.folder.path, counters["start_snapshot"])
+        for index, member in enumerate(self.snapshots):
+            check_fits(member, model, index)
+        for snapshot in (*self.snapshots, *filter(None, [self.start])):
+            _ = snapshot.weights  # It raises an error if the file is damaged.
+        self.folder.remove_leftovers()
+
+    def counters(self) -> dict[str, Any]:
+        """What the state of the run holds of this."""
+        return {
+            "run": self.about["run"],
+            "members": len(self.snapshots),
+            "last_snapshot_step": self.last_step,
+            "start_snapshot": self.start.entry if isinstance(self.start, StoredSnapshot) else None,
+        }
+
+    def write_manifest(self) -> None:
+        """Lists the members, with their metrics."""
+        if self.folder and is_chief():
+            self.folder.write_manifest(self.snapshots, self.about)
+
+    def _kept(self, snapshot, prefix):
+        """The snapshot, in a file and without its weights if there is a folder and this process writes."""
+        return StoredSnapshot.write(snapshot, self.folder.path, prefix) if self.folder and is_chief() else snapshot
+
+    def take_start(self, model: keras.Model) -> None:
+        """Keeps the weights with which the cycles begin."""
+        like = self.snapshots[-1] if self.snapshots else None
+        self.start = self._kept(Snapshot.of(model, like=like), "start")
+
+    def take(self, model: keras.Model, step: int, rate: float, when: str, validation: Validation | None) -> None:
+        """Takes a snapshot after `step`, whose update had the learning rate `rate`, and measures it.
+
+        Raises:
+            FloatingPointError: if a weight is not finite; it says `when`.
+        """
+        snapshot = Snapshot.of(model, step, rate, self.start)
+        check_finite(model.weights, snapshot.weights, when)
+        before = self.snapshots[-1] if self.snapshots else self.start
+        last = before if self.last_step else self.start
+        self.snapshots.append(snapshot)  # Before anything that may fail.
+        self.last_step = step
+        try:
+            self.snapshots[-1] = self._kept(snapshot, "member")
+            from_last = distance(model, snapshot.weights, last.weights)
+            distances = {
+                "distance_from_start": distance(model, snapshot.weights, self.start.weights),
+                "distance_from_last": from_last,
+            }
+            if (from_last if last is before else distance(model, snapshot.weights, before.weights)) == 0:
+                warnings.warn(
+                    f"Snapshot {len(self.snapshots)} has the same weights as the one before. If it is of another `fit` "
+                    "from the same start, that took the same batches, as TensorFlow does after "
+                    "`keras.utils.set_random_seed`: use `keras_fge.Batches` with another seed.",
+                    stacklevel=2,
+                )
+            measured = validation.measure(model) if validation else {}
+            self.snapshots[-1].metrics = {**distances, **measured}
+        finally:
+            if isinstance(self.snapshots[-1], StoredSnapshot):
+                self.write_manifest()
+
+
+def _said_of(model, from_logits, task):
+    """What the manifest says of the outputs of `model`."""
+    try:
+        outputs = compiled_outputs(model, None, from_logits, task)
+    except ValueError:  # The losses do not tell.
+        return {"from_logits": "unknown", "task": task}
+    return {"from_logits": outputs.from_logits, "task": outputs.task}

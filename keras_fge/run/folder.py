@@ -1,0 +1,147 @@
+"""The folder of an ensemble: its network, a file for each member, and a manifest."""
+
+import hashlib
+import json
+import os
+import re
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import keras
+
+from keras_fge.core.files import checksum, read_bytes, remove_leftovers, replace, temporary_name, write_atomically
+from keras_fge.core.keras_internals import is_chief
+from keras_fge.core.networks import clone, locked
+from keras_fge.run.snapshots import Snapshot, StoredSnapshot
+
+FORMAT = 3  # Those of version 0.1 and 0.2 were never published.
+OURS = re.compile(r"network|manifest\.json|(member|start)-[0-9a-f]{16}\.npz")
+
+
+class Folder:
+    """Reads and writes the files. The manifest comes last: what it lists is there, whenever a process ends.
+
+    manifest.json     members with steps, learning rates, metrics; checksums of all, and of itself
+    member-*.npz      the weights of one member; the name is made of the content
+    network.keras     the network
+    """
+
+    def __init__(self, path: str | os.PathLike):
+        self.path = os.fspath(path)
+
+    def _in(self, name):
+        return os.path.join(self.path, name)
+
+    def exists(self) -> bool:
+        """Whether the folder holds an ensemble."""
+        return os.path.exists(self._in("manifest.json"))
+
+    def create(self, network: keras.Model) -> dict[str, Any] | None:
+        """Makes the folder and saves the network. Where there are several processes, all of them call this.
+
+        Returns:
+            The file of the network as the manifest lists it; None if Keras cannot save it, and in other processes.
+
+        Raises:
+            ValueError: if it holds an ensemble, or members of one.
+            OSError: if it cannot be written.
+        """
+        if self.exists():
+            raise ValueError(f"`directory`: '{self.path}' holds an ensemble already. Give another one.")
+        names = os.listdir(self.path) if os.path.isdir(self.path) else []
+        if members := [name for name in names if name.startswith("member-")]:
+            raise ValueError(
+                f"`directory`: '{self.path}' holds members, such as {min(members)}, but no manifest.json of a run. "
+                "Give another folder."
+            )
+        if is_chief():
+            os.makedirs(self.path, exist_ok=True)
+        try:
+            with locked(network):  # On several processes, the two lines in it communicate.
+                copy = clone(network)  # Without the optimizer, and whatever it takes to compile the network.
+                copy.set_weights(network.get_weights())
+            if is_chief():
+                self._save(copy)
+                content = read_bytes(self._in("network.keras"))
+                return {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content)}
+        except (ValueError, TypeError, NotImplementedError) as error:
+            warnings.warn(
+                f"'{network.name}' cannot be saved; `Ensemble.load('{self.path}', network=...)` will need one that you "
+                f"build. {error}",
+                stacklevel=2,
+            )
+        return None
+
+    def _save(self, network):
+        path = self._in("network.keras")
+        with temporary_name(self._in("network"), ".keras") as temporary:
+            try:
+                network.save(temporary)
+                with open(temporary, "rb+") as file:
+                    os.fsync(file.fileno())
+            except OSError as error:
+                raise OSError(error.errno, f"{error.strerror or error}, writing the network", path) from error
+            replace(temporary, path)
+
+    def remove_leftovers(self) -> None:
+        """Removes what a killed process had not finished writing."""
+        if is_chief():
+            remove_leftovers(self.path, lambda name: bool(OURS.fullmatch(name)))
+
+    def load_network(self, entry: dict[str, Any] | None) -> keras.Model:
+        """Loads the network, not compiled.
+
+        Args:
+            entry: As `create` returned it, to compare the file with. None: it is not compared.
+
+        Raises:
+            ValueError: if it is not the file that was written, or Keras cannot load it.
+        """
+        path = self._in("network.keras")
+        try:
+            if entry is not None:
+                read_bytes(path, entry["size"], entry["sha256"])
+        except (ValueError, FileNotFoundError) as error:
+            raise ValueError(f"{error} Give `network`, or load what is there with `verify=False`.") from error
+        try:
+            return keras.saving.load_model(path, compile=False)
+        except (ValueError, TypeError, OSError) as error:
+            raise ValueError(
+                f"The network '{path}' cannot be loaded: give `network`, or import the module that registers its "
+                f"classes. Keras says: {error}"
+            ) from error
+
+    def write_manifest(self, members: Sequence[Any], about: Mapping[str, Any]) -> None:
+        """Replaces the list of members, and what there is to say `about` them, as JSON can hold it."""
+        manifest = {"format": FORMAT, **about, "members": [member.entry for member in members]}
+        text = json.dumps({**manifest, "checksum": checksum(manifest)}, indent=1)
+        write_atomically(self._in("manifest.json"), text.encode())
+
+    def read_manifest(self, verify: bool = True) -> tuple[list[StoredSnapshot], dict[str, Any]]:
+        """Reads the manifest: the members, and what `write_manifest` was told about them.
+
+        Args:
+            verify: Whether to compare it with its checksum, and members, each time they are read, with theirs.
+
+        Raises:
+            ValueError: if there is none, or it is damaged or of another format.
+        """
+        path = self._in("manifest.json")
+        try:
+            manifest = json.loads(read_bytes(path))
+            if (found := manifest.pop("format")) != FORMAT:
+                raise ValueError(
+                    f"It has format {found}, of {'a newer version' if found > FORMAT else 'version 0.1 or 0.2'} of "
+                    f"keras-fge; this one reads format {FORMAT}."
+                )
+            if manifest.pop("checksum") != checksum({"format": found, **manifest}) and verify:
+                raise ValueError("It was changed: it does not have its checksum. `verify=False` would load it.")
+            members = [StoredSnapshot(self.path, entry, verify) for entry in manifest.pop("members")]
+            _ = [manifest[name] for name in ("network", "from_logits", "task", "weights")]
+        except FileNotFoundError:
+            raise ValueError(f"`directory`: there is no ensemble in '{self.path}'; it has no manifest.json.") from None
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            reason = error if isinstance(error, ValueError) else repr(error)
+            raise ValueError(f"'{path}' is no manifest of an ensemble, or a damaged one. {reason}") from error
+        return members, manifest

@@ -1,0 +1,216 @@
+"""`Resumable`: a callback whose `fit` goes on from its folder, exactly, whatever stopped it."""
+
+import abc
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_fge.core.arguments import as_integer
+from keras_fge.core.keras_internals import Fit, begin_with_epoch, fit_around, inner_optimizer, is_chief
+from keras_fge.run.batches import Batches
+from keras_fge.run.lock import FolderLock
+from keras_fge.run.state import State, StateFile, check_batches, check_settings, describe, given_rate, prepare
+from keras_fge.run.termination import Termination
+
+
+class Resumable(keras.callbacks.Callback, abc.ABC):
+    """What `Checkpoint`, `FGE` and `SnapshotEnsemble` share: lock, state, batches, History and SIGTERM of one `fit`.
+
+    A subclass says what else belongs to its run, in the methods without a body here. Each hook of a subclass calls the
+    one here.
+
+    Args:
+        directory: The folder, made absolute. None: nothing is written, and nothing resumes.
+        resume: Whether to go on with the run in the folder, if there is one.
+
+    Attributes:
+        directory, resume: As given.
+        epoch: The epoch that `fit` is in, 0 before.
+    """
+
+    def __init__(self, directory: str | os.PathLike | None, resume: bool):
+        super().__init__()
+        self.directory = None if directory is None else os.path.abspath(directory)
+        self.resume = bool(resume)
+        self.epoch = 0
+        # Of the present, or the last, `fit`:
+        self._lock = None if self.directory is None else FolderLock(self.directory)
+        self._state = None if self.directory is None else StateFile(self.directory)
+        self._termination = Termination()
+        self._settings: dict[str, Any] = {}
+        self._batches: dict[str, Any] | None = None  # What is noted of the data set that follows this callback.
+        self._history: dict[str, Any] = {"epoch": [], "history": {}}
+        self._has_begun = False  # Whether an epoch has begun, and the History of `fit` has what came before.
+        self._awaits_batches = False  # Whether the first pass over the data that `fit` trains on is about to begin.
+        self._batch = 0  # The last one that `fit` announced.
+        self._rate_seen: float | None = None  # A later `fit` is not to take it for a wish of the user.
+        self._undo_first_epoch: Callable[[], Any] | None = None
+
+    def batches(self, x: Any, y: Any, batch_size: int = 32, seed: int = 0, *, sample_weight: Any = None) -> Batches:
+        """The arrays as a data set for a `fit` with this callback; see `keras_fge.Batches`.
+
+        Example:
+            fge = keras_fge.FGE(0.05, 0.0005, directory="run", resume=True)
+            model.fit(fge.batches(x, y, batch_size=128), epochs=20, verbose=0, callbacks=[fge])
+        """
+        return Batches(x, y, batch_size, seed, sample_weight=sample_weight, follow=self)
+
+    def epoch_for(self, batches: Batches) -> int:
+        """The epoch whose order `batches`, which follow this callback, are to have now.
+
+        Raises:
+            ValueError: if the run in the folder had other batches.
+        """
+        if self._awaits_batches and self._state and is_chief():
+            self._batches = check_batches(self._state.directory, self._batches, batches.about())
+        self._awaits_batches = False
+        return self.epoch
+
+    def __getstate__(self):
+        # What belongs to a `fit` of this process stays here.
+        lock = None if self.directory is None else FolderLock(self.directory)
+        return {**vars(self), "_lock": lock, "_termination": Termination(), "_undo_first_epoch": None}
+
+    # --- What a subclass says -----------------------------------------------------------------------------------------
+
+    @abc.abstractmethod
+    def _check(self, model: keras.Model, fit: Fit | None) -> None:
+        """Raises an error if this `fit` cannot be what is wanted; nothing has been written."""
+
+    @abc.abstractmethod
+    def _own_settings(self) -> dict[str, Any]:
+        """What a resume must have in common with the run, beside network, optimizer and steps of an epoch."""
+
+    @abc.abstractmethod
+    def _holds_run(self) -> bool:
+        """Whether there is a run in the folder."""
+
+    @abc.abstractmethod
+    def _begin(self, model: keras.Model) -> None:
+        """Makes the files of a new run."""
+
+    @abc.abstractmethod
+    def _read(self, model: keras.Model, stored: State) -> None:
+        """Takes over what the run in the folder has, before the model gets its state."""
+
+    @abc.abstractmethod
+    def _counters(self) -> dict[str, Any]:
+        """What the state of the run holds beside that of the training, as JSON can hold it."""
+
+    def _adopt(self, stored: State, changed: Sequence[str]) -> None:
+        """Does what is to be done once the model has its state; `changed` are the learning rates that are new."""
+
+    # --- The hooks, in the order in which `fit` calls them ------------------------------------------------------------
+
+    def on_train_begin(self, logs=None):
+        model, fit = self.model, fit_around(self)
+        self._check_companions(fit)
+        self._has_begun, self._batch = False, 0
+        self._check(model, fit)
+        if self.directory is None:
+            return
+        prepare(model)
+        own = {"steps_per_epoch": self.params.get("steps"), **self._own_settings()}
+        self._settings = {**describe(model), **own}
+        with self._lock.acquired():
+            if self._holds_run():
+                self._resume(model, fit)
+            else:
+                self._batches, self._history = None, {"epoch": [], "history": {}}
+                self._begin(model)
+        self._termination.watch(fit)
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.epoch = epoch
+        self._see_rate()
+        self._restore_history()
+
+    def on_train_batch_begin(self, batch, logs=None):
+        self._awaits_batches, self._batch = False, batch
+
+    def on_epoch_end(self, epoch, logs=None):
+        self._see_rate()
+        if self.directory is None:
+            return
+        model = self.model
+        self._history["epoch"].append(epoch)
+        for name, value in (logs or {}).items():
+            self._history["history"].setdefault(name, []).append(np.asarray(value).tolist())
+        if self._termination.is_requested:
+            model.stop_training = True
+        is_last = epoch + 1 == self.params["epochs"] or model.stop_training
+        # An epoch that was cut short is done again.
+        steps = self.params.get("steps")
+        is_whole = not steps or self._batch + model.steps_per_execution >= steps
+        if is_whole and (is_last or self._state.is_due()):
+            self._write_state(epoch + 1)
+
+    def on_train_end(self, logs=None):
+        if self.directory is None:
+            return
+        self._restore_history()
+        self._lock.release()
+        message = f"Ended by SIGTERM after epoch {self.epoch + 1}: the same program goes on from '{self.directory}'."
+        self._termination.end(self, message, logs)
+
+    # --- What they do -------------------------------------------------------------------------------------------------
+
+    def _check_companions(self, fit):
+        """Raises a ValueError if the callbacks or the data of `fit` are not for a `fit` with this callback."""
+        if fit is None:
+            return
+        if others := [other for other in (*fit.before, *fit.after) if isinstance(other, Resumable)]:
+            raise ValueError(
+                f"{type(self).__name__} and {type(others[0]).__name__} cannot share one `fit`: FGE and "
+                "SnapshotEnsemble set the learning rate, and keep the state of the training in their own `directory`."
+            )
+        if not isinstance(fit.data, Batches) or fit.data.follow is self:
+            return
+        if fit.data.follow is not None or self.directory is not None:
+            raise ValueError(
+                f"`x`: these Batches do not follow the {type(self).__name__} in `callbacks`, so a resumed `fit` would "
+                "have other ones. Write `callback.batches(x, y, ...)`, or `Batches(x, y, ..., follow=callback)`."
+            )
+
+    def _resume(self, model, fit):
+        if not self.resume:
+            raise ValueError(
+                f"`directory`: '{self.directory}' holds a run already. Continue it with `resume=True`, or give another "
+                "folder."
+            )
+        stored = self._state.read()
+        changed = check_settings(self.directory, stored.counters, self._settings, self._rate_seen)
+        stored.check(model)
+        self._batches, self._history = stored.counters["batches"], stored.counters["history"]
+        self._read(model, stored)
+        self._state.remove_leftovers()
+        self.epoch = as_integer("epoch", stored.counters["epoch"], least=0)
+        stored.restore(model, changed)  # After `_read`, as predictions use the random generators too.
+        self._undo_first_epoch = begin_with_epoch(model, self.epoch, fit)
+        self._adopt(stored, changed)
+
+    def _write_state(self, epoch):
+        """Writes the state with which the run goes on with `epoch`."""
+        model = self.model  # On JAX, this brings the model up to date, in every process.
+        if is_chief():
+            counters = {"epoch": epoch, "settings": self._settings, "batches": self._batches, "history": self._history}
+            self._state.write({**counters, **self._counters()}, model)
+
+    def _see_rate(self):
+        self._rate_seen = given_rate(inner_optimizer(self.model.optimizer))
+
+    def _restore_history(self):
+        """Puts the epochs before into the History of `fit`, which begins its own after `on_train_begin`."""
+        if self._has_begun:
+            return
+        self._has_begun = self._awaits_batches = True
+        if self._undo_first_epoch:
+            self._undo_first_epoch()
+            self._undo_first_epoch = None
+        if self.directory is not None:
+            history = self.model.history
+            history.epoch.extend(self._history["epoch"])
+            history.history.update({name: list(values) for name, values in self._history["history"].items()})

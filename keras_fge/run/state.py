@@ -1,0 +1,219 @@
+"""The state of a training in a file: all that `fit` needs to continue after an epoch as if it had never stopped."""
+
+import dataclasses
+import json
+import math
+import os
+import time
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_fge.core.files import checksum, read_npz, remove_leftovers, to_npz, write_atomically
+from keras_fge.core.keras_internals import (
+    all_layers,
+    inner_optimizer,
+    is_chief,
+    random_states,
+    set_random_states,
+)
+from keras_fge.core.networks import check_finite, layer_signatures, recompute_constants, to_array
+
+# What `Resumable` writes; its subclasses add to it.
+COUNTERS = ("epoch", "settings", "learning_rate", "batches", "history", "random")
+
+
+def training_state(model: keras.Model) -> list[keras.Variable]:
+    """The variables that a training goes on from: weights, statistics, seeds, optimizer."""
+    return model.trainable_variables + model.non_trainable_variables + model.optimizer.variables
+
+
+@dataclasses.dataclass(frozen=True)
+class State:
+    """The content of a state file.
+
+    Attributes:
+        counters: `COUNTERS`, of which "epoch" is the first one to do, and what else the callback wrote.
+        values: Arrays in the order of `training_state`.
+        directory: Folder of the file, for errors.
+    """
+
+    counters: dict[str, Any]
+    values: list[np.ndarray]
+    directory: str
+
+    def check(self, model: keras.Model) -> None:
+        """Raises a ValueError unless this is the state of a training of `model`, by the shapes."""
+        expected = [tuple(variable.shape) for variable in training_state(model)]
+        received = [tuple(value.shape) for value in self.values]
+        if expected != received:
+            raise ValueError(
+                f"`directory`: '{self.directory}' holds the run of another network or optimizer: {len(received)} "
+                f"values against {len(expected)}, or other shapes."
+            )
+
+    def restore(self, model: keras.Model, changed: Sequence[str] = ()) -> None:
+        """Brings `model`, its optimizer and the random generators to this state.
+
+        Args:
+            model: The model.
+            changed: What `check_settings` returned. The optimizer keeps its own "learning_rate" if that is among them.
+        """
+        optimizer = inner_optimizer(model.optimizer)
+        rate = float(optimizer.learning_rate) if "learning_rate" in changed else None
+        for variable, value in zip(training_state(model), self.values, strict=True):
+            variable.assign(value)
+        if rate is not None:
+            optimizer.learning_rate = rate
+        recompute_constants(model)
+        set_random_states(self.counters["random"])
+
+
+class StateFile:
+    """Reads and writes `state.npz` in a folder: the newest state only.
+
+    Args:
+        directory: The folder.
+    """
+
+    def __init__(self, directory: str | os.PathLike):
+        self.directory = os.fspath(directory)
+        self.path = os.path.join(self.directory, "state.npz")
+        self._written_at, self._seconds_to_write = -math.inf, 0.0
+
+    def exists(self) -> bool:
+        """Whether there is a state."""
+        return os.path.exists(self.path)
+
+    def write(self, counters: dict[str, Any], model: keras.Model) -> None:
+        """Replaces the state by that of the training of `model`, with `counters`, which JSON can hold.
+
+        Raises:
+            FloatingPointError: if it has diverged. The state before stays.
+        """
+        begin = time.monotonic()
+        variables = training_state(model)
+        values = [to_array(variable) for variable in variables]
+        end = f"at the end of epoch {counters['epoch']}. '{self.directory}' keeps the state before."
+        check_finite(variables, values, end)
+        rate = given_rate(inner_optimizer(model.optimizer))
+        text = json.dumps({**counters, "learning_rate": rate, "random": random_states()})
+        arrays = {f"value_{index:06}": value for index, value in enumerate(values)}
+        os.makedirs(self.directory, exist_ok=True)
+        write_atomically(self.path, to_npz({**arrays, "counters": text}))
+        self._written_at = time.monotonic()
+        self._seconds_to_write = self._written_at - begin
+
+    def remove_leftovers(self) -> None:
+        """Removes what a killed process had not finished writing."""
+        if is_chief():
+            remove_leftovers(self.directory, lambda name: name == "state.npz")
+
+    def is_due(self) -> bool:
+        """Whether the state can be written again, so that writing takes at most a tenth of the time of training."""
+        return time.monotonic() - self._written_at >= 9 * self._seconds_to_write
+
+    def read(self) -> State:
+        """Reads the state.
+
+        Raises:
+            ValueError: if there is none, or the file is damaged.
+        """
+        if not self.exists():
+            raise ValueError(f"`directory`: '{self.directory}' holds no state of a run to resume.")
+        arrays = read_npz(self.path, self.path)
+        try:
+            counters = json.loads(str(arrays.pop("counters")))
+            _ = [counters[name] for name in COUNTERS]
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"'{self.path}' is no state of a training, or a damaged one: {error!r}. (What version 0.1 or 0.2 wrote "
+                "cannot be resumed.)"
+            ) from error
+        return State(counters, list(arrays.values()), self.directory)
+
+
+def prepare(model: keras.Model) -> None:
+    """Makes sure that all variables of the training of `model` are there, those of the optimizer too.
+
+    Raises:
+        ValueError: if a layer is not built.
+    """
+    if not all(layer.built for layer in all_layers(model)):
+        raise ValueError(f"`directory` needs a network that is built: call '{model.name}' on some data before `fit`.")
+    if not model.optimizer.built:
+        model.optimizer.build(model.trainable_variables)
+
+
+def describe(model: keras.Model) -> dict[str, Any]:
+    """What tells a training from one of another network or with other settings of the optimizer."""
+    optimizer = inner_optimizer(model.optimizer)
+    config = optimizer.get_config()
+    return {
+        "architecture": checksum([{**layer, "name": None} for layer in layer_signatures(model)]),
+        "optimizer": type(optimizer).__name__,
+        "optimizer_config": checksum({**config, "learning_rate": None, "name": None}),
+        "learning_rate": given_rate(optimizer),
+    }
+
+
+def given_rate(optimizer: keras.optimizers.Optimizer) -> float | None:
+    """The learning rate that `optimizer` was given, as a user reads it (0.02, not 0.0199999996); None: a schedule."""
+    rate = optimizer.get_config().get("learning_rate")
+    return float(str(np.float32(rate))) if isinstance(rate, (int, float, np.floating)) else None
+
+
+def check_settings(
+    directory: str, counters: dict[str, Any], ours: dict[str, Any], rate_seen: float | None
+) -> list[str]:
+    """Compares the settings of the run in a folder with `ours`; what `ours` does not know is taken over.
+
+    Args:
+        directory: The folder.
+        counters: Those of its state.
+        ours: The settings of this `fit`.
+        rate_seen: A learning rate that training has come to, so that it is no wish of the user.
+
+    Returns:
+        The learning rates that are new, each with a warning: a run that diverged goes on with lower ones.
+
+    Raises:
+        ValueError: that names the first other setting that differs.
+    """
+    theirs = counters["settings"]
+    if ours["learning_rate"] in (None, rate_seen, counters["learning_rate"]) or theirs["learning_rate"] is None:
+        ours["learning_rate"] = theirs["learning_rate"]
+    changed = []
+    for name, value in ours.items():
+        if theirs.get(name) == value:
+            continue
+        if not name.endswith("learning_rate") or None in (value, theirs.get(name)):
+            raise ValueError(
+                f"`directory`: '{directory}' holds another run: its {name} is {theirs.get(name)}, here it is {value}."
+            )
+        warnings.warn(
+            f"The run in '{directory}' began with {name}={theirs[name]}, and goes on with {value}.", stacklevel=2
+        )
+        changed.append(name)
+    return changed
+
+
+def check_batches(directory: str, theirs: dict[str, Any] | None, ours: dict[str, Any]) -> dict[str, Any]:
+    """Raises a ValueError unless the run in a folder had these batches, and returns what to note of them.
+
+    Args:
+        directory: The folder.
+        theirs: What was noted when the run began. None: nothing, so that any are right.
+        ours: What `Batches.about` says of those of this `fit`.
+    """
+    theirs = theirs or ours
+    for name, value in ours.items():
+        if theirs.get(name) != value:
+            raise ValueError(
+                f"`directory`: '{directory}' holds a run on other batches: their {name} is {theirs.get(name)}, here it "
+                f"is {value}."
+            )
+    return ours

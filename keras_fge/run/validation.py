@@ -1,0 +1,118 @@
+"""Each member, and the ensemble with those before it, on validation data while a run goes on."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_fge.core.compiled import AS_COMPILED, compiled_metrics, compiled_outputs
+from keras_fge.core.data import batches_of, check_data
+from keras_fge.core.networks import borrowed, restored, set_weights
+from keras_fge.core.predictions import RunningMean, check_order, predict_with_labels
+from keras_fge.core.tasks import Outputs
+from keras_fge.run.batches import Batches
+from keras_fge.run.snapshots import Snapshot
+
+
+class Validation:
+    """Measures snapshots on `data`, one pass for each; of those before, only the sum of probabilities is kept.
+
+    Args:
+        data: Arrays `(x, y)` or `(x, y, sample_weight)`, or a data set of such batches, always in the same order.
+        from_logits, task: What the network outputs; see `Ensemble`. Default: as the compiled losses, or the outputs,
+            say.
+        metrics: "compiled": the compiled loss and metrics. Default: those of `Ensemble.evaluate`.
+
+    Attributes:
+        data: As given.
+        count: How many members `measure` or `sum_up` has added.
+        outputs: What the network outputs, after `check`.
+
+    Raises:
+        ValueError: if `data` cannot be read several times, or has other parts.
+    """
+
+    def __init__(self, data: Any, from_logits: Any = AS_COMPILED, task: Any = None, metrics: str | None = None):
+        if isinstance(data, tuple) and len(data) not in (2, 3):
+            raise ValueError(
+                f"`validation_data` must be (x, y), (x, y, sample_weight) or a data set. Received: {len(data)} parts"
+            )
+        check_data("validation_data", data)
+        self.data = data
+        # `fit` shuffles Batches anew before each of its own passes.
+        data = data.data if isinstance(data, Batches) else data
+        self._parts = data if isinstance(data, tuple) else (data,)
+        self._running = RunningMean()
+        self._labels: Any = None
+        self._weights: Any = None
+        self._given = from_logits, task
+        self._metrics = metrics
+        self.outputs: Outputs | None = None
+        self._names: list[str] = []
+
+    @property
+    def count(self) -> int:
+        return int(self._running.count)
+
+    @property
+    def samples(self) -> int | None:
+        """How many samples the data hold; None before they were read."""
+        return None if self._labels is None else len(keras.tree.flatten(self._labels)[0])
+
+    def check(self, model: keras.Model) -> None:
+        """Measures `model` as it is, so that what cannot be measured is known before the training.
+
+        Raises:
+            ValueError: if outputs or labels do not fit, or the compiled losses do not say what the outputs are.
+        """
+        self._labels = self.outputs = None
+        outputs = self._predict(model)
+        metrics = self._measured(model, outputs)
+        self._names = [*self._named("member", metrics), *self._named("ensemble", metrics)]
+        if len(self._parts) == 1:  # A data set, which may come in another order the next time.
+            again = [keras.tree.map_structure(np.asarray, batch[1]) for batch in batches_of(self._parts[0])]
+            again = keras.tree.map_structure(lambda *parts: np.concatenate(parts), *again)
+            check_order(self._labels, again, "`validation_data`")
+
+    def measure(self, model: keras.Model) -> dict[str, float]:
+        """Adds `model` as it is, and returns its metrics, "member_...", and those of all so far, "ensemble_..."."""
+        outputs = self._predict(model)
+        self._running.add(outputs)
+        member, ensemble = self._measured(model, outputs), self._measured(model, self._running.mean())
+        return {**self._named("member", member), **self._named("ensemble", ensemble)}
+
+    def sum_up(self, model: keras.Model, snapshots: Sequence[Snapshot]) -> None:
+        """Begins anew with the members that are there already."""
+        self._running = RunningMean()
+        with borrowed(model):
+            for snapshot in snapshots:
+                set_weights(model, snapshot.weights)
+                self._running.add(self._predict(model))
+
+    def names(self) -> list[str]:
+        """The names in what `measure` will return, known after `check`."""
+        return self._names
+
+    def _measured(self, model, outputs):
+        if self._metrics == "compiled":
+            return compiled_metrics(model, self.outputs, outputs, self._labels, self._weights)
+        return self.outputs.metrics(model, outputs, self._labels, self._weights)
+
+    def _named(self, name, metrics):
+        """The part of the metrics that is logged, by the names in the logs."""
+        if self._metrics == "compiled":
+            kept = list(metrics)
+        else:
+            kept = [key for key in metrics if key.endswith(("error", "mse", *(["nll"] if name == "ensemble" else [])))]
+        return {f"{name}_{key}": metrics[key] for key in kept}
+
+    def _predict(self, model):
+        """Probabilities."""
+        with restored(model, only_on_error=True):
+            outputs, labels, self._weights = predict_with_labels(model, *self._parts)
+        check_order(self._labels, labels, "`validation_data`")
+        self._labels = labels
+        if self.outputs is None:
+            self.outputs = compiled_outputs(model, outputs, *self._given)
+        return self.outputs.probabilities(outputs)
