@@ -287,7 +287,7 @@ def test_numbers_that_json_does_not_know_come_back(tmp_path):
 @slow_elsewhere
 def test_two_processes_do_not_do_the_same_unit(tmp_path):
     path = str(tmp_path / "unit.lock")
-    code = f"from records import locked\nwith locked({path!r}, wait=False) as free: print(free)"
+    code = f"from study.records import locked\nwith locked({path!r}, wait=False) as free: print(free)"
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'benchmarks'}"}
 
     def other():
