@@ -17,31 +17,27 @@ os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # As `cifar.py`.
 import keras
 from absl import app, flags
 
-import speed_engines
-import speed_evaluation
-import speed_profile
-import speed_size
-import speed_training
-from progress import console
-from records import new_record, write_json
-from training import default_jit_compile
+from speed import engines, evaluation, profile, size, training
+from study.progress import console
+from study.records import new_record, write_json
+from study.training import default_jit_compile
 
 FLAGS = flags.FLAGS
 DEFAULT = ["small_cnn", "convfc", "preresnet20", "vgg16"]
 MEASURES = {  # Name: (function of a network and the settings, its default networks)
-    "curve": (speed_training.curve, DEFAULT),
-    "peer": (speed_training.peer, DEFAULT),
-    "loop": (speed_training.loop, ["vgg16"]),
-    "profile": (speed_profile.profile, ["convfc", "preresnet20", "vgg16"]),
-    "fge": (speed_training.fge, ["small_cnn", "preresnet164"]),
-    "pipeline": (speed_training.pipeline, ["small_cnn", "preresnet20"]),
-    "path": (speed_evaluation.path, ["small_cnn_bn", "convfc", "preresnet20", "vgg16"]),
-    "plane": (speed_evaluation.plane, ["small_cnn_bn", "convfc"]),
-    "ensemble": (speed_evaluation.ensemble, ["small_cnn", "convfc"]),
-    "memory": (speed_size.memory, ["small_cnn", "convfc", "vgg16"]),
-    "growth": (speed_size.growth, ["convfc"]),
-    "startup": (speed_size.startup, ["any"]),
-    "engines": (speed_engines.engines, ["any"]),
+    "curve": (training.curve, DEFAULT),
+    "peer": (training.peer, DEFAULT),
+    "loop": (training.loop, ["vgg16"]),
+    "profile": (profile.profile, ["convfc", "preresnet20", "vgg16"]),
+    "fge": (training.fge, ["small_cnn", "preresnet164"]),
+    "pipeline": (training.pipeline, ["small_cnn", "preresnet20"]),
+    "path": (evaluation.path, ["small_cnn_bn", "convfc", "preresnet20", "vgg16"]),
+    "plane": (evaluation.plane, ["small_cnn_bn", "convfc"]),
+    "ensemble": (evaluation.ensemble, ["small_cnn", "convfc"]),
+    "memory": (size.memory, ["small_cnn", "convfc", "vgg16"]),
+    "growth": (size.growth, ["convfc"]),
+    "startup": (size.startup, ["any"]),
+    "engines": (engines.engines, ["any"]),
 }
 SPECIAL = ("loop", "profile", "engines")  # For JAX only, for TensorFlow only, and for where Ray is installed.
 DEFAULT_MEASURES = [measure for measure in MEASURES if measure not in SPECIAL]

@@ -82,7 +82,8 @@ def trained():
 @pytest.fixture(scope="session")
 def smoke(tmp_path_factory):
     """The folder of a run of all experiments, and what it printed. The test processes share one run."""
-    from records import locked  # Not above: processes that tests start import this file, too, without benchmarks/.
+    # Not above: processes that tests start import this file, too, without benchmarks/.
+    from study.records import locked
 
     root = tmp_path_factory.getbasetemp()
     root = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root

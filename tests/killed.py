@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 
-from records import environment
+from study.machine import environment
 
 ROOT = pathlib.Path(__file__).parent.parent
 

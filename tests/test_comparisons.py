@@ -1,12 +1,10 @@
 """What the report says of methods beside independent networks, against numbers worked out by hand."""
 
-import numpy as np
 import pytest
 
-import comparisons
-import tables
-from comparisons import difference, equivalent, share
-from records import Records
+from report import comparisons, tables
+from report.comparisons import difference, equivalent, share
+from study.records import Records
 
 
 def new_records(tmp_path, runs=8):
@@ -75,14 +73,3 @@ def test_table_of_comparisons(records):
     assert table.rows[0][4].startswith("0.75 [") and table.rows[0][6] == "2.5"
     assert table.rows[1][4:] == ["", "", "3.0"]
     assert comparisons.LEAST == 4
-
-
-def test_table_of_a_search(tmp_path):
-    records = Records(tmp_path, {"network": "small_cnn", "epochs": 3, "width": 4})
-    for method, setting, error in (("fge", "", 0.3), ("fge", "epochs=5,width=2", 0.2), ("ind", "", 0.4)):
-        for seed in range(2):
-            metrics = {"error": error + 0.02 * seed, "nll": 1.0, "calibrated_nll": error, "member_error": 0.5}
-            records.append("search", [method, setting, seed], {"test": {**metrics, "disagreement": 0.1}}, 1.0, {})
-    table = tables.search_tables(records)[0]
-    assert [row[:2] for row in table.rows] == [["FGE", "epochs=5, width=2"], ["FGE", "epochs=3, width=4"], ["Ind", ""]]
-    assert table.rows[0][2] == f"21.00 ± {np.std([20, 22], ddof=1):.2f} (2)" and table.rows[0][-1] == "10.0"

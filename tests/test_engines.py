@@ -10,14 +10,9 @@ import types
 
 import pytest
 
-import engines
-import presets
-import progress
-import status
-import sweep
-import units
-from faults import metrics_of
-from records import Records
+from evidence.faults import metrics_of
+from study import engines, presets, progress, status, sweep, units
+from study.records import Records
 
 ROOT = pathlib.Path(__file__).parent.parent
 ENDPOINT = ["--preset=smoke", "--experiment=endpoint"]

@@ -1,6 +1,5 @@
 """Paths against measurements of the plain networks on them."""
 
-
 import keras
 import numpy as np
 import pytest

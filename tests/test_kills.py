@@ -13,7 +13,7 @@ import pytest
 
 import keras_fge
 import killed
-from records import Records
+from study.records import Records
 
 BACKEND = keras.backend.backend()
 KILLS = int(os.environ.get("KFGE_KILLS", 2))

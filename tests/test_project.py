@@ -1,6 +1,5 @@
 """The shape of the project: layering, light imports, examples that run, and the command line."""
 
-import ast
 import json
 import os
 import pathlib
@@ -9,165 +8,14 @@ import subprocess
 import sys
 
 import keras
-import numpy as np
 import pytest
 
-import choosing
-import comparisons
-import documents
-import figures
 from conftest import slow_elsewhere
-from records import Records
+from evidence import choosing
+from report import comparisons, documents, figures
+from study.records import Records
 
 ROOT = pathlib.Path(__file__).parent.parent
-HOUSE = {  # Each file may import only from what stands before it in its part, and from the parts below.
-    "keras_fge/core": [
-        *["backend", "arguments", "files", "figures", "page", "keras_internals", "networks", "batch_norm", "metrics"],
-        *["tasks", "compiled", "predictions"],
-    ],
-    "keras_fge": [
-        *["schedule", "cycle", "learning_rate", "batches", "snapshots", "folder", "state", "lock", "termination"],
-        *[
-            "run",
-            "validation",
-            "selection",
-            "uncertainty",
-            "export",
-            "ensemble",
-            "swag",
-            "plots",
-            "explorer",
-            "diagnosis",
-            "callback",
-            "fge",
-            "snapshot_ensemble",
-            "checkpoint",
-        ],
-    ],
-    "curves": [
-        *[
-            "parametrization",
-            "regularizers",
-            "curve",
-            "layers",
-            "model",
-            "connect",
-            "measure",
-            "diagnosis",
-            "results",
-            "plots",
-            "explorer",
-            "points",
-        ],
-        *["path", "plane", "validation", "wise_ft", "subspace", "units", "symmetry", "align"],
-    ],
-    "benchmarks": [
-        *[
-            "presets",
-            "reference",
-            "transforms",
-            "fused",
-            "networks",
-            "data",
-            "records",
-            "progress",
-            "units",
-            "training",
-        ],
-        *["ensembles", "connectivity", "comparisons", "tables", "figures", "report"],
-        *["status", "engines", "sweep", "cifar", "simulation", "faults"],
-        *[
-            "draw_fashion",
-            "turns",
-            "handwritten",
-            "speed_training",
-            "speed_profile",
-            "speed_evaluation",
-            "speed_size",
-            "speed_engines",
-            "speed",
-            "speed_tables",
-        ],
-        *["gradient_variance", "readme_example", "choosing", "run_examples"],
-        *["small_members", "alignment", "subspaces", "documents"],
-    ],
-}
-BELOW = {
-    "keras_fge/core": [],
-    "keras_fge": ["keras_fge/core"],
-    "curves": ["keras_fge/core"],
-    "benchmarks": ["keras_fge/core"],
-}
-ACROSS = {"subspace": {"ensemble", "snapshots"}}  # The one place where both halves meet: curves above keras_fge.
-PUBLIC = {"benchmarks": {"curves", "keras_fge"}}
-OPTIONAL = {"plots": {"matplotlib"}, "page": {"plotly"}, "uncertainty": {"sklearn"}}
-OPTIONAL |= {"keras_internals": {"jax", "torch"}}
-OPTIONAL |= {file: {"matplotlib", "pandas"} for file in ("results", "callback", "figures")}
-OPTIONAL |= {"align": {"scipy"}}
-
-
-def module_name(part, file):
-    return file if part == "benchmarks" else f"{part.replace('/', '.')}.{file}"
-
-
-def imports(path):
-    """(names of imported modules, as far as they run when the module is loaded; all of them)."""
-    tree = ast.parse(path.read_text())
-    loaded, everything = set(), set()
-    for node in ast.walk(tree):
-        names = []
-        if isinstance(node, ast.ImportFrom):
-            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-        elif isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        everything.update(names)
-        loaded.update(names if node in tree.body else [])
-    return loaded, everything
-
-
-@pytest.mark.parametrize("part", HOUSE)
-def test_layering(part):
-    files = HOUSE[part]
-    found = {path.stem for path in (ROOT / part).glob("*.py")} - {"__init__"}
-    assert found == set(files)
-    rooms = {module_name(place, file): place for place in HOUSE for file in HOUSE[place]}
-    for position, file in enumerate(files):
-        path = ROOT / part / f"{file}.py"
-        loaded, everything = imports(path)
-        allowed = {module_name(part, earlier) for earlier in files[:position]}
-        allowed |= {module_name(below, name) for below in BELOW[part] for name in HOUSE[below]}
-        allowed |= {f"keras_fge.{name}" for name in ACROSS.get(file, ())}
-        assert {name for name in loaded if name in rooms} <= allowed, path
-        ours = {name for name in everything if name.split(".")[0] in ("curves", "keras_fge")}
-        packages = PUBLIC.get(part, set()) | {"keras_fge", "keras_fge.core"}
-        for name in ours - packages:  # A module of ours, or a name in one.
-            parent = name.rpartition(".")[0]
-            assert name in rooms or parent in rooms or parent in packages, f"{path} imports {name}"
-            if part == "benchmarks":
-                assert name.startswith("keras_fge.core"), f"{path} imports {name}, which is not public"
-        if part != "benchmarks":
-            outside = {name.split(".")[0] for name in everything} - set(sys.stdlib_module_names)
-            assert outside - {"curves", "keras_fge"} <= {"keras", "numpy"} | OPTIONAL.get(file, set()), path
-            if part != "curves":
-                assert not any(name.split(".")[0] == "curves" for name in everything), path
-        assert "keras.src" not in path.read_text(), path
-
-
-def test_private_names_of_keras_stand_in_one_file():
-    """An attribute `x._name` is a method or attribute that this project itself defines, or it is Keras'."""
-    files = [path for part in HOUSE for path in (ROOT / part).glob("*.py") if path.stem != "keras_internals"]
-    nodes = [node for path in files for node in ast.walk(ast.parse(path.read_text()))]
-    own = {node.name for node in nodes if isinstance(node, ast.FunctionDef)}
-    stores = [node for node in nodes if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store)]
-    own |= {node.attr for node in stores if isinstance(node.value, ast.Name) and node.value.id == "self"}
-    assert own and not own & {"_initial_epoch", "_learning_rate", "_iterations", "_flatten_layers"}
-    for path in files:
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Attribute):
-                name = node.attr
-                assert name != "train_function" and (not name.startswith("_") or name.endswith("__") or name in own), (
-                    f"{path}: {name}"
-                )
 
 
 def run(*command, **environment):
@@ -256,23 +104,3 @@ def test_costs_stand_in_the_record():
     units = map(json.loads, (ROOT / "benchmarks/results/fashion_subset/records.jsonl").read_text().splitlines())
     minutes = sum(unit["wall_seconds"] for unit in units if unit["experiment"] != "plane") / 60
     assert f"Planes apart, the units of `make demo` took {minutes:.1f} minutes" in readme
-
-
-def test_numbers_on_stratified_positions_stand_in_the_record():
-    text = " ".join((ROOT / "docs/curves.md").read_text().split())
-    record = json.loads((ROOT / "benchmarks/results/gradient_variance.json").read_text())
-    ratios = {
-        place: {k: f"{variances[k] / variances['1']:.2f}" for k in "24"}
-        for place, variances in record["relative_variance"].items()
-    }
-    begin, end, time = ratios["straight line"], ratios["trained curve"], record["relative_time"]
-    assert f"to {begin['2']} (K = 2) and {begin['4']} (K = 4) of that of one t" in text
-    assert f"only to {end['2']} and {end['4']} at its end" in text
-    assert f"a step takes {time['2']:.2f} and {time['4']:.2f} of the time" in text
-    losses = {k: np.array(values) for k, values in record["mean_loss"].items()}
-    assert all(len(values) == 5 for values in losses.values())
-    for k, values in losses.items():
-        assert f"{values.mean():.4f} ± {values.std(ddof=1) / np.sqrt(5):.4f} (K = {k})" in text
-    for k in "24":
-        change = losses[k] - losses["1"]
-        assert f"{change.mean():.4f} ± {change.std(ddof=1) / np.sqrt(5):.4f}" in text

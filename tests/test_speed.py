@@ -11,13 +11,8 @@ import numpy as np
 import pytest
 
 import curves
-import speed_evaluation
-import speed_profile
-import speed_size
-import speed_tables
-import speed_training
-import turns
-from networks import make_network
+from inputs.networks import make_network
+from speed import evaluation, profile, size, tables, training, turns
 
 SETTINGS = types.SimpleNamespace(batch_size=8, seed=0, steps=1, turns=2, jit_compile="auto", points=[2], members=[2])
 
@@ -52,7 +47,7 @@ def test_ratios_are_those_of_the_same_turn():
     "name", ["vgg16", "preresnet20", "preresnet110", "convfc", "small_cnn", "small_cnn_bn", "wrn28x10"]
 )
 def test_networks_by_hand_are_ours(name):
-    import handwritten
+    from speed import handwritten
 
     ours = make_network(name, (32, 32, 3), 10)
     theirs = handwritten.make_network(name)
@@ -64,7 +59,7 @@ def test_a_step_by_hand_on_the_curve_is_ours():
     """From equal bends: the loss at any t is that of the network, and falls; the network itself stays as it is."""
     import torch
 
-    import handwritten
+    from speed import handwritten
 
     torch.manual_seed(0)
     network = handwritten.make_network("small_cnn").eval()  # No dropout.
@@ -79,10 +74,10 @@ def test_a_step_by_hand_on_the_curve_is_ours():
 
 
 def test_the_obvious_loop_estimates_the_same_statistics():
-    model, train, _ = speed_evaluation.curve_and_data("small_cnn_bn", SETTINGS)
+    model, train, _ = evaluation.curve_and_data("small_cnn_bn", SETTINGS)
     other = model.network_at(0.3)
     norms = [layer for layer in other.layers if isinstance(layer, keras.layers.BatchNormalization)]
-    speed_evaluation._reestimate(other, norms, train[0], 8)
+    evaluation._reestimate(other, norms, train[0], 8)
     expected = model.network_at(0.3)
     curves.update_batch_norm(expected, train, 8)
     for ours, theirs in zip(expected.get_weights(), other.get_weights(), strict=True):
@@ -92,12 +87,12 @@ def test_the_obvious_loop_estimates_the_same_statistics():
 @pytest.mark.parametrize(
     ("measure", "network"),
     [
-        pytest.param(speed_training.curve, "small_cnn", marks=pytest.mark.slow),
-        pytest.param(speed_training.fge, "small_cnn", marks=pytest.mark.slow),
-        pytest.param(speed_training.pipeline, "small_cnn_bn", marks=pytest.mark.slow),
-        pytest.param(speed_evaluation.path, "small_cnn_bn", marks=pytest.mark.slow),
-        pytest.param(speed_evaluation.plane, "small_cnn_bn", marks=pytest.mark.slow),
-        (speed_evaluation.ensemble, "small_cnn"),
+        pytest.param(training.curve, "small_cnn", marks=pytest.mark.slow),
+        pytest.param(training.fge, "small_cnn", marks=pytest.mark.slow),
+        pytest.param(training.pipeline, "small_cnn_bn", marks=pytest.mark.slow),
+        pytest.param(evaluation.path, "small_cnn_bn", marks=pytest.mark.slow),
+        pytest.param(evaluation.plane, "small_cnn_bn", marks=pytest.mark.slow),
+        (evaluation.ensemble, "small_cnn"),
     ],
 )
 def test_measurements_run(measure, network):
@@ -108,7 +103,7 @@ def test_measurements_run(measure, network):
 
 @pytest.mark.slow
 def test_growth_runs():
-    parts = speed_size.growth("small_cnn", SETTINGS)["parts"]
+    parts = size.growth("small_cnn", SETTINGS)["parts"]
     assert list(parts["bends"]["seconds"]) == [str(bends) for bends in range(1, 10)]
     assert [len(parts[part]["seconds"]) for part in ("points", "members", "weights")] == [4, 6, 10]
 
@@ -116,7 +111,7 @@ def test_growth_runs():
 @pytest.mark.slow
 @pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="peak memory is read on Linux only")
 def test_peak_memory_is_that_of_each_process():
-    megabytes = speed_size.memory("small_cnn", SETTINGS)["megabytes"]
+    megabytes = size.memory("small_cnn", SETTINGS)["megabytes"]
     assert len(megabytes) == 8 and megabytes["plain"] > 1 and megabytes["curve of 3"] > 1
 
 
@@ -124,14 +119,14 @@ def test_tables_show_the_median_and_the_quartiles(tmp_path):
     ratio = {"to": "plain", "median": 1.04, "low": 1.0, "high": 1.126, "fastest": 1.021}
     record = {"networks": {"convfc": {"ratios": {"curve of 3": ratio}}}}
     (tmp_path / "curve_jax.json").write_text(json.dumps(record))
-    table = speed_tables.ratios("curve", tmp_path)
+    table = tables.ratios("curve", tmp_path)
     assert table.splitlines()[0] == "| network, backend | curve of 3 |"
     assert table.splitlines()[2] == "| convfc, JAX | 1.04 (1.00 to 1.13; 1.02) |"
 
 
 @pytest.mark.skipif(keras.backend.backend() != "jax", reason="it compares ways that only JAX has")
 def test_loops_around_a_step():
-    result = speed_training.loop("small_cnn", types.SimpleNamespace(**{**vars(SETTINGS), "steps": 2, "turns": 1}))
+    result = training.loop("small_cnn", types.SimpleNamespace(**{**vars(SETTINGS), "steps": 2, "turns": 1}))
     assert set(result["ratios"]) == set(result["seconds"]) - {"fit"} and len(result["ratios"]) == 4
     assert all(ratio["to"] == "fit" and ratio["median"] > 0 for ratio in result["ratios"].values())
 
@@ -139,11 +134,11 @@ def test_loops_around_a_step():
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="it reads the operations of TensorFlow")
 def test_a_profile_tells_the_parts_of_a_step_apart():
     settings = types.SimpleNamespace(**{**vars(SETTINGS), "jit_compile": False})
-    milliseconds = speed_profile.profile("small_cnn", settings)["milliseconds"]
+    milliseconds = profile.profile("small_cnn", settings)["milliseconds"]
     assert list(milliseconds) == ["plain", "curve of 3", "curve of 5"]
-    assert milliseconds["plain"][speed_profile.COMBINATION] == 0 < milliseconds["curve of 3"][speed_profile.COMBINATION]
+    assert milliseconds["plain"][profile.COMBINATION] == 0 < milliseconds["curve of 3"][profile.COMBINATION]
     for parts in milliseconds.values():
-        assert parts[speed_profile.LAYERS] > parts[speed_profile.REST] and parts[speed_profile.UPDATE] > 0
+        assert parts[profile.LAYERS] > parts[profile.REST] and parts[profile.UPDATE] > 0
 
 
 @pytest.mark.parametrize(
@@ -152,11 +147,11 @@ def test_a_profile_tells_the_parts_of_a_step_apart():
         ("StatefulPartitionedCall/gradient_tape/curve_model_1/curve_1/vgg16_bn_1/conv2d_2/Conv2D:Conv2D", "layers"),
         ("StatefulPartitionedCall/curve_model_1/curve_1/mul_62:Mul", "bends"),
         ("StatefulPartitionedCall/sgd_3/Mul_12:Mul", "update"),
-        ("StatefulPartitionedCall/Cast:Cast", speed_profile.REST),
+        ("StatefulPartitionedCall/Cast:Cast", profile.REST),
     ],
 )
 def test_the_scopes_of_an_operation_say_its_part(operation, part):
-    assert speed_profile.part_of(operation, {"layers": "vgg16_bn", "bends": "curve_model", "update": "sgd"}) == part
+    assert profile.part_of(operation, {"layers": "vgg16_bn", "bends": "curve_model", "update": "sgd"}) == part
 
 
 def test_garbage_is_searched_for_again_after_an_error():
@@ -169,16 +164,14 @@ def test_garbage_is_searched_for_again_after_an_error():
 def test_operations_of_a_step_of_vgg16():
     """Its 313.7 million products an image are published; those of the first layer are 9 x 3 x 64 x 32 x 32."""
     expected = 2 * 128 * (3 * 313.7e6 - 9 * 3 * 64 * 32**2) / 1e12
-    assert speed_tables.operations("vgg16", 128) == pytest.approx(expected, rel=1e-3)
+    assert tables.operations("vgg16", 128) == pytest.approx(expected, rel=1e-3)
 
 
 def test_a_process_by_hand_that_ends_is_an_error_that_names_it(tmp_path):
     python = tmp_path / "python"
     python.write_text("#!/bin/sh\nexit 1\n")
     python.chmod(0o755)
-    by_hand = speed_training.Handwritten(
-        "small_cnn", types.SimpleNamespace(**{**vars(SETTINGS), "torch_python": python})
-    )
-    with pytest.raises(RuntimeError, match=r"handwritten.py --network=small_cnn .* ended; it says above why"):
+    by_hand = training.Handwritten("small_cnn", types.SimpleNamespace(**{**vars(SETTINGS), "torch_python": python}))
+    with pytest.raises(RuntimeError, match=r"speed.handwritten --network=small_cnn .* ended; it says above why"):
         by_hand()
     by_hand.close()

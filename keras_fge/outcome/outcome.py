@@ -4,7 +4,6 @@ import os
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-import keras
 import numpy as np
 from keras import ops
 

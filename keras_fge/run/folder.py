@@ -13,7 +13,7 @@ import keras
 from keras_fge.core.files import checksum, read_bytes, remove_leftovers, replace, temporary_name, write_atomically
 from keras_fge.core.keras_internals import is_chief
 from keras_fge.core.networks import clone, locked
-from keras_fge.run.snapshots import Snapshot, StoredSnapshot
+from keras_fge.run.snapshots import StoredSnapshot
 
 FORMAT = 3  # Those of version 0.1 and 0.2 were never published.
 OURS = re.compile(r"network|manifest\.json|(member|start)-[0-9a-f]{16}\.npz")

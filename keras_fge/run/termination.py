@@ -4,7 +4,6 @@ import os
 import signal
 import sys
 import threading
-import weakref
 from types import FrameType
 from typing import Any
 

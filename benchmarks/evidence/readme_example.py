@@ -1,0 +1,82 @@
+"""Runs the FGE example of the README unchanged, and compares it with an ordinary network of the same cost.
+
+    cd benchmarks && python -m evidence.readme_example --output=readme_example.json
+
+The ordinary network has the same layers, seed and epochs, and the paper's learning rate and step, `PaperTraining`.
+"""
+
+import contextlib
+import os
+import pathlib
+import re
+import tempfile
+import types
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import keras
+import numpy as np
+from absl import app, flags
+
+import keras_fge
+from report.comparisons import standard_error
+from study.progress import console
+from study.records import new_record, write_json
+
+FLAGS = flags.FLAGS
+flags.DEFINE_string("output", "../results/readme_example.json", "Record to write.")
+flags.DEFINE_integer("seed", 0, "Seed of the first run; the next ones follow.")
+flags.DEFINE_integer("runs", 10, "Number of runs.", lower_bound=2)
+
+README = pathlib.Path(__file__).parents[2] / "README.md"
+
+
+def run(code, seed):
+    """Test metrics of the mean member, the ensemble, the averaged weights and an ordinary network."""
+    keras.utils.set_random_seed(seed)
+    names = {}
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+        exec(compile(code, "README example", "exec"), names)
+        ensemble, test = names["ensemble"], names["test"]
+        members = [ensemble[k : k + 1].evaluate(*test) for k in range(len(ensemble))]
+        results = {
+            "member": {key: float(np.mean([member[key] for member in members])) for key in members[0]},
+            "ensemble": ensemble.evaluate(*test, calibrate=True),
+            "averaged weights": keras_fge.classification_metrics(names["single"].predict(test[0], verbose=0), test[1]),
+        }
+    keras.utils.set_random_seed(seed)
+    ordinary = keras.models.clone_model(names["model"])
+    ordinary.compile(keras.optimizers.SGD(0.05, momentum=0.9), "sparse_categorical_crossentropy")
+    paper = keras_fge.PaperTraining(0.05, epochs=30)
+    ordinary.fit(*names["train"], batch_size=32, epochs=30, verbose=0, callbacks=[paper])
+    results["ordinary network"] = keras_fge.classification_metrics(ordinary.predict(test[0], verbose=0), test[1])
+    return results
+
+
+def main(_):
+    settings = types.SimpleNamespace(**{flag.name: flag.value for flag in FLAGS.get_key_flags_for_module(__name__)})
+    examples = re.findall(r"```python\n(.*?)```", README.read_text(), flags=re.DOTALL)
+    code = next(example for example in examples if "keras_fge.FGE" in example)
+    runs = [run(code, seed) for seed in range(settings.seed, settings.seed + settings.runs)]
+    record = new_record(settings)
+    record["runs"] = runs
+    record["summary"] = {
+        name: {
+            metric: {"mean": float(np.mean(values)), "se": standard_error(np.array(values)), "n": len(values)}
+            for metric in runs[0][name]
+            for values in [[run[name][metric] for run in runs]]
+        }
+        for name in runs[0]
+    }
+    for name, metrics in record["summary"].items():
+        error, nll = metrics["error"], metrics["nll"]
+        console.print(
+            f"{name}: error {100 * error['mean']:.2f} ± {100 * error['se']:.2f} %, "
+            f"NLL {nll['mean']:.3f} ± {nll['se']:.3f}"
+        )
+    os.makedirs(os.path.dirname(settings.output) or ".", exist_ok=True)
+    write_json(record, settings.output)
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,289 @@
+"""Data sets as uint8 arrays in memory, with fixed train / validation / test splits."""
+
+import dataclasses
+import gzip
+import hashlib
+import lzma
+import os
+import pathlib
+import warnings
+
+import keras
+import numpy as np
+
+from keras_fge.core.files import read_npz, to_npz, write_atomically
+
+# Training images, test images, classes.
+COUNTS = {"cifar10": (50_000, 10_000, 10), "cifar100": (50_000, 10_000, 100), "fashion_mnist": (60_000, 10_000, 10)}
+FASHION_SUBSET = pathlib.Path(__file__).parents[1] / "datasets" / "fashion_mnist.npz.xz"  # Made by draw_fashion.py.
+VALIDATION = {"digits": 500, "fashion_subset": 2000}
+IMAGE_SIZE = {"fashion_subset": 14}  # A quarter of the pixels takes a quarter of the time.
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+    """Images of shape `(n, height, width, channels)`, uint8, and integer labels.
+
+    Attributes:
+        name: Name to show.
+        train, validation, test: `(x, y)`; `validation` is None if all training images are used to train.
+        num_classes: Labels are 0 to `num_classes - 1`.
+        largest_pixel: The value of white.
+    """
+
+    name: str
+    train: tuple
+    validation: tuple | None
+    test: tuple
+    num_classes: int
+    largest_pixel: int = 255
+
+    @property
+    def splits(self):
+        """The parts that are measured: `{"validation": (x, y), "test": (x, y)}`."""
+        splits = {"validation": self.validation, "test": self.test}
+        return {name: data for name, data in splits.items() if data is not None}
+
+    def about(self):
+        """The description of the data for a record."""
+        splits, digest = {"train": self.train, **self.splits}, hashlib.sha256()
+        for x, y in splits.values():
+            digest.update(np.ascontiguousarray(x).data)
+            digest.update(np.ascontiguousarray(y).data)
+        return {
+            "name": self.name,
+            "shape": list(self.train[0].shape[1:]),
+            "num_classes": self.num_classes,
+            **{name: len(x) for name, (x, _) in splits.items()},
+            "sha256": digest.hexdigest()[:16],
+        }
+
+
+def load(dataset, data_dir=None, image_size=None, train_size=None, validation_size=None, use_test=False):
+    """Loads one of the data sets of `LOADERS`.
+
+    Args:
+        dataset: A name in `LOADERS`.
+        data_dir: For "folder", the folder; for "fashion_mnist", one with the four original files, if it is not read by
+            tensorflow_datasets; for that and CIFAR, the folder of tensorflow_datasets, by default its usual one.
+        image_size: Height and width in pixels to which images are resized, by averaging. Default: as they are, or as
+            in `IMAGE_SIZE`.
+        train_size: Images to train on. Default: all that are left.
+        validation_size: Training images put aside for validation. Default: 5,000, or as in `VALIDATION`.
+        use_test: Whether to train on all training images, as the paper does for its tables. Choose no settings then:
+            there are no validation images.
+
+    Raises:
+        ValueError: if the data are missing, incomplete or damaged, or the sizes ask for too many images.
+    """
+    (x, y), test, classes, largest_pixel, name = LOADERS[dataset](data_dir, image_size or IMAGE_SIZE.get(dataset))
+    for split, images, labels in (("training", x, y), ("test", *test)):
+        _check(name, split, images, labels, classes)
+    if x.shape[1:] != test[0].shape[1:]:
+        raise ValueError(f"{name}: training images have shape {x.shape[1:]}, test images {test[0].shape[1:]}.")
+    if validation_size is None:
+        validation_size = VALIDATION.get(dataset, 5000)
+    order = np.random.default_rng(0).permutation(len(x))
+    rest, validation = (order, None) if use_test else np.split(order, [max(len(x) - validation_size, 0)])
+    if not 0 < (train_size or 1) <= len(rest):
+        wishes = f"{train_size or 'some'} to train on" + ("" if use_test else f" and {validation_size} to validate on")
+        raise ValueError(f"{name} has {len(x)} training images, too few for {wishes}.")
+    train = rest[:train_size]
+    validation = None if validation is None else (x[validation], y[validation])
+    return Dataset(name, (x[train], y[train]), validation, test, classes, largest_pixel)
+
+
+def _check(name, split, x, y, classes):
+    """Raises a ValueError unless these are images with labels of every class."""
+    if x.dtype != np.uint8 or x.ndim != 4 or len(x) != len(y):
+        raise ValueError(
+            f"{name}: the {split} data must be uint8 images (n, height, width, channels) and n labels. Received: "
+            f"{x.dtype} {x.shape} and {y.shape}"
+        )
+    present = np.unique(y)
+    if not np.array_equal(present, np.arange(classes)):
+        raise ValueError(f"{name}: the {split} labels must be 0 to {classes - 1}, all of them. Received: {present}")
+
+
+# --- Loaders: (train, test, number of classes, value of white, name) --------------------------------------------------
+
+
+def _load_digits(data_dir, image_size):
+    """scikit-learn's digits: 1,797 real handwritten digits of 8 x 8 pixels, which ship with the package.
+
+    A fixed permutation splits them into 1,000 training and 797 test images.
+    """
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    x, y = digits.images[..., None].astype("uint8"), digits.target.astype("int32")
+    train, test = np.split(np.random.default_rng(0).permutation(len(x)), [1000])
+    return (x[train], y[train]), (x[test], y[test]), 10, 16, "digits"
+
+
+def _load_fashion_subset(data_dir, image_size):
+    """The part of Fashion-MNIST that is committed: 6,000 training and 4,000 test images of 28 x 28 pixels."""
+    try:
+        content = lzma.decompress(FASHION_SUBSET.read_bytes())
+    except (OSError, lzma.LZMAError) as error:
+        raise ValueError(f"{FASHION_SUBSET} is missing or damaged; it is part of a checkout. {error}") from error
+    arrays = read_npz(content, FASHION_SUBSET)
+    splits = [(arrays[f"{split}_x"], arrays[f"{split}_y"].astype("int32")) for split in ("train", "test")]
+    return *[(_resized(x, image_size), y) for x, y in splits], 10, 255, "Fashion-MNIST (subset)"
+
+
+def _load_fashion(data_dir, image_size):
+    """Fashion-MNIST in full: the four original files in `data_dir`, or through tensorflow_datasets."""
+    if data_dir is None or not list(pathlib.Path(data_dir).glob("*-ubyte*")):
+        return _load_tfds("fashion_mnist", data_dir, image_size)
+    splits = [(x, y.astype("int32")) for x, y in read_idx_files(pathlib.Path(data_dir))]
+    for (_, y), count in zip(splits, COUNTS["fashion_mnist"]):
+        _check_count("fashion_mnist", len(y), count)
+    return *[(_resized(x, image_size), y) for x, y in splits], 10, 255, "Fashion-MNIST"
+
+
+def read_idx_files(folder):
+    """The training and the test split, `(images, labels)`, of MNIST's four files, compressed (.gz) or not."""
+    return [
+        (
+            _read_idx(folder / f"{split}-images-idx3-ubyte", 3)[..., None],
+            _read_idx(folder / f"{split}-labels-idx1-ubyte", 1),
+        )
+        for split in ("train", "t10k")
+    ]
+
+
+def _read_idx(path, dimensions):
+    """A file of bytes with the head: 0, 0, 8 for bytes, number of dimensions, and the dimensions in 4 bytes each."""
+    zipped = path.with_name(f"{path.name}.gz")
+    try:
+        content = gzip.decompress(zipped.read_bytes()) if zipped.exists() else path.read_bytes()
+    except (OSError, EOFError) as error:
+        raise ValueError(f"{path}[.gz] is missing or damaged: {error}") from error
+    head = 4 + 4 * dimensions
+    shape = np.frombuffer(content[4:head], ">u4").tolist()
+    if content[:4] != bytes([0, 0, 8, dimensions]) or len(content) != head + np.prod(shape):
+        raise ValueError(f"{path}[.gz] is no IDX file of bytes in {dimensions} dimensions, or a damaged one.")
+    return np.frombuffer(content, np.uint8, offset=head).reshape(shape)
+
+
+def _load_tfds(name, data_dir, image_size):
+    """Reads a data set, already prepared, through tensorflow_datasets: nothing is downloaded here."""
+    try:
+        import tensorflow_datasets as tfds
+    except ImportError:
+        raise ValueError(
+            f"{name} is read by tensorflow_datasets, which is not installed: pip install tensorflow tensorflow-datasets"
+        ) from None
+    if keras.backend.backend() != "tensorflow":
+        import tensorflow as tf
+
+        tf.config.set_visible_devices([], "GPU")  # Or TensorFlow would take the GPU's memory from the other backend.
+    try:
+        splits = tfds.load(name, split=["train", "test"], batch_size=1000, data_dir=data_dir, download=False)
+    except (AssertionError, tfds.core.DatasetNotFoundError) as error:
+        where = f", data_dir='{data_dir}'" if data_dir else ""
+        raise ValueError(
+            f"{name} has not been prepared. Do it once, with a network connection:\n"
+            f"    python -c \"import tensorflow_datasets as tfds; tfds.load('{name}'{where})\"\n"
+            f"tensorflow_datasets says: {str(error).splitlines()[0]}"
+        ) from error
+    train_count, test_count, classes = COUNTS[name]
+    arrays = []
+    for split, count in zip(splits, (train_count, test_count)):
+        batches = list(tfds.as_numpy(split))
+        x, y = (np.concatenate([batch[key] for batch in batches]) for key in ("image", "label"))
+        _check_count(name, len(x), count)
+        arrays.append((_resized(x, image_size), y.astype("int32")))
+    return *arrays, classes, 255, name
+
+
+def _check_count(name, count, expected):
+    if count != expected:
+        raise ValueError(f"{name} is incomplete: {count} images instead of {expected}. Prepare it anew.")
+
+
+def _resized(images, size):
+    """Square images of `size` pixels, by averaging; as they are if `size` is None."""
+    if size is None or images.shape[1:3] == (size, size):
+        return images
+    from PIL import Image
+
+    grey = images.shape[-1] == 1
+    small = [Image.fromarray(i[..., 0] if grey else i).resize((size, size), Image.Resampling.BOX) for i in images]
+    return np.stack(small).reshape(len(images), size, size, -1)
+
+
+def _load_folder(folder, image_size):
+    """Reads images from files, `<folder>/train/<class>/*` and `<folder>/test/<class>/*`.
+
+    Reading 60,000 files takes a while, so the arrays are kept in the user's cache, under a checksum of the names, sizes
+    and times of the files.
+    """
+    if not folder:
+        raise ValueError("folder: there is no data_dir, a folder with train/<class>/*.jpg and test/<class>/*.jpg.")
+    folder = pathlib.Path(folder)
+    classes = {split: sorted(path.name for path in (folder / split).glob("*/")) for split in ("train", "test")}
+    if not classes["train"] or classes["train"] != classes["test"]:
+        raise ValueError(
+            f"{folder} must hold images as train/<class>/<name>.jpg and test/<class>/<name>.jpg, with the same "
+            f"classes. Received: {classes['train']} and {classes['test']}"
+        )
+    files = {split: [_files(folder / split / name) for name in classes[split]] for split in classes}
+    digest = hashlib.sha256(f"{folder.resolve()} {image_size}".encode())
+    for path in (path for split in files.values() for names in split for path in names):
+        stat = path.stat()
+        digest.update(f"{path} {stat.st_size} {stat.st_mtime_ns}\n".encode())
+    cache = cache_folder() / f"{folder.name}-{digest.hexdigest()[:16]}.npz"
+    if cache.exists():
+        arrays = read_npz(cache, cache)
+    else:
+        arrays = {}
+        for split, names in files.items():
+            arrays[f"{split}_x"], arrays[f"{split}_y"] = _read_images(folder / split, names, image_size)
+        try:
+            cache.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(cache, to_npz(arrays))
+        except OSError as error:
+            warnings.warn(f"The images will be read again next time: {cache} cannot be written: {error}", stacklevel=2)
+    train, test = ((arrays[f"{split}_x"], arrays[f"{split}_y"]) for split in ("train", "test"))
+    return train, test, len(classes["train"]), 255, folder.name
+
+
+def cache_folder():
+    return pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache") / "keras-fge"
+
+
+def _files(folder):
+    return sorted(path for path in folder.iterdir() if path.is_file())
+
+
+def _read_images(folder, files, image_size):
+    from PIL import Image
+
+    images, labels = [], []
+    for label, paths in enumerate(files):
+        for path in paths:
+            try:
+                with Image.open(path) as file:
+                    image = file.convert("RGB")
+            except OSError as error:
+                raise ValueError(f"{path} is no image, or a damaged one. PIL says: {error}") from error
+            if image_size and image.size != (image_size, image_size):
+                image = image.resize((image_size, image_size), Image.Resampling.BOX)
+            images.append(np.asarray(image))
+            labels.append(label)
+    shapes = {image.shape for image in images}
+    if len(shapes) != 1:
+        raise ValueError(f"{folder}: all images must have one size, use --image_size. Received: {sorted(shapes)}")
+    return np.stack(images), np.array(labels, "int32")
+
+
+LOADERS = {
+    "digits": _load_digits,
+    "fashion_subset": _load_fashion_subset,
+    "fashion_mnist": _load_fashion,
+    "cifar10": lambda *arguments: _load_tfds("cifar10", *arguments),
+    "cifar100": lambda *arguments: _load_tfds("cifar100", *arguments),
+    "folder": _load_folder,
+}

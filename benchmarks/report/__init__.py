@@ -1,0 +1,1 @@
+"""Tables, figures and pages, made from records alone, and the numbers that the documents quote."""

@@ -1,0 +1,270 @@
+"""Puts the numbers of the committed records into README.md and docs/, and draws docs/opening.png and growth.png.
+
+    cd benchmarks && python -m report.documents
+
+Between the marks `<!-- NAME -->` and `<!-- end of NAME -->` of these files stands what this program made.
+"""
+
+import json
+import pathlib
+import re
+
+import numpy as np
+from matplotlib.figure import Figure
+
+import curves
+from keras_fge.core.pages import COLORS, GREY
+from report import comparisons
+from report.tables import METHODS, comparison_tables, curve_tables, ensemble_tables, time_tables
+from speed import tables as speed_tables
+from study.records import Records, name_of_data
+
+ROOT = pathlib.Path(__file__).parents[2]
+RESULTS = ROOT / "benchmarks" / "results"
+METRICS = (("error", 100, 1), ("nll", 1, 3), ("ece", 100, 1))  # metric, scale, digits
+BARS = {"one network": METHODS["ind"][1], "FGE": METHODS["fge"][1]}
+
+
+def pairs_of(folder, metric):
+    """Test values of one network and of FGE from the same seeds, shape (runs, 2)."""
+    records = Records(RESULTS / folder)
+    one, fge = (comparisons.values(records, method, 1, metric) for method in ("ind", "fge"))
+    return np.array([[one[seed], fge[seed]] for seed in fge])
+
+
+def pairs_of_example(metric):
+    """The same for the example of the README, whose ordinary network has the same cost."""
+    runs = json.loads((RESULTS / "readme_example.json").read_text())["runs"]
+    return np.array([[run["ordinary network"][metric], run["ensemble"][metric]] for run in runs])
+
+
+TASKS = (
+    ("CIFAR-10 (JPEG), VGG-16, preset of the paper", lambda metric: pairs_of("vgg16_cifar10_jpeg", metric)),
+    ("Fashion-MNIST, 4,000 images, small CNN", lambda metric: pairs_of("fashion_subset", metric)),
+    ("CIFAR-10 (JPEG), 5,000 images of 16 x 16, small CNN", lambda metric: pairs_of("cifar10_jpeg", metric)),
+    ("digits, 900 images, the README's example", pairs_of_example),
+)
+
+
+def gain():
+    """The table of the README: for each task, one network → FGE, and the mean difference with its interval."""
+    lines = ["| one network → FGE: mean difference [95 % interval] | error % | NLL | ECE % |", "|---|---|---|---|"]
+    for name, pairs in TASKS:
+        cells, count = [], 0
+        for metric, scale, digits in METRICS:
+            sample = pairs(metric)
+            one, fge = scale * sample.mean(axis=0)
+            change = comparisons.estimate(sample[:, 1] - sample[:, 0], np.mean)
+            text = change.text(scale, digits + (scale > 1)).rpartition(" (")[0]
+            cells.append(f"{one:.{digits}f} → {fge:.{digits}f}: {text}")
+            count = change.count
+        lines.append(f"| {name}, {count} seeds | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def example():
+    """The table of the README's example."""
+    summary = json.loads((RESULTS / "readme_example.json").read_text())["summary"]
+    lines = ["| | test error % | test NLL |", "|---|---|---|"]
+    for name in ("ordinary network", "member", "ensemble", "averaged weights"):
+        error, nll = summary[name]["error"], summary[name]["nll"]
+        lines.append(
+            f"| {name} | {100 * error['mean']:.2f} ± {100 * error['se']:.2f} | {nll['mean']:.3f} ± {nll['se']:.3f} |"
+        )
+    return "\n".join(lines)
+
+
+def results(folder):
+    """All tables of the report on one folder."""
+    records = Records(RESULTS / folder)
+    makers = (curve_tables, ensemble_tables, comparison_tables, time_tables)
+    return "\n\n".join(table.to_markdown() for make in makers for table in make(records))
+
+
+def small_members():
+    """Bytes of a member and time of a snapshot, before and after members share what is frozen."""
+    record = json.loads((RESULTS / "small_members.json").read_text())
+    lines = ["| | bytes per member | time of a snapshot, ms |", "|---|---|---|"]
+    for place in ("in memory", "in a folder"):
+        for name in ("before", "after"):
+            size, seconds = record[name][place].values()
+            lines.append(f"| {place}, {name} | {size:,.0f} | {1000 * seconds:.0f} |")
+    return "\n".join(lines)
+
+
+EXAMPLES = {
+    "fine_tuning": "fine-tuning on 200 images of Fashion-MNIST's classes 5-9, digits as foreign data",
+    "tabular": "breast cancer table, AdamW",
+    "lora_text": "LoRA, docstrings of scikit-learn, 4 classes",
+    "regression": "regression with predictive variance, diabetes table",
+}
+COLUMNS = (  # Metric, its label, scale, digits.
+    *[("error", "error %", 100, 1), ("rmse", "RMSE", 1, 3), ("nll", "NLL", 1, 3)],
+    *[("calibrated_nll", "calibrated NLL", 1, 3), ("inside 90 %", "inside the 90 % interval, %", 100, 1)],
+    *[("ood_auroc_entropy", "AUROC entropy", 1, 2), ("ood_auroc_mutual_information", "AUROC mutual information", 1, 2)],
+)
+
+
+def method_table(title, runs, methods):
+    """A table of `methods` over runs `{method: {metric: value}}`, each method beside the first one."""
+    columns = [column for column in COLUMNS if column[0] in runs[0][methods[0]]]
+    header = [f"{title}, {len(runs)} seeds", *[label for _, label, _, _ in columns], f"NLL minus {methods[0]}"]
+    lines = ["| " + " | ".join(header) + " |", "|---" * len(header) + "|"]
+    for method in methods:
+        cells = [method]
+        for metric, _, scale, digits in columns:
+            values = scale * np.array([run[method][metric] for run in runs])
+            cells.append(f"{values.mean():.{digits}f} ± {values.std(ddof=1) / np.sqrt(len(values)):.{digits}f}")
+        change = np.array([run[method]["nll"] - run[methods[0]]["nll"] for run in runs])
+        text = comparisons.estimate(change, np.mean).text(1, 3).rpartition(" (")[0]
+        lines.append("| " + " | ".join([*cells, "" if method == methods[0] else text]) + " |")
+    return "\n".join(lines)
+
+
+def example_table(name, title):
+    runs = list(json.loads((RESULTS / "examples.json").read_text())["runs"][name].values())
+    return method_table(title, runs, [method for method, values in runs[0].items() if "nll" in values])
+
+
+def examples():
+    """The tables of the examples of docs/fine_tuning.md."""
+    return "\n\n".join(example_table(name, title) for name, title in EXAMPLES.items())
+
+
+def subspaces():
+    runs = list(json.loads((RESULTS / "subspaces.json").read_text())["runs"].values())
+    methods = [name for name, values in runs[0].items() if isinstance(values, dict) and "nll" in values]
+    temperatures = ", ".join(f"{run['temperature']:g}" for run in runs)
+    table = method_table("Fashion-MNIST, small CNN with BatchNormalization, ensembles of 10", runs, methods)
+    return f"{table}\n\nChosen temperatures: {temperatures}."
+
+
+def alignment():
+    """Barriers of all kinds of paths against the width, on both data sets."""
+    lines = []
+    for file in ("alignment_fashion", "alignment_cifar"):
+        record = json.loads((RESULTS / f"{file}.json").read_text())
+        pairs = record["pairs"]
+        kinds = list(next(iter(pairs.values())))
+        lines += [
+            f"| {name_of_data(record)}, barrier in nat | " + " | ".join(kinds) + " |",
+            "|---" * (len(kinds) + 1) + "|",
+        ]
+        for width in sorted({int(key.split()[0]) for key in pairs}):
+            values = {
+                k: [pair[k]["train_loss_barrier"] for key, pair in pairs.items() if key.startswith(f"{width} ")]
+                for k in kinds
+            }
+            cells = [f"{np.mean(v):.2f} ± {np.std(v, ddof=1):.2f}" for v in values.values()]
+            lines.append(f"| width {width} | " + " | ".join(cells) + " |")
+        lines.append("")
+    return "\n".join(lines).strip()
+
+
+def simulation():
+    """Times of the whole Table 1 on many GPUs, as simulated."""
+    record = json.loads((RESULTS / "cluster" / "simulation.json").read_text())
+    lines = [
+        "| GPUs | hours | utilization | hours with failures, 1 % per GPU hour | failures |",
+        "|---|---|---|---|---|",
+    ]
+    for gpus, values in record["gpus"].items():
+        failing = values["with_1_percent_failures_per_gpu_hour"]
+        times = [f"{minutes / 60:.2f}" for minutes in (values["minutes"], failing["minutes"])]
+        lines.append(
+            f"| {gpus} | {times[0]} | {100 * values['utilization']:.0f} % | {times[1]} | {failing['failures']:.2f} |"
+        )
+    about = (
+        "A simulation, nothing measured ([record](../benchmarks/results/cluster/simulation.json), "
+        f"`benchmarks/evidence/simulation.py`): {record['units']} units, {record['gpu_minutes'] / 60:.1f} GPU hours; "
+        f"the longest chain of them takes {record['critical_path_minutes'] / 60:.2f} hours, which no number of GPUs "
+        "makes shorter."
+    )
+    assumptions = " ".join(record["assumptions"].split())
+    return "\n".join([about, "", *lines, "", f"Assumptions: {assumptions}"])
+
+
+def faults():
+    """What kills of workers and drivers, a full store and a failing unit did to a study on Ray."""
+    record = json.loads((RESULTS / "cluster" / "faults.json").read_text())
+    differing, killed = sum(len(r["differing"]) for r in record["rounds"]), record["killed"]
+    store, failing = record["full_store"], record["failing_unit"]
+    return (
+        f"On Ray with {record['cpus']} CPUs, {killed['worker']} workers and {killed['driver']} drivers were killed at "
+        f"random moments of a study (preset `smoke`, {record['units']} units; runs: {len(record['rounds'])}). Of the "
+        f"records, {differing} differ from those of a quiet local run, apart from times. With "
+        f"{store['kept_megabytes']:.0f} MB of another program in Ray's store of {store['store_megabytes']:.0f} MB, "
+        f"{len(store['differing'])} differ. With a damaged state in the folder of {', '.join(failing['failures'])}, "
+        f"{len(failing['missing'])} of the units are missing ({', '.join(failing['missing'])}), the exit status is "
+        f"{failing['status']}, and the others are as in the quiet run "
+        "([record](../benchmarks/results/cluster/faults.json), `benchmarks/evidence/faults.py`)."
+    )
+
+
+FOLDERS = ("fashion_subset", "cifar10_jpeg", "vgg16_cifar10_jpeg")  # Of docs/results.md.
+RATIOS = ("curve", "pipeline", "fge", "path", "plane", "ensemble")  # Of docs/performance.md, as are these:
+SPEED = ("profiles", "peers", "writing", "many_variables", "positions")
+SPEED += ("memory", "slopes", "startup", "gpu_loops", "gpu_curves", "gpu_peers")
+PARTS = {  # file, name of the part, what makes it
+    "README.md": {"gain": gain, "example": example},
+    "docs/fine_tuning.md": {"small members": small_members, "examples": examples},
+    "docs/alignment.md": {"alignment": alignment},
+    "docs/subspaces.md": {
+        "learned line": lambda: example_table("learned_line", "Fashion-MNIST, 4,000 images, small CNN"),
+        "subspaces": subspaces,
+    },
+    "docs/performance.md": {
+        **{name: lambda name=name: speed_tables.ratios(name) for name in RATIOS},
+        **{name: getattr(speed_tables, name) for name in SPEED},
+    },
+    "docs/cluster.md": {"simulation": simulation, "faults": faults, "engines": speed_tables.engines},
+    "docs/results.md": {name: lambda name=name: results(name) for name in FOLDERS},
+}
+
+
+def filled(file):
+    """The text of a file with its parts made anew."""
+    text = (ROOT / file).read_text()
+    for name, make in PARTS[file].items():
+        pattern = re.compile(rf"(<!-- {name} -->\n).*?(\n<!-- end of {name} -->)", re.DOTALL)
+        assert len(pattern.findall(text)) == 1, f"{file} has no place for {name}"
+        made = make().replace("\\", "\\\\")
+        text = pattern.sub(rf"\g<1>\n{made}\n\g<2>", text)
+    return text
+
+
+def draw():
+    figure = Figure(figsize=(11, 3.6), layout="constrained")
+    wall, gain = figure.subplots(1, 2, width_ratios=(1, 1.2))
+    for file, label, color in (("line", "straight line", GREY), ("bezier", "Bezier curve", COLORS[0])):
+        result = curves.PathResult.load(RESULTS / "fashion_subset" / f"path_{file}.npz")
+        wall.plot(result.t, result.train["loss"], color=color, label=label)
+    wall.set(
+        xlabel="position t between two trained networks", ylabel="train loss (nat)", title="A wall, and a way around it"
+    )
+    wall.legend()
+    for index, (_, pairs) in enumerate(TASKS):
+        sample = pairs("nll")
+        for shift, (label, color), values in zip((-0.18, 0.18), BARS.items(), sample.T):
+            error = values.std(ddof=1) / np.sqrt(len(values))
+            bar = gain.bar(
+                index + shift, values.mean(), 0.34, yerr=error, color=color, label=label if not index else None
+            )
+            gain.bar_label(bar, fmt="%.3f", padding=3, fontsize=9)
+    names = [name.replace(", ", "\n", 1).replace(", ", ",\n") for name, _ in TASKS]
+    gain.set(
+        xticks=range(len(TASKS)),
+        ylabel="test NLL (nat)",
+        title="One training run: its last network, or an ensemble (FGE)",
+    )
+    gain.set_xticklabels(names, fontsize=8)
+    gain.margins(y=0.15)
+    gain.legend()
+    return figure
+
+
+if __name__ == "__main__":
+    draw().savefig(ROOT / "docs" / "opening.png", dpi=110)
+    speed_tables.draw_growth().savefig(ROOT / "docs" / "growth.png", dpi=110)
+    for file in PARTS:
+        (ROOT / file).write_text(filled(file))
