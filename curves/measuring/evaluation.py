@@ -7,7 +7,7 @@ import numpy as np
 from keras import ops
 
 from curves.model import CurveModel
-from keras_fge.core.keras_internals import is_stateless
+from keras_fge.core.keras_internals import is_stateless, losses_lent
 
 
 class Evaluation(keras.Model):
@@ -30,7 +30,8 @@ class Evaluation(keras.Model):
         return self.measured(inputs, training=training)
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
-        return self.measured.compute_loss(x, y, y_pred, sample_weight, training)
+        with losses_lent(self, self.measured):
+            return self.measured.compute_loss(x, y, y_pred, sample_weight, training)
 
     @property
     def metrics(self):

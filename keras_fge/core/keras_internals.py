@@ -135,6 +135,17 @@ def compiled_loss_lent(owner: keras.Model, network: keras.Model) -> Iterator[Non
         vars(network)["_compile_loss"] = own
 
 
+@contextlib.contextmanager
+def losses_lent(owner: keras.Model, network: keras.Model) -> Iterator[None]:
+    """Inside, `network.losses` are those of the last call of `owner`, which JAX keeps there (`_losses_override`)."""
+    own = _get(network, "_losses_override")
+    vars(network)["_losses_override"] = list(_get(owner, "_losses_override"))  # Not by `setattr`: Keras would track it.
+    try:
+        yield
+    finally:
+        vars(network)["_losses_override"] = own
+
+
 def inner_optimizer(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:
     """The optimizer that makes the updates: the one inside a `LossScaleOptimizer`, or `optimizer` itself."""
     return getattr(optimizer, "inner_optimizer", optimizer)
