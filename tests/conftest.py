@@ -28,6 +28,14 @@ IS_BEFORE_3_14 = tuple(map(int, keras.__version__.split(".")[:2])) < (3, 14)
 slow_elsewhere = (lambda test: test) if keras.backend.backend() == "tensorflow" else pytest.mark.slow
 
 
+def pytest_collection_modifyitems(config, items):
+    """Tests that see nothing of the backend run on one of them."""
+    if keras.backend.backend() != "tensorflow":
+        once = [item for item in items if item.get_closest_marker("once")]
+        items[:] = [item for item in items if not item.get_closest_marker("once")]
+        config.hook.pytest_deselected(items=once)
+
+
 @pytest.fixture(autouse=True)
 def seeded():
     keras.utils.set_random_seed(0)

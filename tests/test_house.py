@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+pytestmark = pytest.mark.once
+
 ROOT = pathlib.Path(__file__).parent.parent
 FILES = sorted(path for part in ("curves", "keras_fge") for path in (ROOT / part).rglob("*.py"))
 FLOORS = ["keras_fge.core", "keras_fge.run", "keras_fge.ensemble"]  # Each stands on those before it.
