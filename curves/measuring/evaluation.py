@@ -69,7 +69,7 @@ class Evaluation(keras.Model):
     def _build_metrics(self, *data):
         """Makes the variables of the metrics of `measured`, which must be there before a step is compiled."""
         if not self.built:
-            first = lambda array: None if array is None else ops.convert_to_tensor(array[:1])  # noqa: E731
+            first = lambda array: None if array is None else ops.convert_to_tensor(np.asarray(array[:1]))  # noqa: E731
             x, y, sample_weight = keras.tree.map_structure(first, data)
             outputs = self(x, training=False)
             self.compute_loss(x, y, outputs, sample_weight, training=False)
