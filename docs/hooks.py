@@ -18,6 +18,7 @@ CODE_OR_FORMULA = re.compile(
     flags=re.DOTALL | re.MULTILINE,
 )
 PLACE = "FORMULA{}OFTHISPAGE"
+BAR = re.compile("<mo>(&#x02016;|&#x0007C;)</mo>")  # Of a norm, of an absolute value.
 
 
 def on_files(files, config):
@@ -81,7 +82,8 @@ def without_formulas(markdown, page):
         if latex is None:
             return match[0]
         kind = "block" if display else "inline"
-        page.formulas.append(latex2mathml.converter.convert(latex.strip(), display=kind))
+        formula = latex2mathml.converter.convert(latex.strip(), display=kind)
+        page.formulas.append(BAR.sub(r'<mo stretchy="false">\1</mo>', formula))  # Else it grows with an exponent.
         return PLACE.format(len(page.formulas) - 1)
 
     return CODE_OR_FORMULA.sub(placeholder, markdown)
