@@ -37,7 +37,7 @@ test-slow: .venv/ready .venv-jax/ready .venv-torch/ready
 # The wheel, in fresh environments with one backend each, installed as the README says, with the README's examples.
 test-install: $(foreach backend,tensorflow jax torch,build/$(backend)/passed)
 
-build/%/passed: .venv/ready README.md $(wildcard curves/*.py keras_fge/*.py keras_fge/core/*.py) setup.cfg
+build/%/passed: .venv/ready README.md $(wildcard curves/*.py curves/*/*.py keras_fge/*.py keras_fge/*/*.py) setup.cfg
 	rm -rf build/$* build/lib  # In the latter, setuptools would find modules that are gone.
 	.venv/bin/python -m pip wheel --quiet --no-deps --wheel-dir build/$* .
 	$(PYTHON) -m venv build/$*/venv

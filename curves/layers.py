@@ -13,9 +13,18 @@ class _CurveOf(Curve):
 
     layer_class: type[keras.layers.Layer]
 
-    def __init__(self, curve, fix_start, fix_end, weight_decay, name, layer_arguments):
+    def __init__(
+        self,
+        *arguments: Any,
+        curve: Parametrization = Bezier(3),
+        fix_start: bool = True,
+        fix_end: bool = True,
+        weight_decay: float = 0.0,
+        name: str | None = None,
+        **layer_arguments: Any,
+    ):
         trainable = layer_arguments.pop("trainable", True)
-        layer = self.layer_class(**layer_arguments)
+        layer = self.layer_class(*arguments, **layer_arguments)
         super().__init__(layer, curve, fix_start, fix_end, weight_decay=weight_decay, name=name, trainable=trainable)
 
     def get_config(self) -> dict[str, Any]:
@@ -39,19 +48,6 @@ class CurveDense(_CurveOf):
 
     layer_class = keras.layers.Dense
 
-    def __init__(
-        self,
-        units: int,
-        curve: Parametrization = Bezier(3),
-        fix_start: bool = True,
-        fix_end: bool = True,
-        *,
-        weight_decay: float = 0.0,
-        name: str | None = None,
-        **dense_arguments: Any,
-    ):
-        super().__init__(curve, fix_start, fix_end, weight_decay, name, {"units": units, **dense_arguments})
-
 
 @keras.saving.register_keras_serializable(package="curves")
 class CurveConv2D(_CurveOf):
@@ -69,21 +65,6 @@ class CurveConv2D(_CurveOf):
 
     layer_class = keras.layers.Conv2D
 
-    def __init__(
-        self,
-        filters: int,
-        kernel_size: int | tuple[int, int],
-        curve: Parametrization = Bezier(3),
-        fix_start: bool = True,
-        *,
-        fix_end: bool = True,
-        weight_decay: float = 0.0,
-        name: str | None = None,
-        **conv_arguments: Any,
-    ):
-        arguments = {"filters": filters, "kernel_size": kernel_size, **conv_arguments}
-        super().__init__(curve, fix_start, fix_end, weight_decay, name, arguments)
-
 
 @keras.saving.register_keras_serializable(package="curves")
 class CurveBatchNormalization(_CurveOf):
@@ -98,15 +79,3 @@ class CurveBatchNormalization(_CurveOf):
     """
 
     layer_class = keras.layers.BatchNormalization
-
-    def __init__(
-        self,
-        curve: Parametrization = Bezier(3),
-        fix_start: bool = True,
-        fix_end: bool = True,
-        *,
-        weight_decay: float = 0.0,
-        name: str | None = None,
-        **norm_arguments: Any,
-    ):
-        super().__init__(curve, fix_start, fix_end, weight_decay, name, norm_arguments)

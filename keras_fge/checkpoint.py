@@ -9,7 +9,7 @@ class Checkpoint(Resumable):
     """Writes the whole state of a training at the end of epochs; the same program, given again, goes on from there.
 
     A training that was killed, at any moment and any number of times, ends with the same weights as one that was not,
-    bit for bit where the hardware computes so: the state has weights, optimizer, random seeds and generators, the epoch
+    bit for bit if the hardware computes so: the state has weights, optimizer, random seeds and generators, the epoch
     and the History. It is one file, `state.npz`, which is replaced as a whole or not at all, at the end of each epoch
     unless that would take more than a tenth of the time. (`keras.callbacks.BackupAndRestore` overwrites its files in
     place, and does not save the generators that shuffle the data.) The state stays when the training is done: the same

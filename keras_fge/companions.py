@@ -15,7 +15,7 @@ def check_own_validation(validation: Validation, model: keras.Model) -> None:
     """Raises a ValueError, before the training, if the data that were given to a callback cannot be measured."""
     if not has_one_process():
         raise ValueError(
-            "`validation_data` cannot be measured where JAX runs on several processes. Leave it out, and measure in "
+            "`validation_data` cannot be measured if JAX runs on several processes. Leave it out, and measure in "
             "one process afterwards, with `Ensemble.load`."
         )
     validation.check(model)

@@ -65,7 +65,7 @@ class CyclicEnsemble(Resumable):
     and no longer held in memory; `Ensemble.load(directory)` reads the folder, also of an unfinished run. At the end of
     every epoch, unless that would take more than a tenth of the time, the whole state of the training is written:
     weights, optimizer, random seeds, cycle, History. The same program with `resume=True` continues from there (or
-    begins, if there is nothing yet), and ends with the same members, bit for bit where the hardware computes so. That
+    begins, if there is nothing yet), and ends with the same members, bit for bit if the hardware computes so. That
     takes data in an order that does not depend on the process: `fge.batches(x, y)`, or `shuffle=False`. (Keras' own
     shuffling of arrays is resumed on JAX and torch, not on TensorFlow.) A second `fit` with a folder continues that
     run, too. List this callback after those that change weights or optimizer at the end of an epoch; the states of

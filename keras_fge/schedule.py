@@ -94,7 +94,7 @@ class PaperTraining(keras.callbacks.Callback):
 
     At the start of epoch e = 0, 1, ... the learning rate becomes `piecewise_linear(e + 1, learning_rate, epochs)`, and
     stays afterwards. SGD with momentum steps as in the paper's code: Keras' velocity is -alpha v where PyTorch's is v,
-    so where alpha changes, it is multiplied by the ratio (see `keras_fge.learning_rate`). Other optimizers get the
+    so when alpha changes, it is multiplied by the ratio (see `keras_fge.learning_rate`). Other optimizers get the
     rate alone. It needs no state of its own: a training that `Checkpoint` resumes goes on with it.
 
     Args:

@@ -10,6 +10,9 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # As the benchmark does: numbers depend on it.
 # Most of the time of the tests is compilation, so XLA is to optimize little.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true")
+# On JAX, equal networks of different tests and processes are compiled once, also of the run before.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(pathlib.Path(__file__).parent.parent / "build/jax-cache"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.05")
 
 import keras
 import numpy as np
@@ -23,6 +26,14 @@ IS_BEFORE_3_14 = tuple(map(int, keras.__version__.split(".")[:2])) < (3, 14)
 
 # For tests that take long and see little of the backend: everywhere but on TensorFlow, only `make test-slow` runs them.
 slow_elsewhere = (lambda test: test) if keras.backend.backend() == "tensorflow" else pytest.mark.slow
+
+
+def pytest_collection_modifyitems(config, items):
+    """Tests that see nothing of the backend run on one of them."""
+    if keras.backend.backend() != "tensorflow":
+        once = [item for item in items if item.get_closest_marker("once")]
+        items[:] = [item for item in items if not item.get_closest_marker("once")]
+        config.hook.pytest_deselected(items=once)
 
 
 @pytest.fixture(autouse=True)

@@ -2,21 +2,16 @@
 
 import json
 import os
-import pathlib
-import subprocess
-import sys
 import time
 
+import processes
 from study.machine import environment
-
-ROOT = pathlib.Path(__file__).parent.parent
 
 # Before the program. Its arguments are a folder, KILL and a seed. The process kills itself at its KILL-th event: a step
 # of a training, a moment before or after a file gets its name, or is synced.
 PREAMBLE = """
 import json, os, runpy, signal, sys
 import keras, numpy as np
-sys.path.insert(0, "tests")
 import curves, keras_fge
 from conftest import batch_norm_network, images, logits_loss
 
@@ -65,10 +60,4 @@ def note(**result):
 
 def run(program, folder, kill=0, seed=0):
     """Runs it; with `kill` 0 to its end."""
-    return subprocess.run(
-        [sys.executable, "-c", PREAMBLE + program + END, str(folder), str(kill), str(seed)],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )
+    return processes.run(PREAMBLE + program + END, str(folder), str(kill), str(seed))

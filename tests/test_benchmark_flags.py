@@ -17,6 +17,8 @@ from inputs.networks import make_network
 from study import flags as study_flags
 from study import presets, setup, units
 
+pytestmark = pytest.mark.once
+
 ROOT = pathlib.Path(__file__).parent.parent
 
 

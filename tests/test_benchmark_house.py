@@ -9,6 +9,8 @@ import pytest
 import curves
 import keras_fge
 
+pytestmark = pytest.mark.once
+
 FOLDER = pathlib.Path(__file__).parent.parent / "benchmarks"
 ROOMS = ("inputs", "study", "speed", "report", "evidence")  # Each may import from those before it.
 COMMANDS = ("cifar", "speed")  # These stand on all rooms.

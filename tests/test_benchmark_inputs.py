@@ -17,6 +17,8 @@ from inputs.fused import BatchNormalization
 from inputs.networks import make_network
 from inputs.transforms import CIFAR, IMAGENET, Transform, make_transform
 
+pytestmark = pytest.mark.once
+
 ROOT = pathlib.Path(__file__).parent.parent
 
 

@@ -81,6 +81,7 @@ def test_predictions_of_a_run_are_those_of_its_members(smoke):
     assert np.allclose(stored, ensemble.predict(data.validation[0]), atol=1e-5)
 
 
+@pytest.mark.once
 def test_report_is_made_of_the_records_alone(smoke, tmp_path):
     folder, output = smoke
     for path in [*folder.glob("*.json*"), *folder.glob("*.npz")]:
@@ -100,6 +101,7 @@ def test_report_is_made_of_the_records_alone(smoke, tmp_path):
         assert text in page
 
 
+@pytest.mark.once
 @slow_elsewhere
 def test_what_is_recorded_is_not_done_again(smoke):
     folder, _ = smoke
@@ -113,6 +115,7 @@ def test_what_is_recorded_is_not_done_again(smoke):
     assert "--epochs=4 there, 40 here" in result.stderr and "Traceback" not in result.stderr
 
 
+@pytest.mark.once
 def test_reference_numbers_belong_to_known_networks():
     text = (ROOT / "docs" / "benchmark.md").read_text()
     for methods in reference.ENSEMBLES.values():
@@ -125,6 +128,7 @@ def test_reference_numbers_belong_to_known_networks():
         assert all(least <= most for row in paths.values() for least, most in (row[:2],))
 
 
+@pytest.mark.once
 def test_numbers_of_the_authors_stand_beside_ours(tmp_path):
     preset = presets.PRESETS["vgg16_cifar100"]
     records = Records(tmp_path, {**preset, "data": {"name": "cifar100", "num_classes": 100}})

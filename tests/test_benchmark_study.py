@@ -5,8 +5,6 @@ import io
 import json
 import os
 import pathlib
-import subprocess
-import sys
 import types
 
 import keras
@@ -14,6 +12,7 @@ import numpy as np
 import pytest
 
 import curves
+import processes
 from conftest import slow_elsewhere, values
 from keras_fge.run.state import StateFile, training_state
 from study import progress, training, units
@@ -288,10 +287,9 @@ def test_numbers_that_json_does_not_know_come_back(tmp_path):
 def test_two_processes_do_not_do_the_same_unit(tmp_path):
     path = str(tmp_path / "unit.lock")
     code = f"from study.records import locked\nwith locked({path!r}, wait=False) as free: print(free)"
-    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'benchmarks'}"}
 
     def other():
-        result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+        result = processes.run(code)
         assert result.returncode == 0, result.stderr
         return result.stdout.strip()
 

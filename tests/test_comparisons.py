@@ -6,6 +6,8 @@ from report import comparisons, tables
 from report.comparisons import difference, equivalent, share
 from study.records import Records
 
+pytestmark = pytest.mark.once
+
 
 def new_records(tmp_path, runs=8):
     """Errors of 40 + seed % for Ind, 3 points less for FGE; pairs of Ind are 4 points better than their networks."""

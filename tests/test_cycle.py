@@ -6,6 +6,8 @@ from hypothesis import strategies as st
 
 from keras_fge.cycle import Cycle, check_arguments, length_in_steps, middle, start_of_cycles
 
+pytestmark = pytest.mark.once
+
 
 @given(st.integers(1, 40), st.data())
 def test_snapshots_are_due_where_counting_finds_the_minimum(length, data):

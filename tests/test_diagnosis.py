@@ -13,6 +13,8 @@ from curves.results import diagnosis
 from keras_fge.outcome.plot import plot_run
 from keras_fge.outcome.sentences import of_run
 
+pytestmark = pytest.mark.once
+
 T = np.linspace(0, 1, 21)
 BUMP = np.sin(np.pi * T)
 

@@ -154,7 +154,7 @@ if process >= 0:
     try:
         network.fit(x, y, batch_size=8, verbose=0, callbacks=[fge])
     except ValueError as error:
-        assert "`validation_data` cannot be measured where JAX runs on several processes" in str(error)
+        assert "`validation_data` cannot be measured if JAX runs on several processes" in str(error)
     else:
         raise AssertionError("it was not refused")
 fge.validation_data = None

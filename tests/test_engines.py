@@ -14,6 +14,8 @@ from evidence.faults import metrics_of
 from study import engines, presets, progress, status, sweep, units
 from study.records import Records
 
+pytestmark = pytest.mark.once
+
 ROOT = pathlib.Path(__file__).parent.parent
 ENDPOINT = ["--preset=smoke", "--experiment=endpoint"]
 

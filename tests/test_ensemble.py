@@ -1,8 +1,6 @@
 """Ensembles against numpy; metrics against scikit-learn and hand-computed cases."""
 
 import concurrent.futures
-import subprocess
-import sys
 
 import keras
 import numpy as np
@@ -14,6 +12,7 @@ from sklearn.metrics import accuracy_score, brier_score_loss, log_loss
 
 import curves
 import keras_fge
+import processes
 from conftest import logits_loss, to_numpy, values
 
 rng = np.random.default_rng(0)
@@ -489,7 +488,8 @@ ensemble = keras_fge.Ensemble.load(sys.argv[1] + "/saved")
 assert np.allclose(ensemble.predict(data["x"]), data["outputs"], atol=1e-6) and len(ensemble) == 2
 assert len(ensemble[:1]) == 1
 """
-    subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=True)
+    result = processes.run(program, str(tmp_path))
+    assert result.returncode == 0, result.stderr
     with pytest.raises(ValueError, match="holds an ensemble already"):
         ensemble.save(tmp_path / "saved")
     assert {path.suffix for path in (tmp_path / "saved").iterdir()} == {".keras", ".json", ".npz"}

@@ -262,7 +262,7 @@ def test_files_that_cannot_be_used(trained, tmp_path):
     with pytest.raises(ValueError, match=r"is no .npz file, or a damaged one"):
         run(tmp_path / "path.npz")
     np.savez(tmp_path / "other.npz", a=1)
-    with pytest.raises(ValueError, match="`path` must be new or a file of this function"):
+    with pytest.raises(ValueError, match="`file` must be new or a file of this function"):
         run(tmp_path / "other.npz")
     assert sorted(file.name for file in tmp_path.iterdir()) == ["other.npz", "path.npz", "text.npz"]
 

@@ -16,6 +16,8 @@ from conftest import slow_elsewhere
 from keras_fge.outcome.page import principal_components
 from test_diagnosis import BUMP, path, plane
 
+pytestmark = pytest.mark.once
+
 pytest.importorskip("plotly")
 
 

@@ -18,6 +18,8 @@ from conftest import batch_norm_network, images, logits_loss
 from keras_fge.core import files
 from keras_fge.core.files import read_bytes, read_npz, to_npz, write_atomically
 
+pytestmark = pytest.mark.once
+
 DEAD = subprocess.Popen([sys.executable, "-c", ""])
 DEAD.wait()
 

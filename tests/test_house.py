@@ -6,12 +6,17 @@ import sys
 
 import pytest
 
+pytestmark = pytest.mark.once
+
 ROOT = pathlib.Path(__file__).parent.parent
 FILES = sorted(path for part in ("curves", "keras_fge") for path in (ROOT / part).rglob("*.py"))
 FLOORS = ["keras_fge.core", "keras_fge.run", "keras_fge.ensemble"]  # Each stands on those before it.
 OPTIONAL = {"matplotlib", "pandas", "plotly", "scipy", "sklearn"}  # Loaded where something is drawn, shown or solved.
 BACKENDS = {"jax", "tensorflow", "torch"}
-LONG = {"keras_fge/ensemble/ensemble.py"}  # All that one does with an ensemble: more than half are its docstrings.
+LONG = {  # Half of each is the docstrings of public options and methods, which belong together.
+    "keras_fge/ensemble/ensemble.py",  # All that one does with an ensemble.
+    "keras_fge/cyclic.py",  # All hooks of a run, in their order.
+}
 
 
 def name_of(path):

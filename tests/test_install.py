@@ -82,6 +82,8 @@ class First(importlib.abc.MetaPathFinder):
             raise SystemExit
 sys.meta_path.insert(0, First())
 import {package}
+
+pytestmark = pytest.mark.once
 """
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.stdout == "True\n", result.stderr

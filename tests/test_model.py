@@ -1,7 +1,5 @@
 """Training a curve: the step against the same step in numpy, and what `connect` promises."""
 
-import subprocess
-import sys
 import warnings
 
 import keras
@@ -11,6 +9,7 @@ from keras import layers, ops
 from scipy import stats
 
 import curves
+import processes
 from conftest import batch_norm_network, images, logits_loss, to_numpy, values
 from curves.geometry import relative_speed, segment_lengths
 
@@ -386,7 +385,7 @@ np.testing.assert_allclose(model.arc_length(), expected["length"], rtol=1e-6)
 assert model.optimizer.iterations.numpy() == 2
 model.fit(expected["x"], np.zeros(len(expected["x"])), verbose=0)
 """
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    result = processes.run(code)
     assert result.returncode == 0, result.stderr
 
 

@@ -6,10 +6,7 @@
 import functools
 import importlib
 import json
-import os
 import pathlib
-import subprocess
-import sys
 
 import keras
 import numpy as np
@@ -17,6 +14,7 @@ import pytest
 from keras import applications, layers, ops
 
 import curves
+import processes
 from conftest import IS_BEFORE_3_14, to_numpy, values
 
 BACKEND = keras.backend.backend()
@@ -442,9 +440,7 @@ def test_round_trips_in_a_new_process(group, tmp_path):
         model.t = T
         np.save(tmp_path / f"{case}.npy", trace(case, model))
         model.save(tmp_path / f"{case}.keras")
-    command = [sys.executable, "-c", LOADER, str(pathlib.Path(__file__).parent), str(tmp_path)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    result = subprocess.run(command, env=environment, capture_output=True, text=True)
+    result = processes.run(LOADER, str(pathlib.Path(__file__).parent), str(tmp_path), OMP_NUM_THREADS="1")
     assert result.returncode == 0, result.stderr
     assert result.stdout.split() == ["same"] * len(cases)
 

@@ -11,6 +11,8 @@ import pytest
 
 import keras_fge
 from conftest import images, logits_loss, to_numpy
+from keras_fge.run import resumable
+from keras_fge.run.state import StateFile
 
 ENDINGS = ["whole", "failed in a step", "failed before a step", "failed before the first epoch"]
 
@@ -100,6 +102,33 @@ def test_a_used_callback_can_be_pickled(kind, ending, tmp_path):
         x = images()[0]
         assert np.array_equal(again.ensemble().predict(x), resumed.ensemble().predict(x))
         assert str(again) == str(resumed)
+
+
+@pytest.mark.parametrize("kind", ["fge", "checkpoint"])
+def test_a_fit_that_cannot_be_seen_resumes_all_the_same(kind, tmp_path, monkeypatch):
+    """As a callback inside one of another library: nothing is known of the data and the other callbacks of `fit`."""
+    monkeypatch.setattr(resumable, "fit_around", lambda callback: None)
+    monkeypatch.setattr(StateFile, "is_due", lambda self: True)
+
+    class Interrupt(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            if epoch == 2:
+                raise KeyboardInterrupt
+
+    def run(folder, *others):
+        model, resumed = network(), callback(kind, tmp_path / folder)
+        data, arguments = resumed.batches(*images(), batch_size=10), {"shuffle": False, "verbose": 0}
+        history = model.fit(data, epochs=4, callbacks=[resumed, *others], validation_data=images(), **arguments)
+        return history.epoch, model.get_weights(), resumed
+
+    _, expected, whole = run("whole")
+    with pytest.raises(KeyboardInterrupt):
+        run("parts", Interrupt())
+    epochs, weights, resumed = run("parts")
+    assert epochs == [0, 1, 2, 3] and all(np.array_equal(a, b) for a, b in zip(weights, expected))
+    if kind == "fge":
+        assert len(resumed.snapshots) == len(whole.snapshots) == 5
+        assert "ensemble_nll" not in whole.snapshots[-1].metrics  # Give `validation_data` to FGE there.
 
 
 def test_afterwards_the_velocity_is_that_of_the_optimizers_rate():

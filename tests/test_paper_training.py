@@ -22,7 +22,7 @@ def test_weights_are_those_of_the_papers_training(nesterov):
     rates = [paper(epoch, 0.02, 10) for epoch in range(10)]
     *_, (w, _) = torch_sgd([rate for rate in rates for _ in range(6)], nesterov=nesterov)
     assert_close(to_numpy(network.weights[0]), w)
-    assert history["learning_rate"] == pytest.approx(rates, rel=1e-5)
+    assert history["learning_rate"] == pytest.approx(rates, rel=1e-4)
     assert float(to_numpy(network.optimizer.learning_rate)) == pytest.approx(rates[-1], rel=1e-5)
 
 
@@ -52,7 +52,7 @@ def test_a_training_in_parts_is_one_training(tmp_path):
             checkpoint = keras_fge.Checkpoint(tmp_path / folder)
             batches = checkpoint.batches(X, Y, batch_size=6)
             callbacks = [keras_fge.PaperTraining(0.02, epochs=10), checkpoint]
-            network.fit(batches, epochs=epochs, verbose=0, callbacks=callbacks)
+            network.fit(batches, epochs=epochs, shuffle=False, verbose=0, callbacks=callbacks)
         return network.get_weights()[0]
 
     assert np.array_equal(run("whole", 10), run("parts", 6, 8, 10))

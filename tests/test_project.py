@@ -5,9 +5,7 @@ import os
 import pathlib
 import re
 import subprocess
-import sys
 
-import keras
 import pytest
 
 from conftest import slow_elsewhere
@@ -15,21 +13,13 @@ from evidence import choosing
 from report import comparisons, documents, figures
 from study.records import Records
 
+pytestmark = pytest.mark.once
+
 ROOT = pathlib.Path(__file__).parent.parent
 
 
 def run(*command, **environment):
     return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env={**os.environ, **environment})
-
-
-def test_import_needs_only_keras_numpy_and_one_backend():
-    others = {"tensorflow", "jax", "torch"} - {keras.backend.backend()}
-    code = "import sys, keras; before = set(sys.modules); import curves, keras_fge; print(*(set(sys.modules) - before))"
-    result = run(sys.executable, "-c", code)
-    assert result.returncode == 0, result.stderr
-    loaded = {module.split(".")[0] for module in result.stdout.split()}
-    assert not loaded & {*others, "matplotlib", "plotly", "pandas", "tensorflow_datasets", "absl", "sklearn", "rich"}
-    assert {"curves", "keras_fge"} <= loaded
 
 
 EXAMPLES = [

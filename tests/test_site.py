@@ -15,6 +15,8 @@ import keras_fge
 from browsing import check_log, opened
 from conftest import slow_elsewhere
 
+pytestmark = pytest.mark.once
+
 ROOT = pathlib.Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "docs/notebooks").glob("*.ipynb"))
 

@@ -7,7 +7,7 @@ import numpy as np
 from keras import ops
 
 from curves.model import CurveModel
-from keras_fge.core.keras_internals import is_stateless
+from keras_fge.core.keras_internals import is_stateless, losses_lent
 
 
 class Evaluation(keras.Model):
@@ -30,7 +30,8 @@ class Evaluation(keras.Model):
         return self.measured(inputs, training=training)
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
-        return self.measured.compute_loss(x, y, y_pred, sample_weight, training)
+        with losses_lent(self, self.measured):
+            return self.measured.compute_loss(x, y, y_pred, sample_weight, training)
 
     @property
     def metrics(self):
@@ -68,7 +69,7 @@ class Evaluation(keras.Model):
     def _build_metrics(self, *data):
         """Makes the variables of the metrics of `measured`, which must be there before a step is compiled."""
         if not self.built:
-            first = lambda array: None if array is None else ops.convert_to_tensor(array[:1])  # noqa: E731
+            first = lambda array: None if array is None else ops.convert_to_tensor(np.asarray(array[:1]))  # noqa: E731
             x, y, sample_weight = keras.tree.map_structure(first, data)
             outputs = self(x, training=False)
             self.compute_loss(x, y, outputs, sample_weight, training=False)

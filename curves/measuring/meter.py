@@ -37,7 +37,7 @@ class Meter:
         keeps_predictions: Whether `predictions("test")` will be asked for after each `measure`.
 
     Attributes:
-        samples: How many samples a test error, and statistics of BatchNormalization, come from, where that is known.
+        samples: How many samples a test error, and statistics of BatchNormalization, come from, if that is known.
 
     Raises:
         ValueError: if data cannot be read again and again, or have too few samples, or the model has BatchNormalization

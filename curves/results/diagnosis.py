@@ -1,6 +1,6 @@
 """What a measurement along a curve or on a plane means, in sentences, and what to distrust in it.
 
-Each function looks at a result, and returns a sentence, or None where there is nothing to say.
+Each function looks at a result, and returns a sentence, or None if there is nothing to say.
 """
 
 import numpy as np

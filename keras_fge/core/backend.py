@@ -1,4 +1,4 @@
-"""Which backend Keras is to take, where it is not loaded yet and nobody has said so.
+"""Which backend Keras is to take, if it is not loaded yet and nobody has said so.
 
 Keras takes that of KERAS_BACKEND, or of its configuration file, or TensorFlow, whatever is installed.
 """

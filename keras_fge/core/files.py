@@ -50,7 +50,7 @@ def remove_leftovers(folder: str | os.PathLike, is_ours: Callable[[str], bool]) 
 
 
 def _runs(process):
-    """Whether another process of this number runs here; where that cannot be known, yes."""
+    """Whether another process of this number runs here; if that cannot be known, yes."""
     if process == os.getpid():
         return False  # It was one of the same number, as in a container that was started again.
     if os.name != "posix":

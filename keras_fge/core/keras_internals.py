@@ -1,7 +1,7 @@
 """What Keras does not promise: its private names, and what differs from backend to backend.
 
 Nothing else in this project uses a private name of Keras or asks which backend runs. Each function says what the name
-stands for. All were read in, and tested with, Keras 3.12.0 and 3.15.1; where a name is missing, the function raises a
+stands for. All were read in, and tested with, Keras 3.12.0 and 3.15.1; if a name is missing, the function raises a
 `RuntimeError` that says so.
 """
 
@@ -87,10 +87,10 @@ class Fit:
 
 
 def fit_around(callback: keras.callbacks.Callback) -> Fit | None:
-    """The `fit` that calls `callback` now; None where it cannot be seen, as inside a callback of another library.
+    """The `fit` that calls `callback` now; None if it cannot be seen, as inside a callback of another library.
 
     Keras tells a callback nothing of data and of other callbacks, so this reads the local variables of `fit`. It is the
-    only place that does, and everything works, with fewer checks, where it returns None.
+    only place that does, and everything works, with fewer checks, if it returns None.
     """
     frame = inspect.currentframe()
     while frame is not None:
@@ -133,6 +133,17 @@ def compiled_loss_lent(owner: keras.Model, network: keras.Model) -> Iterator[Non
         yield
     finally:
         vars(network)["_compile_loss"] = own
+
+
+@contextlib.contextmanager
+def losses_lent(owner: keras.Model, network: keras.Model) -> Iterator[None]:
+    """Inside, `network.losses` are those of the last call of `owner`, which JAX keeps there (`_losses_override`)."""
+    own = _get(network, "_losses_override")
+    vars(network)["_losses_override"] = list(_get(owner, "_losses_override"))  # Not by `setattr`: Keras would track it.
+    try:
+        yield
+    finally:
+        vars(network)["_losses_override"] = own
 
 
 def inner_optimizer(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:
@@ -210,7 +221,7 @@ def velocities_scaled(optimizer: keras.optimizers.SGD, factor: Callable[[Any], A
 
 
 def optimizer_calls(optimizer: keras.optimizers.Optimizer) -> int:
-    """How often `optimizer` was called: its updates, or batches where it accumulates gradients.
+    """How often `optimizer` was called: its updates, or its batches if it accumulates gradients.
 
     (`Optimizer._iterations`; the public `iterations` counts accumulated updates.)
     """
@@ -270,7 +281,7 @@ def is_replicated(model: keras.Model) -> bool:
 
 
 def is_chief() -> bool:
-    """Whether this process writes files: the first one, where JAX runs on several."""
+    """Whether this process writes files: if JAX runs on several, the first one does."""
     if keras.backend.backend() != "jax":
         return True
     import jax

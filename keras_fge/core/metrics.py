@@ -72,7 +72,7 @@ def integer_labels(labels: ArrayLike, samples: int, classes: int) -> np.ndarray:
 
 
 def are_distributions(rows: np.ndarray) -> bool:
-    """Whether no element is negative, and each row, along the last axis, sums to 1; False where one is NaN."""
+    """Whether no element is negative, and each row, along the last axis, sums to 1; False if one is NaN."""
     return bool(np.all(rows >= 0) and np.all(np.abs(rows.sum(axis=-1) - 1) <= 1e-3))
 
 

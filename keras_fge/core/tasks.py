@@ -82,7 +82,7 @@ class Outputs:
 
     Attributes:
         from_logits: True, False or None (no probabilities), for all outputs, or a list with one for each.
-        task: One of `TASKS`, or None, for all outputs, or a list. None: "regression" where `from_logits` is None, else
+        task: One of `TASKS`, or None, for all outputs, or a list. None: "regression" if `from_logits` is None, else
             "classification".
 
     Raises:
@@ -169,7 +169,7 @@ def are_probabilities(array: np.ndarray) -> bool:
 
 
 def output_names(model: keras.Model) -> list[str]:
-    """The names of the outputs; none, where a class of one's own does not tell."""
+    """The names of the outputs; none, if a class of one's own does not tell."""
     return getattr(model, "output_names", None) or []
 
 

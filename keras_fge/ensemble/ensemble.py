@@ -39,7 +39,7 @@ class Ensemble:
         task: What the outputs are for, also one for all or a list. "classification": the last axis holds classes, of
             which one is right for each sample, or for each position of a sequence or an image; one column alone is the
             probability of class 1 of two. "multilabel": each element is the probability of a label of its own, and
-            logits go through a sigmoid. "regression": values. Default: "regression" where `from_logits` is None, else
+            logits go through a sigmoid. "regression": values. Default: "regression" if `from_logits` is None, else
             "classification".
         weights: Shares v_k of the members, positive, brought to the sum 1: p = sum_k v_k p_k. Default: equal ones.
 
@@ -197,7 +197,7 @@ class Ensemble:
             sample_weight: Weights of the samples, `(N,)`, or positions, `(N, ...)`, such as a mask: all metrics are
                 means with these weights. For several outputs, one for all, or the structure of the outputs.
             metrics: "compiled": the loss (without regularizers) and the metrics with which the network is compiled,
-                instead of those above. They see the mean prediction (where the network outputs logits, its logits), so
+                instead of those above. They see the mean prediction (its logits, if the network outputs logits), so
                 this works for any task. Default: those above.
             ood: Foreign inputs, of another kind than `x`: adds "ood_auroc_entropy" and "ood_auroc_mutual_information",
                 how well the uncertainty tells them from `x`; see `keras_fge.ood_auroc`. Needs scikit-learn. Default:

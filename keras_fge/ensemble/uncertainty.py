@@ -14,7 +14,7 @@ def uncertainty(
         entropy:            H[p] = -sum_c p[c] log p[c],   p = sum_k v_k p_k
         mutual_information: H[p] - sum_k v_k H[p_k]
 
-    The first is the total uncertainty. The second is at least 0, and 0 where all members agree: what more data of that
+    The first is the total uncertainty. The second is at least 0, and 0 if all members agree: what more data of that
     kind would remove, as far as the members represent what is not known.
 
     Args:

@@ -84,7 +84,7 @@ def _trajectory(distances, places):
 
 
 def _against_iterations(title, label, x, series, taken, mode="lines+markers"):
-    """A panel of values against the iteration, with a marker at each member; at the start, where nothing is known."""
+    """A panel of values against the iteration, with a marker at each member; of the start nothing is known."""
     data: list[dict[str, Any]] = []
     markers = []
     for color, (name, values) in zip(COLORS, series.items()):

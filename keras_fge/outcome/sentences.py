@@ -1,7 +1,7 @@
 """What a run with cyclical rates has made, in sentences, and what to distrust in it.
 
 Each function looks at the snapshots of a run and the number of validation samples (None: not known), and returns a
-sentence, or None where there is nothing to say.
+sentence, or None if there is nothing to say.
 """
 
 from collections.abc import Sequence
