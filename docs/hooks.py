@@ -1,4 +1,4 @@
-"""For `make docs`: the site gets the files that pages point at, pages to explore the records, and formulas in MathML."""
+"""For `make docs`: the site gets the files that pages point at, pages to explore the records, and drawn formulas."""
 
 import os
 import pathlib
