@@ -1,16 +1,24 @@
-"""For `make docs`: files of the project that pages point at become part of the site, and explorers of the records."""
+"""For `make docs`: the site gets the files that pages point at, pages to explore the records, and drawn formulas."""
 
 import os
 import pathlib
 import re
 import tempfile
 
+import latex2mathml.converter
 from mkdocs.structure.files import File
 
 ROOT = pathlib.Path(__file__).parent.parent
 OUTSIDE = re.compile(r"(?<!!)\[([^\]]+)\]\((?:\.\./)+([^)#]+)\)|(!\[[^\]]*\]\()(?:\.\./)+([^)]+)(\))")
 EXPLORED = ("fashion_subset", "cifar10_jpeg")
 INCLUDED = {"changes.md": "CHANGELOG.md", "inside.md": "CONTRIBUTING.md"}  # Pages that are a file of the project.
+# Code comes first: a dollar sign in it is no formula.
+CODE_OR_FORMULA = re.compile(
+    r"^```.*?^```|^ {4}[^\n]*|(?<!`)`[^`\n]+`(?!`)|\$\$(?P<display>.+?)\$\$|(?<![\w$])\$(?P<inline>\S[^$\n]*)\$(?!\w)",
+    flags=re.DOTALL | re.MULTILINE,
+)
+PLACE = "FORMULA{}OFTHISPAGE"
+BAR = re.compile("<mo>(&#x02016;|&#x0007C;)</mo>")  # Of a norm, of an absolute value.
 
 
 def on_files(files, config):
@@ -61,4 +69,28 @@ def on_page_markdown(markdown, page, **_):
             return f"{match[3]}files/{match[4]}{match[5]}"
         return f"[{name}](files/{target})" if (ROOT / target).is_file() else name
 
-    return OUTSIDE.sub(link, markdown)
+    return without_formulas(OUTSIDE.sub(link, markdown), page)
+
+
+def without_formulas(markdown, page):
+    """The text with a placeholder for each formula, which Markdown cannot take for emphasis or a link."""
+    page.formulas = []
+
+    def placeholder(match):
+        display = match["display"]
+        latex = display or match["inline"]
+        if latex is None:
+            return match[0]
+        kind = "block" if display else "inline"
+        formula = latex2mathml.converter.convert(latex.strip(), display=kind)
+        page.formulas.append(BAR.sub(r'<mo stretchy="false">\1</mo>', formula))  # Else it grows with an exponent.
+        return PLACE.format(len(page.formulas) - 1)
+
+    return CODE_OR_FORMULA.sub(placeholder, markdown)
+
+
+def on_page_content(html, page, **_):
+    """Puts each formula in its place. Browsers draw MathML themselves, so that no other server is asked."""
+    for index, formula in enumerate(getattr(page, "formulas", ())):
+        html = html.replace(PLACE.format(index), formula)
+    return html
