@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 from keras_fge.core.arguments import as_integer, as_number
 from keras_fge.core.keras_internals import last_learning_rate
 from keras_fge.core.networks import to_array
-from keras_fge.learning_rate import has_momentum, scale_velocities, scheduled_optimizer
+from keras_fge.learning_rate import has_momentum, scale_velocities, scheduled_optimizer, settle
 
 
 def triangular(step: ArrayLike, max_learning_rate: float, min_learning_rate: float, cycle_steps: int) -> Any:
@@ -126,6 +126,7 @@ class PaperTraining(keras.callbacks.Callback):
 
     def on_train_begin(self, logs=None):
         optimizer = scheduled_optimizer(self.model.optimizer)
+        settle(optimizer)
         if isinstance(optimizer.get_config()["learning_rate"], dict):
             raise ValueError("PaperTraining needs an optimizer with a number as learning rate. Received: a schedule")
 

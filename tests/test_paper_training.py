@@ -6,7 +6,8 @@ import pytest
 
 import keras_fge
 from conftest import to_numpy
-from test_momentum import X, Y, assert_close, fit, regression, torch_sgd, triangle
+from keras_fge.core.keras_internals import optimizer_calls
+from test_momentum import Break, X, Y, assert_close, fit, regression, torch_sgd, triangle
 
 
 def paper(epoch, rate, epochs):
@@ -35,6 +36,19 @@ def test_before_the_cycles_in_one_fit():
     assert [snapshot.step for snapshot in fge.snapshots] == [6, 18]
     for snapshot in fge.snapshots:
         assert_close(snapshot.weights[0], ws[42 + snapshot.step - 1])
+
+
+def test_after_cycles_that_were_interrupted():
+    network = regression(rate=0.04)
+    with pytest.raises(KeyboardInterrupt):
+        fit(network, 2, keras_fge.FGE(0.05, 0.0005, cycle_steps=8), Break())
+    done = optimizer_calls(network.optimizer)  # On JAX, those of the last epoch that was finished.
+    last = triangle(done, 0.05, 0.0005, 8) if done else 0.04
+    w, u = network.get_weights()[0], to_numpy(network.optimizer.momentums[0])
+    fit(network, 4, keras_fge.PaperTraining(0.02, epochs=4))
+    rates = [paper(epoch, 0.02, 4) for epoch in range(4) for _ in range(6)]
+    *_, (expected, _) = torch_sgd(rates, w, -u / last)
+    assert_close(to_numpy(network.weights[0]), expected)
 
 
 def test_other_optimizers_get_the_rate_alone():

@@ -7,6 +7,7 @@ import pathlib
 import subprocess
 import sys
 import threading
+import urllib.request
 
 import pytest
 
@@ -26,7 +27,9 @@ def test_the_reference_has_every_public_name():
     for package in (curves, keras_fge):
         for name in package.__all__:
             assert f"::: {getattr(package, name).__module__}.{name}" in text, name
-    assert sum(line.startswith(":::") for line in text) == len(curves.__all__) + len(keras_fge.__all__)
+    assert "::: keras_fge.cyclic.CyclicEnsemble" in text  # The options of FGE and SnapshotEnsemble.
+    assert "::: keras_fge.outcome.outcome.Outcome" in text
+    assert sum(line.startswith(":::") for line in text) == len(curves.__all__) + len(keras_fge.__all__) + 2
 
 
 @slow_elsewhere
@@ -73,3 +76,10 @@ def test_the_site_in_a_browser(site, browser, width):
         check_log(browser)
     opened(browser, f"{site}/api/", width, "document.readyState === 'complete'")
     assert browser.find_elements(By.ID, "keras_fge.fge.FGE") and browser.find_elements(By.ID, "curves.connect.connect")
+
+
+def test_formulas_of_the_site_are_typeset(site):
+    for page in ("curves", "fge"):
+        with urllib.request.urlopen(f"{site}/{page}/") as answer:
+            text = answer.read().decode()
+        assert text.count("<math") > 5 and "OFTHISPAGE" not in text and "$$" not in text

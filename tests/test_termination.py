@@ -85,6 +85,20 @@ network.fit(x, y, verbose=0, callbacks=[keras_fge.Checkpoint(folder), Fork()])
     assert result.returncode == 0 and result.stdout.startswith("True\n"), result.stderr
 
 
+def test_a_second_signal_ends_the_program_at_once(tmp_path):
+    program = """
+class Terminate(keras.callbacks.Callback):
+    def on_train_batch_begin(self, batch, logs=None):
+        print(batch, flush=True)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+network.compile("sgd", logits_loss())
+network.fit(x, y, batch_size=10, verbose=0, callbacks=[keras_fge.Checkpoint(folder), Terminate()])
+"""
+    result = killed.run(program, tmp_path)
+    assert result.returncode == -signal.SIGTERM and result.stdout == "0\n1\n"
+
+
 def test_outside_of_a_fit_the_signal_ends_the_process_as_ever(tmp_path):
     program = """
 class Fail(keras.callbacks.Callback):

@@ -27,7 +27,6 @@ class Records:
     failures.jsonl        a line for each unit that ended with an error of its own, and its message
 
     Lines are only ever added. Several processes may work in one folder. If two did the same unit, the first counts.
-    (Version 0.1 wrote configuration and command into each record; such records are read as well.)
 
     Args:
         folder: Folder of these files; missing ones are created.
@@ -74,17 +73,14 @@ class Records:
             record = _parse(
                 line, f"{where} is no record, or a damaged one. {cure}", ("unit", "metrics", "configuration", "command")
             )
-            # Those of version 0.1 have none.
+            # Some that are committed were made before there were checksums.
             if record.pop("checksum", None) not in (None, checksum(record)):
                 raise ValueError(f"{where} was changed: it does not have its checksum. {cure}")
-            if isinstance(record["configuration"], dict):  # As version 0.1 wrote it.
-                self._check(record["configuration"], f"{where} ({record['unit']})")
-            elif record["configuration"] != checksum(self.configuration):
+            if record["configuration"] != checksum(self.configuration):
                 raise ValueError(f"{where} ({record['unit']}) is of another configuration. Give another --output_dir.")
-            elif record["command"] not in commands:
+            if record["command"] not in commands:
                 raise ValueError(f"{where} is of a command that is not in {self._commands_path}. {cure}")
-            else:
-                record = {**record, **commands[record["command"]], "configuration": self.configuration}
+            record = {**record, **commands[record["command"]], "configuration": self.configuration}
             units.setdefault(record["unit"], {**record, "metrics": _map(_to_nan, record["metrics"])})
         self.units = units
 

@@ -98,7 +98,7 @@ def plot_planes(
     The levels, the same for all planes, are spaced evenly in the logarithm of the excess over the minimum; all values
     above the last level have one colour, labelled ">". Circles are trained networks, a diamond is a bend, the solid
     line is the curve, projected on the plane if it does not lie in it, and the dashed line is the straight line.
-    Further curves of the result (`evaluate_plane(others=...)`) have colours; those with "line" in their name are dashed.
+    Further curves (`evaluate_plane(others=...)`) have colours; those with "line" in their name are dashed.
 
     Args:
         results: Dictionary of title to `PlaneResult`, one panel for each.

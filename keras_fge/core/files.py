@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-# Of a process that is writing: the name of the file, the process, and a random number. Version 0.1 had no number.
-TEMPORARY = re.compile(r"(?P<file>.+?)\.(?P<process>\d+)(\.[0-9a-f]{16})?\.tmp(\.keras)?")
+# Of a process that is writing: the name of the file, the process, and a random number.
+TEMPORARY = re.compile(r"(?P<file>.+?)\.(?P<process>\d+)\.[0-9a-f]{16}\.tmp(\.keras)?")
 _being_written: set[str] = set()
 
 
