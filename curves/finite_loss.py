@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 
-from keras_fge.core.keras_internals import layers_inside
+from keras_fge.core.keras_internals import all_layers
 from keras_fge.core.networks import read
 
 
@@ -13,7 +13,7 @@ class FiniteLoss(keras.callbacks.Callback):
     def on_train_begin(self, logs=None):
         self._good = []
         # On TensorFlow, layers that see data for the first time are built in the first step.
-        if all(layer.built for layer in layers_inside(self.model)):
+        if all(layer.built for layer in all_layers(self.model, include_self=False)):
             if not self.model.optimizer.built:
                 self.model.optimizer.build(self.model.trainable_variables)
             self._time = "the beginning"

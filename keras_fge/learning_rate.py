@@ -85,8 +85,8 @@ def has_momentum(optimizer: keras.optimizers.Optimizer) -> bool:
 
 
 def scale_velocities(optimizer: keras.optimizers.SGD, factor: float) -> None:
-    """Multiplies the velocities of `optimizer`, as its learning rate changes by this factor."""
-    for velocity in optimizer.momentums:
+    """Multiplies the velocities of `optimizer`, if it has made any, as its learning rate changes by this factor."""
+    for velocity in optimizer.momentums if optimizer.built else ():
         velocity.assign(velocity * factor)
 
 

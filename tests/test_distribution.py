@@ -59,6 +59,7 @@ def assert_same_members(folder, other, tolerance):
             assert v == pytest.approx(w, abs=tolerance)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(BACKEND != "jax", reason="keras.distribution works on JAX")
 def test_data_parallel(tmp_path):
     program = """
@@ -84,6 +85,7 @@ print(len(keras.distribution.list_devices()), *nll, *path.test["nll"])
     assert one == pytest.approx(two, rel=1e-4) and one[0] == pytest.approx(one[1], rel=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(BACKEND != "jax", reason="keras.distribution works on JAX")
 def test_model_parallel(tmp_path):
     """Kernels, and so bends, lie in parts on four devices: the same numbers as on one, also after a resume."""

@@ -7,6 +7,7 @@ import pytest
 import curves
 import keras_fge
 from conftest import batch_norm_network, logits_loss, slow_elsewhere, to_numpy, values
+from curves.measuring import Meter
 
 
 def compiled(model):
@@ -199,7 +200,7 @@ def test_interrupted_measurement_goes_on_where_it_stopped(trained, tmp_path, kin
     start, end, x, y = trained
     model = compiled(curves.connect(start, end, seed=0))
     model.set_bend(1, batch_norm_network())
-    measure, calls = curves.measure.Meter.measure, []
+    measure, calls = Meter.measure, []
 
     def counted(meter):
         calls.append(None)
@@ -212,7 +213,7 @@ def test_interrupted_measurement_goes_on_where_it_stopped(trained, tmp_path, kin
         return function(model, (x, y), (x, y), num_points=4, file=path, verbose=False, **arguments)
 
     limit = None
-    monkeypatch.setattr(curves.measure.Meter, "measure", counted)
+    monkeypatch.setattr(Meter, "measure", counted)
     whole, path, total = run(None), tmp_path / "points.npz", len(calls)
     calls, limit = [], 3
     with pytest.raises(KeyboardInterrupt):

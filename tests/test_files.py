@@ -111,7 +111,7 @@ def test_only_leftovers_of_ours_are_removed(tmp_path):
     process, number = DEAD.pid, "0123456789abcdef"
     ours = [
         f"state.npz.{process}.{number}.tmp",
-        f"manifest.json.{process}.{number}.tmp",
+        f"manifest.json.{process}.{number[::-1]}.tmp",
         f"network.{process}.{number}.tmp.keras",
     ]
     ours += [f"member-{number}.npz.{os.getpid()}.{number}.tmp"]  # Of a process with the number that this one has now.

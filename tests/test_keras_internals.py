@@ -18,7 +18,6 @@ class Bare:
     ("function", "arguments", "name"),
     [
         (keras_internals.all_layers, (), "_flatten_layers"),
-        (keras_internals.layers_inside, (), "_flatten_layers"),
         (keras_internals.begin_with_epoch, (3, None), "_initial_epoch"),
         (keras_internals.optimizer_calls, (), "_iterations"),
         (keras_internals.train_function, (), "train_function"),

@@ -78,8 +78,11 @@ def plain_at(layer, t):
     return plain
 
 
-@pytest.mark.parametrize("curve", [curves.Bezier(3), curves.PolygonalChain(4)], ids=repr)
-@pytest.mark.parametrize("case", [*CASES, *THIN])
+@pytest.mark.parametrize(
+    ("case", "curve"),  # `test_networks.py` has the same for Bezier curves, in whole networks.
+    [*((case, curves.PolygonalChain(4)) for case in [*CASES, *THIN]), *((case, curves.Bezier(3)) for case in THIN)],
+    ids=repr,
+)
 def test_is_the_plain_layer_at_every_t(case, curve):
     layer, x = on_curve(case, curve)
     layer.case = case

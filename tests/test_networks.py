@@ -370,16 +370,16 @@ def quick():
 
 
 COMPILED = [case for case in NETWORKS if case not in APPLICATIONS] if BACKEND == "tensorflow" else []
-
-
-SLOW = ("DenseNet121", "EfficientNetB0", "ResNet50V2")
+# One network with each that XLA might treat otherwise: convolution, recurrence, attention, random numbers, half floats.
+QUICK = {"nested", "lstm", "transformer", "dropout", "custom_layer", "mixed_bfloat16"}
+SLOW = {"DenseNet121", "EfficientNetB0", "ResNet50V2"} | ({"MobileNetV2"} if BACKEND == "jax" else set())
 
 
 @pytest.mark.parametrize(
     ("case", "jit_compile"),
     [
         *(pytest.param(case, False, marks=[pytest.mark.slow] if case in SLOW else []) for case in NETWORKS),
-        *((case, True) for case in COMPILED),
+        *(pytest.param(case, True, marks=[] if case in QUICK else [pytest.mark.slow]) for case in COMPILED),
     ],
     ids=[*NETWORKS, *(f"{case}_jit" for case in COMPILED)],
 )

@@ -35,14 +35,9 @@ def _get(owner: Any, name: str) -> Any:
 # --- Private names ----------------------------------------------------------------------------------------------------
 
 
-def all_layers(network: keras.layers.Layer) -> list[keras.layers.Layer]:
+def all_layers(network: keras.layers.Layer, include_self: bool = True) -> list[keras.layers.Layer]:
     """`network` and every layer inside it, at any depth (`Layer._flatten_layers`; public `layers` are one level)."""
-    return list(_get(network, "_flatten_layers")())
-
-
-def layers_inside(network: keras.layers.Layer) -> list[keras.layers.Layer]:
-    """As `all_layers`, without `network` itself."""
-    return list(_get(network, "_flatten_layers")(include_self=False))
+    return list(_get(network, "_flatten_layers")(include_self=include_self))
 
 
 def graph_of(model: keras.Model) -> list[tuple[Any, tuple, dict[str, Any], list[keras.KerasTensor]]]:
@@ -306,8 +301,7 @@ def random_states() -> dict[str, Any]:
         import torch
 
         states["torch"] = torch.get_rng_state().tolist()
-        if torch.cuda.is_available():
-            states["cuda"] = [state.tolist() for state in torch.cuda.get_rng_state_all()]
+        states["cuda"] = [state.tolist() for state in torch.cuda.get_rng_state_all()]  # None without a GPU.
     return states
 
 
@@ -320,5 +314,5 @@ def set_random_states(states: dict[str, Any]) -> None:
         import torch
 
         torch.set_rng_state(torch.tensor(states["torch"], dtype=torch.uint8))
-        if "cuda" in states and torch.cuda.is_available():
+        if torch.cuda.is_available():
             torch.cuda.set_rng_state_all([torch.tensor(state, dtype=torch.uint8) for state in states["cuda"]])

@@ -12,7 +12,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_fge.core.keras_internals import all_layers, layers_inside
+from keras_fge.core.keras_internals import all_layers
 
 # Options of Keras layers in which two networks of one architecture may differ.
 ONLY_IN_TRAINING = re.compile(
@@ -118,7 +118,7 @@ def layer_signatures(network: keras.Model) -> list[dict[str, Any]]:
     """
     signatures = []
     for layer in all_layers(network):
-        if isinstance(layer, keras.layers.InputLayer) or layers_inside(layer):
+        if isinstance(layer, keras.layers.InputLayer) or all_layers(layer, include_self=False):
             continue
         try:
             config = layer.get_config()

@@ -1,6 +1,7 @@
 """Arrays as batches that a seed and the epoch shuffle, so that a resumed `fit` has the same ones."""
 
 import math
+import weakref
 from typing import Any, Protocol
 
 import keras
@@ -67,23 +68,32 @@ class Batches(keras.utils.PyDataset):
         if follow is not None and not callable(getattr(follow, "epoch_for", None)):
             raise ValueError(f"`follow` must be an FGE, a SnapshotEnsemble or a Checkpoint. Received: {follow!r}")
         self.samples = lengths.pop()
-        self.follow = follow
+        # TensorFlow keeps data sets that are read by generators for good: they are not to keep callbacks alive.
+        self._follow = None if follow is None else weakref.ref(follow)
         self._passes = 0  # Whole ones, without `follow`.
-        self._read = 0  # Batches of the present one.
+        self._is_in_pass, self._read = False, 0  # Whether one has begun, and how many batches of it were read.
         self._shuffle(0)
 
     def _shuffle(self, epoch):
         self._order = np.random.default_rng((self.seed, epoch)).permutation(self.samples)
 
+    @property
+    def follow(self) -> Followed | None:
+        """The callback whose epochs these batches follow; None if there is none, or it is gone."""
+        return self._follow and self._follow()
+
     def on_epoch_begin(self) -> None:
         """Keras calls this before it reads the batches of an epoch."""
-        self._shuffle(self._passes if self.follow is None else self.follow.epoch_for(self))
-        self._read = 0
+        if self._follow is None:
+            self._shuffle(self._passes)
+        elif follow := self.follow:
+            self._shuffle(follow.epoch_for(self))
+        self._is_in_pass, self._read = True, 0
 
     def on_epoch_end(self) -> None:
         """Keras calls this after an epoch; and before the first one, on JAX and torch after a look at one batch."""
-        self._passes += self._read >= len(self)
-        self._read = 0
+        self._passes += self._is_in_pass and self._read >= len(self)
+        self._is_in_pass = False
 
     def about(self) -> dict[str, Any]:
         """What the batches of an epoch are made of: {"data": checksum of the arrays, "batch_size", "seed"}."""
