@@ -33,7 +33,11 @@ def example(request, monkeypatch):
 
 
 @slow_elsewhere
-@pytest.mark.parametrize("example", SIZES, indirect=True)
+@pytest.mark.parametrize(
+    "example",
+    [pytest.param(name, marks=pytest.mark.slow) if name in ("learned_line", "lora_text") else name for name in SIZES],
+    indirect=True,
+)
 def test_examples_run(example):
     name, module = example
     results = module.run(0, **SIZES[name])

@@ -32,7 +32,7 @@ def test_the_reference_has_every_public_name():
     assert sum(line.startswith(":::") for line in text) == len(curves.__all__) + len(keras_fge.__all__) + 2
 
 
-@slow_elsewhere
+@pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_notebooks_run(path, tmp_path):
     nbclient, nbformat = pytest.importorskip("nbclient"), pytest.importorskip("nbformat")

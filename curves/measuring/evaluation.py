@@ -7,7 +7,7 @@ import numpy as np
 from keras import ops
 
 from curves.model import CurveModel
-from keras_fge.core.keras_internals import is_stateless, losses_lent
+from keras_fge.core.keras_internals import build_metrics, is_stateless, losses_lent
 
 
 class Evaluation(keras.Model):
@@ -58,19 +58,12 @@ class Evaluation(keras.Model):
 
     def run(self, x: Any, y: Any, sample_weight: Any, batch_size: int, keeps: bool) -> tuple[dict[str, float], Any]:
         """Evaluates arrays: {"loss": ..., ...}, and the outputs of all batches in order, flat; None, if not `keeps`."""
-        self._build_metrics(x, y, sample_weight)
+        # Before a step is compiled, the variables of the metrics must be there.
+        first = lambda array: None if array is None else ops.convert_to_tensor(np.asarray(array[:1]))  # noqa: E731
+        build_metrics(self.measured, keras.tree.map_structure(first, (x, y, sample_weight)))
         values = self.evaluate(x, y, sample_weight=sample_weight, batch_size=batch_size, verbose=0, return_dict=True)
         parts, outputs = list(self.heard), None
         self.heard.clear()
         if keeps:
             outputs = [np.concatenate([ops.convert_to_numpy(part) for part in output]) for output in zip(*parts)]
         return values, outputs
-
-    def _build_metrics(self, *data):
-        """Makes the variables of the metrics of `measured`, which must be there before a step is compiled."""
-        if not self.built:
-            first = lambda array: None if array is None else ops.convert_to_tensor(np.asarray(array[:1]))  # noqa: E731
-            x, y, sample_weight = keras.tree.map_structure(first, data)
-            outputs = self(x, training=False)
-            self.compute_loss(x, y, outputs, sample_weight, training=False)
-            self.measured.compute_metrics(x, y, outputs, sample_weight)

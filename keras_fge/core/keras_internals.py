@@ -32,9 +32,6 @@ def _get(owner: Any, name: str) -> Any:
         ) from None
 
 
-# --- Private names ----------------------------------------------------------------------------------------------------
-
-
 def all_layers(network: keras.layers.Layer, include_self: bool = True) -> list[keras.layers.Layer]:
     """`network` and every layer inside it, at any depth (`Layer._flatten_layers`; public `layers` are one level)."""
     return list(_get(network, "_flatten_layers")(include_self=include_self))
@@ -128,6 +125,11 @@ def compiled_loss_lent(owner: keras.Model, network: keras.Model) -> Iterator[Non
         yield
     finally:
         vars(network)["_compile_loss"] = own
+
+
+def build_metrics(model: keras.Model, batch: tuple) -> None:
+    """Makes the variables of the compiled loss and metrics of `model`, by a batch (`Trainer._symbolic_build`)."""
+    _get(model, "_symbolic_build")(data_batch=batch)
 
 
 @contextlib.contextmanager

@@ -80,7 +80,7 @@ class Batches(keras.utils.PyDataset):
     @property
     def follow(self) -> Followed | None:
         """The callback whose epochs these batches follow; None if there is none, or it is gone."""
-        return self._follow and self._follow()
+        return None if self._follow is None else self._follow()
 
     def on_epoch_begin(self) -> None:
         """Keras calls this before it reads the batches of an epoch."""
