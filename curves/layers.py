@@ -23,6 +23,8 @@ class _CurveOf(Curve):
         name: str | None = None,
         **layer_arguments: Any,
     ):
+        if any(isinstance(argument, Parametrization) for argument in arguments):
+            raise ValueError(f"`curve` is given by name: {type(self).__name__}(..., curve=...). Received: {arguments}")
         trainable = layer_arguments.pop("trainable", True)
         layer = self.layer_class(*arguments, **layer_arguments)
         super().__init__(layer, curve, fix_start, fix_end, weight_decay=weight_decay, name=name, trainable=trainable)

@@ -181,8 +181,9 @@ class CurveModel(keras.Model):
                 arguments = {"x": x, "y": y, "y_pred": y_pred, "sample_weight": sample_weight}
                 if _takes_training(network.compute_loss):
                     arguments["training"] = training
-                # The losses of this model have the regularizers at w(t), also where `compute_loss` leaves them out.
-                loss = network.compute_loss(**arguments) - sum(network.losses, ops.zeros(()))
+                # The losses of this model have these already, also if `compute_loss` leaves them out.
+                regularizers = sum(network.losses, ops.zeros(()))
+                loss = network.compute_loss(**arguments) - regularizers
             loss += sum(self.losses, ops.zeros(()))
         else:
             loss = super().compute_loss(x, y, y_pred, sample_weight, training)

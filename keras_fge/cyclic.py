@@ -62,14 +62,15 @@ class CyclicEnsemble(Resumable):
     nothing is measured.
 
     With a `directory`, nothing is lost when the process dies. Every snapshot is written there as soon as it is taken,
-    and no longer held in memory; `Ensemble.load(directory)` reads the folder, also of an unfinished run. At the end of
-    every epoch, unless that would take more than a tenth of the time, the whole state of the training is written:
-    weights, optimizer, random seeds, cycle, History. The same program with `resume=True` continues from there (or
-    begins, if there is nothing yet), and ends with the same members, bit for bit if the hardware computes so. That
-    takes data in an order that does not depend on the process: `fge.batches(x, y)`, or `shuffle=False`. (Keras' own
-    shuffling of arrays is resumed on JAX and torch, not on TensorFlow.) A second `fit` with a folder continues that
-    run, too. List this callback after those that change weights or optimizer at the end of an epoch; the states of
-    other callbacks are not saved. Where JAX runs on several processes, the first one writes, and all read the folder.
+    listed when it is measured, and no longer held in memory; `Ensemble.load(directory)` reads the folder, also of an
+    unfinished run. At the end of every epoch, unless that would take more than a tenth of the time, the whole state of
+    the training is written: weights, optimizer, random seeds, cycle, History. The same program with `resume=True`
+    continues from there (or begins, if there is nothing yet), and ends with the same members, bit for bit if the
+    hardware computes so. That takes data in an order that does not depend on the process: `fge.batches(x, y)`, or
+    `shuffle=False`. (Keras' own shuffling of arrays is resumed on JAX and torch, not on TensorFlow.) A second `fit`
+    with a folder continues that run, too. List this callback after those that change weights or optimizer at the end of
+    an epoch; the states of other callbacks are not saved. If JAX runs on several processes, the first one writes, and
+    all read the folder.
 
     Args:
         start_epoch: The epoch, counted from 0, with which the cycles begin. Default: 0.
@@ -240,9 +241,10 @@ class CyclicEnsemble(Resumable):
         self._takes_columns = any(isinstance(other, keras.callbacks.CSVLogger) for other in (fit.after if fit else ()))
 
     def on_epoch_begin(self, epoch, logs=None):
-        if not self._has_begun:
-            self._check_reached(epoch)
+        is_first = not self._has_begun
         super().on_epoch_begin(epoch, logs)
+        if is_first:
+            self._check_reached(epoch)
         model, rate = self.model, self._rate
         if rate.start is None and epoch >= self.start_epoch:
             rate.set_start()

@@ -135,7 +135,7 @@ class ScheduledStep:
 
 # Optimizers whose velocity is that of a schedule: (the schedule, calls of the optimizer up to which it was applied).
 # A `fit` that breaks off tells nobody, and the next callback may be another one, so no callback can keep this. The
-# entry holds neither callback nor model, and goes with the optimizer.
+# entry holds a function of numbers, no model, and goes with the optimizer.
 _unsettled: weakref.WeakKeyDictionary[keras.optimizers.Optimizer, tuple[LearningRateFunction, int]]
 _unsettled = weakref.WeakKeyDictionary()
 
@@ -218,5 +218,7 @@ class CyclicRate:
 
     def end(self) -> None:
         """Ends the cycles with their `fit`. On JAX, the model must have been brought up to date."""
+        if self.rescales and self.schedule:  # Also of a run that was finished: its velocity came from the folder.
+            _unsettled.setdefault(self.optimizer, (self.schedule, optimizer_calls(self.optimizer)))
         settle(self.optimizer)
         self._step = None

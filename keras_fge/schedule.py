@@ -137,7 +137,7 @@ class PaperTraining(keras.callbacks.Callback):
         before = to_array(optimizer.learning_rate)
         rate = ops.convert_to_numpy(piecewise_linear(epoch + 1, self.learning_rate, self.epochs))
         if rate != before:
-            if has_momentum(optimizer):
+            if before and has_momentum(optimizer):
                 scale_velocities(optimizer, rate / before)
             optimizer.learning_rate = float(rate)
 

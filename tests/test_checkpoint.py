@@ -1,5 +1,8 @@
 """`Checkpoint` and `Batches`: any training goes on bit for bit, with its History, whatever stopped it."""
 
+import pickle
+import warnings
+
 import keras
 import numpy as np
 import pytest
@@ -142,6 +145,53 @@ def test_batches_that_a_resume_would_not_find_again_are_refused(tmp_path, kind):
     assert not (tmp_path / "a").exists()
     with pytest.raises(ValueError, match="`follow` must be an FGE, a SnapshotEnsemble or a Checkpoint"):
         keras_fge.Batches(x, y, follow=keras.callbacks.Callback())
+
+
+def test_batches_whose_callback_is_gone_count_their_own_passes():
+    x = np.arange(10, dtype="float32")[:, None]
+    batches = pickle.loads(pickle.dumps(keras_fge.FGE(0.1, 0.01).batches(x, x, 5, 6)))
+    orders = []
+    for _ in range(2):
+        batches.on_epoch_begin()
+        orders.append(np.concatenate([batches[k][0][:, 0] for k in range(2)]).tolist())
+        batches.on_epoch_end()
+    assert orders == [np.random.default_rng((6, epoch)).permutation(10).tolist() for epoch in range(2)]
+
+
+def test_after_a_finished_run_other_batches_can_be_evaluated(tmp_path):
+    model = network()
+    for _ in range(2):
+        fit(model, tmp_path, epochs=1)
+    checkpoint = keras_fge.Checkpoint(tmp_path)
+    model.fit(checkpoint.batches(*images(), batch_size=25), verbose=0, callbacks=[checkpoint])
+    x, y = images(20)
+    assert np.isfinite(model.evaluate(checkpoint.batches(x, y, 10), verbose=0)[0])
+
+
+def test_an_interrupted_training_with_the_papers_rate_goes_on_in_the_same_process(tmp_path):
+    """A user stops the cell of a notebook, and runs it again: new callbacks, the same model."""
+
+    def run(model, folder, *others):
+        checkpoint = keras_fge.Checkpoint(tmp_path / folder)
+        data, callbacks = checkpoint.batches(*images(), batch_size=25), [checkpoint, keras_fge.PaperTraining(0.02, 6)]
+        model.fit(data, epochs=6, shuffle=False, verbose=0, callbacks=[*others, *callbacks])
+        return values(model.weights)
+
+    keras.utils.set_random_seed(3)
+    expected = run(network(), "whole")
+    keras.utils.set_random_seed(3)
+    model = network()
+
+    class Interrupt(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            if self.model.history.epoch == [0, 1, 2, 3]:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(model, "parts", Interrupt())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        assert all(np.array_equal(a, b) for a, b in zip(expected, run(model, "parts")))
 
 
 def test_batches_are_structures_of_rows():

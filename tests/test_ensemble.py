@@ -570,3 +570,15 @@ def test_members_are_networks(trained):
     assert first is not start and np.array_equal(first.predict(x, verbose=0), start.predict(x, verbose=0))
     assert np.array_equal(ensemble[-1].predict(x, verbose=0), second.predict(x, verbose=0))
     assert np.array_equal(second.predict(x, verbose=0), end.predict(x, verbose=0))
+
+
+def test_bare_batches_are_predicted_in_the_order_of_their_arrays():
+    """Each pass of Keras over them has another order, which must not mix the rows of members."""
+    network = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1, use_bias=False)])
+    ensemble = keras_fge.Ensemble(network, 2 * [[np.ones((1, 1), "float32")]], from_logits=None)
+    x = np.arange(8, dtype="float32")[:, None]
+    batches = keras_fge.Batches(x, x, batch_size=3)
+    assert np.array_equal(ensemble.predict(batches), x)
+    assert np.array_equal(ensemble.predict(batches, members=True), np.stack([x, x]))
+    ensemble.snapshots = ensemble.snapshots[:1]
+    assert ensemble.predict(x, members=True).shape == (1, 8, 1)

@@ -13,9 +13,10 @@ FILES = sorted(path for part in ("curves", "keras_fge") for path in (ROOT / part
 FLOORS = ["keras_fge.core", "keras_fge.run", "keras_fge.ensemble"]  # Each stands on those before it.
 OPTIONAL = {"matplotlib", "pandas", "plotly", "scipy", "sklearn"}  # Loaded where something is drawn, shown or solved.
 BACKENDS = {"jax", "tensorflow", "torch"}
-LONG = {  # Half of each is the docstrings of public options and methods, which belong together.
-    "keras_fge/ensemble/ensemble.py",  # All that one does with an ensemble.
-    "keras_fge/cyclic.py",  # All hooks of a run, in their order.
+LONG = {
+    "keras_fge/ensemble/ensemble.py",  # All that one does with an ensemble: more than half are its docstrings.
+    "keras_fge/cyclic.py",  # All hooks of a run, in their order, and the text of all their options.
+    "keras_fge/core/keras_internals.py",  # Every private name of Keras stands there, by the rule below.
 }
 
 

@@ -264,3 +264,8 @@ def test_trainable_survives_a_file():
     copy = curves.CurveDense.from_config(layer.get_config())
     copy.build((None, 2))
     assert not copy.trainable and not copy.trainable_variables and len(copy.variables) == len(layer.variables)
+
+
+def test_a_curve_is_given_by_name():
+    with pytest.raises(ValueError, match="`curve` is given by name: CurveDense"):
+        curves.CurveDense(3, curves.Bezier(3))

@@ -144,3 +144,12 @@ def test_afterwards_the_velocity_is_that_of_the_optimizers_rate():
         v = 0.9 * v + 2 / 24 * x.T.astype("float64") @ (x @ w - y)
         w = w - float(to_numpy(keras_fge.triangular(step, 0.05, 0.0005, 8))) * v
     assert to_numpy(model.optimizer.momentums[0]) == pytest.approx(-0.03 * v, rel=1e-4)
+
+
+def test_a_finished_run_ends_with_the_same_velocity_again(tmp_path):
+    velocities = []
+    for _ in range(2):
+        model = network()
+        fit(model, callback("fge", tmp_path / "run"))
+        velocities.append(to_numpy(model.optimizer.momentums[0]))
+    assert np.array_equal(*velocities)

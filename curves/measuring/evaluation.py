@@ -24,6 +24,7 @@ class Evaluation(keras.Model):
         self.measured = measured
         self.test_function: Any = None
         object.__setattr__(self, "heard", [])  # The outputs of each batch; Keras is not to track them.
+        self.keeps = True
         self.compile(run_eagerly=measured.run_eagerly, jit_compile=measured.jit_compile)
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
@@ -51,7 +52,8 @@ class Evaluation(keras.Model):
         def heard(*arguments):
             result = function(*arguments)
             logs = result[0] if is_stateless() else result
-            self.heard.append([logs.pop(name) for name in sorted(logs) if name.startswith("_prediction_")])
+            outputs = [logs.pop(name) for name in sorted(logs) if name.startswith("_prediction_")]
+            self.heard.append(outputs if self.keeps else [])
             return result
 
         self.test_function = heard
@@ -61,6 +63,8 @@ class Evaluation(keras.Model):
         # Before a step is compiled, the variables of the metrics must be there.
         first = lambda array: None if array is None else ops.convert_to_tensor(np.asarray(array[:1]))  # noqa: E731
         build_metrics(self.measured, keras.tree.map_structure(first, (x, y, sample_weight)))
+        self.keeps = keeps
+        self.heard.clear()  # Of one that broke off.
         values = self.evaluate(x, y, sample_weight=sample_weight, batch_size=batch_size, verbose=0, return_dict=True)
         parts, outputs = list(self.heard), None
         self.heard.clear()

@@ -66,7 +66,8 @@ class Meter:
         self._batch_norm = BatchNormEstimator(model)
         self._batch_norm_data = subset(train, bn_samples, "bn_samples")
         self._given = {"train": train, "train_samples": train_samples, "bn_samples": bn_samples}
-        is_possible = isinstance(test, tuple) and not is_replicated(model)
+        has_own_step = type(model).test_step is not keras.Model.test_step
+        is_possible = isinstance(test, tuple) and not is_replicated(model) and not has_own_step
         self._evaluation = Evaluation(model) if keeps_predictions and is_possible else None
         self._outputs: list[np.ndarray] | None = None  # Of the test data, as of the last `measure`.
         counted = {"test_samples": number_of_samples(test)}

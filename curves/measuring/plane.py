@@ -99,6 +99,8 @@ def evaluate_plane(
         points = Points(file, PlaneResult.__name__, settings, len(x) * len(y))
         if file is not None and points.is_finished:
             result = PlaneResult.load(file)
+            if not projections:
+                return result
             result = dataclasses.replace(result, others={**result.others, **projections})
         else:
 

@@ -7,7 +7,6 @@ stands for. All were read in, and tested with, Keras 3.12.0 and 3.15.1; if a nam
 
 import contextlib
 import dataclasses
-import functools
 import inspect
 import random
 import weakref
@@ -67,7 +66,7 @@ class Fit:
         data: What it trains on, its argument `x`.
         validation_data, validation_steps: As it was given; of `validation_split`, the arrays that it made.
         before, after: The callbacks before and after this one.
-        callbacks: A weak reference to Keras' list of all of them, which lives as long as the `fit`.
+        callbacks: A weak reference to Keras' list of all, which lives as long as the `fit`, or a traceback of it.
     """
 
     data: Any
@@ -82,7 +81,8 @@ def fit_around(callback: keras.callbacks.Callback) -> Fit | None:
     """The `fit` that calls `callback` now; None if it cannot be seen, as inside a callback of another library.
 
     Keras tells a callback nothing of data and of other callbacks, so this reads the local variables of `fit`. It is the
-    only place that does, and everything works, with fewer checks, if it returns None.
+    only place that does. If it returns None, the validation data of `fit` are not known, other callbacks are not
+    checked, and SIGTERM after a `fit` that failed ends the program only when it comes a second time.
     """
     frame = inspect.currentframe()
     while frame is not None:
@@ -103,17 +103,45 @@ def fit_around(callback: keras.callbacks.Callback) -> Fit | None:
     return None
 
 
-def begin_with_epoch(model: keras.Model, epoch: int, fit: Fit | None) -> Callable[[], Any]:
+class _FirstEpoch(keras.callbacks.Callback):
+    """Has `fit` begin with an epoch: the last callback to hear of its begin, and the first to hear of that epoch.
+
+    So nothing can fail between the two, and leave the number to a later `fit`.
+    """
+
+    def __init__(self, epoch: int, listed: list):
+        super().__init__()
+        self.listed: list | None = listed
+        self.epoch, self.before = epoch, None
+
+    def on_train_begin(self, logs=None):
+        if self.listed:  # Once, if it is a list of the user's own, for several fits.
+            self.listed.remove(self)
+            self.listed.insert(0, self)
+            self.before, self.model._initial_epoch = self.model._initial_epoch, self.epoch
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.on_train_end()
+
+    def on_train_end(self, logs=None):  # If no epoch is left.
+        if self.listed:
+            self.model._initial_epoch, self.listed = self.before, None
+
+
+def begin_with_epoch(model: keras.Model, epoch: int, fit: Fit | None) -> None:
     """Lets the `fit` that `model` is in begin with `epoch`, whatever its `initial_epoch` (`Trainer._initial_epoch`).
 
-    `fit` reads that attribute after every callback's `on_train_begin`. Call what this returns afterwards, so that no
-    later `fit` begins there, too. If another callback fails before, it is called at the end of `fit`.
+    `fit` reads that attribute after every callback's `on_train_begin`. If `fit` cannot be seen, it stays until
+    `begin_with_epoch(model, 0, None)` is called.
     """
-    before = _get(model, "_initial_epoch")
-    model._initial_epoch = epoch
-    undo = functools.partial(setattr, model, "_initial_epoch", before)
+    _get(model, "_initial_epoch")
     listed = fit.callbacks() if fit else None
-    return undo if listed is None else weakref.finalize(listed, undo)
+    if listed is None:
+        model._initial_epoch = epoch
+        return
+    first = _FirstEpoch(epoch, listed.callbacks)
+    first.set_model(model)
+    listed.callbacks.append(first)
 
 
 @contextlib.contextmanager

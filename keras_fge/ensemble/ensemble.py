@@ -84,7 +84,10 @@ class Ensemble:
         self.from_logits = from_logits
         self.task = task
         self.weights = _checked_weights(weights, len(members))
-        self._members = Members(network, members, self._outputs, self.weights)
+
+    @property
+    def _members(self):
+        return Members(self.network, self.snapshots, self._outputs, self.weights)
 
     @classmethod
     def of(

@@ -10,7 +10,7 @@ from keras_fge.core.batch_norm import update_batch_norm
 from keras_fge.core.networks import borrowed, set_weights
 from keras_fge.core.predictions import RunningMean, check_order, predict_with_labels
 from keras_fge.core.tasks import Outputs
-from keras_fge.run import Snapshot
+from keras_fge.run import Batches, Snapshot
 
 
 class Members:
@@ -39,6 +39,7 @@ class Members:
 
     def _predictions(self, x, batch_size):
         """Inside `borrowed`: the probabilities of one member after the other."""
+        x = x.data[0] if isinstance(x, Batches) else x  # Each pass over these would have an order of its own.
         for snapshot in self.snapshots:
             set_weights(self.network, snapshot.weights)
             yield self.outputs.probabilities(self.network.predict(x, batch_size=batch_size, verbose=0))

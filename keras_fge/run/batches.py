@@ -84,16 +84,17 @@ class Batches(keras.utils.PyDataset):
 
     def on_epoch_begin(self) -> None:
         """Keras calls this before it reads the batches of an epoch."""
-        if self._follow is None:
-            self._shuffle(self._passes)
-        elif follow := self.follow:
-            self._shuffle(follow.epoch_for(self))
+        follow = self.follow
+        self._shuffle(self._passes if follow is None else follow.epoch_for(self))
         self._is_in_pass, self._read = True, 0
 
     def on_epoch_end(self) -> None:
         """Keras calls this after an epoch; and before the first one, on JAX and torch after a look at one batch."""
         self._passes += self._is_in_pass and self._read >= len(self)
         self._is_in_pass = False
+
+    def __getstate__(self):
+        return {**vars(self), "_follow": None}  # A copy in another process counts its own passes.
 
     def about(self) -> dict[str, Any]:
         """What the batches of an epoch are made of: {"data": checksum of the arrays, "batch_size", "seed"}."""

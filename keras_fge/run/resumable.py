@@ -2,17 +2,17 @@
 
 import abc
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import keras
 import numpy as np
 
 from keras_fge.core.arguments import as_integer
-from keras_fge.core.keras_internals import Fit, begin_with_epoch, fit_around, inner_optimizer, is_chief
+from keras_fge.core.keras_internals import Fit, begin_with_epoch, fit_around, is_chief
 from keras_fge.run.batches import Batches
 from keras_fge.run.lock import FolderLock
-from keras_fge.run.state import State, StateFile, check_batches, check_settings, describe, given_rate, prepare
+from keras_fge.run.state import State, StateFile, check_batches, check_settings, describe, prepare, see_rate
 from keras_fge.run.termination import Termination
 
 
@@ -43,11 +43,10 @@ class Resumable(keras.callbacks.Callback, abc.ABC):
         self._settings: dict[str, Any] = {}
         self._batches: dict[str, Any] | None = None  # What is noted of the data set that follows this callback.
         self._history: dict[str, Any] = {"epoch": [], "history": {}}
+        self._is_seen = True  # Whether `fit` is, if it resumes.
         self._has_begun = False  # Whether an epoch has begun, and the History of `fit` has what came before.
         self._awaits_batches = False  # Whether the first pass over the data that `fit` trains on is about to begin.
         self._batch = 0  # The last one that `fit` announced.
-        self._rate_seen: float | None = None  # A later `fit` is not to take it for a wish of the user.
-        self._undo_first_epoch: Callable[[], Any] | None = None
 
     def batches(self, x: Any, y: Any, batch_size: int = 32, seed: int = 0, *, sample_weight: Any = None) -> Batches:
         """The arrays as a data set for a `fit` with this callback; see `keras_fge.Batches`.
@@ -72,7 +71,7 @@ class Resumable(keras.callbacks.Callback, abc.ABC):
     def __getstate__(self):
         # What belongs to a `fit` of this process stays here.
         lock = None if self.directory is None else FolderLock(self.directory)
-        return {**vars(self), "_lock": lock, "_termination": Termination(), "_undo_first_epoch": None}
+        return {**vars(self), "_lock": lock, "_termination": Termination()}
 
     # --- What a subclass says -----------------------------------------------------------------------------------------
 
@@ -125,17 +124,19 @@ class Resumable(keras.callbacks.Callback, abc.ABC):
 
     def on_epoch_begin(self, epoch, logs=None):
         self.epoch = epoch
-        self._see_rate()
+        self._awaits_batches = not self._has_begun
         self._restore_history()
 
     def on_train_batch_begin(self, batch, logs=None):
         self._awaits_batches, self._batch = False, batch
+        if batch == 0:  # After what all callbacks have done at the begin of the epoch.
+            see_rate(self.model)
 
     def on_epoch_end(self, epoch, logs=None):
-        self._see_rate()
+        model = self.model
+        see_rate(model)
         if self.directory is None:
             return
-        model = self.model
         self._history["epoch"].append(epoch)
         for name, value in (logs or {}).items():
             self._history["history"].setdefault(name, []).append(np.asarray(value).tolist())
@@ -151,7 +152,7 @@ class Resumable(keras.callbacks.Callback, abc.ABC):
     def on_train_end(self, logs=None):
         if self.directory is None:
             return
-        self._restore_history()
+        self._restore_history()  # If no epoch was left.
         self._lock.release()
         message = f"Ended by SIGTERM after epoch {self.epoch + 1}: the same program goes on from '{self.directory}'."
         self._termination.end(self, message, logs)
@@ -182,14 +183,15 @@ class Resumable(keras.callbacks.Callback, abc.ABC):
                 "folder."
             )
         stored = self._state.read()
-        changed = check_settings(self.directory, stored.counters, self._settings, self._rate_seen)
+        changed = check_settings(self.directory, stored.counters, self._settings, model.optimizer)
         stored.check(model)
         self._batches, self._history = stored.counters["batches"], stored.counters["history"]
         self._read(model, stored)
         self._state.remove_leftovers()
         self.epoch = as_integer("epoch", stored.counters["epoch"], least=0)
         stored.restore(model, changed)  # After `_read`, as predictions use the random generators too.
-        self._undo_first_epoch = begin_with_epoch(model, self.epoch, fit)
+        begin_with_epoch(model, self.epoch, fit)
+        self._is_seen = fit is not None
         self._adopt(stored, changed)
 
     def _write_state(self, epoch):
@@ -199,17 +201,13 @@ class Resumable(keras.callbacks.Callback, abc.ABC):
             counters = {"epoch": epoch, "settings": self._settings, "batches": self._batches, "history": self._history}
             self._state.write({**counters, **self._counters()}, model)
 
-    def _see_rate(self):
-        self._rate_seen = given_rate(inner_optimizer(self.model.optimizer))
-
     def _restore_history(self):
         """Puts the epochs before into the History of `fit`, which begins its own after `on_train_begin`."""
         if self._has_begun:
             return
-        self._has_begun = self._awaits_batches = True
-        if self._undo_first_epoch:
-            self._undo_first_epoch()
-            self._undo_first_epoch = None
+        self._has_begun = True
+        if not self._is_seen:
+            begin_with_epoch(self.model, 0, None)
         if self.directory is not None:
             history = self.model.history
             history.epoch.extend(self._history["epoch"])

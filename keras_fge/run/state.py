@@ -6,6 +6,7 @@ import math
 import os
 import time
 import warnings
+import weakref
 from collections.abc import Sequence
 from typing import Any
 
@@ -166,8 +167,19 @@ def given_rate(optimizer: keras.optimizers.Optimizer) -> float | None:
     return float(str(np.float32(rate))) if isinstance(rate, (int, float, np.floating)) else None
 
 
+# The learning rate that training has brought an optimizer to: a later `fit`, with whatever callback, is not to take it
+# for a wish of the user.
+_rates_seen: weakref.WeakKeyDictionary[keras.optimizers.Optimizer, float | None] = weakref.WeakKeyDictionary()
+
+
+def see_rate(model: keras.Model) -> None:
+    """Remembers the learning rate that the training of `model` has come to."""
+    optimizer = inner_optimizer(model.optimizer)
+    _rates_seen[optimizer] = given_rate(optimizer)
+
+
 def check_settings(
-    directory: str, counters: dict[str, Any], ours: dict[str, Any], rate_seen: float | None
+    directory: str, counters: dict[str, Any], ours: dict[str, Any], optimizer: keras.optimizers.Optimizer
 ) -> list[str]:
     """Compares the settings of the run in a folder with `ours`; what `ours` does not know is taken over.
 
@@ -175,7 +187,7 @@ def check_settings(
         directory: The folder.
         counters: Those of its state.
         ours: The settings of this `fit`.
-        rate_seen: A learning rate that training has come to, so that it is no wish of the user.
+        optimizer: That of this `fit`. A learning rate to which training has brought it is no wish of the user.
 
     Returns:
         The learning rates that are new, each with a warning: a run that diverged goes on with lower ones.
@@ -184,7 +196,8 @@ def check_settings(
         ValueError: that names the first other setting that differs.
     """
     theirs = counters["settings"]
-    if ours["learning_rate"] in (None, rate_seen, counters["learning_rate"]) or theirs["learning_rate"] is None:
+    seen = _rates_seen.get(inner_optimizer(optimizer))
+    if ours["learning_rate"] in (None, seen, counters["learning_rate"]) or theirs["learning_rate"] is None:
         ours["learning_rate"] = theirs["learning_rate"]
     changed = []
     for name, value in ours.items():
