@@ -22,22 +22,21 @@ class Ended:
     stderr: str
 
 
-def run(program, *arguments, **environment):
-    """Runs the source of a program, with `sys.argv[1:]` and further variables of the environment, in the root."""
+def run(program, *arguments):
+    """Runs the source of a program with `sys.argv[1:]`, in the project's root."""
     with tempfile.TemporaryDirectory() as folder:
         files = [os.path.join(folder, name) for name in ("stdout", "stderr")]
-        process = CONTEXT.Process(target=_execute, args=(program, arguments, environment, files))
+        process = CONTEXT.Process(target=_execute, args=(program, arguments, files))
         process.start()
         process.join()
         return Ended(process.exitcode, *(pathlib.Path(file).read_text() for file in files))
 
 
-def _execute(program, arguments, environment, files):
+def _execute(program, arguments, files):
     for stream, file in zip((1, 2), files):
         os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT, 0o600), stream)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.argv = ["-c", *arguments]
     sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "benchmarks")]
-    os.environ.update(environment)
     os.chdir(ROOT)
     exec(compile(program, "program", "exec"), {"__name__": "__main__"})
