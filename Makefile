@@ -3,6 +3,7 @@
 #   make demo        the main job on real data: curves and ensembles on Fashion-MNIST
 #   make test        lint and tests on TensorFlow      make test-jax, make test-torch    the same tests there
 #   make test-oldest the tests on the oldest Keras and TensorFlow that setup.cfg allows
+#   make test-nightly the tests on the nightly build of the next Keras, with JAX; make test-nightly-tensorflow, -torch
 #   make test-install the README's examples with the built wheel, in a fresh environment for each backend
 #   make docs        the documentation as a site, in build/site; make package: wheel and sdist, checked, in build/dist
 #   make test-slow   on all three backends, the tests that the others leave out because they take long
@@ -12,7 +13,7 @@ PYTHON ?= python3
 TORCH = torch==2.13.0
 OLDEST = keras==3.12.0 tensorflow==2.18.0 "numpy==2.0.*"
 
-.PHONY: demo test test-jax test-torch test-oldest test-slow test-install docs package lint format clean
+.PHONY: demo test test-jax test-torch test-oldest test-nightly test-slow test-install docs package lint format clean
 
 demo: .venv/ready
 	KERAS_BACKEND=tensorflow TF_CPP_MIN_LOG_LEVEL=3 .venv/bin/python benchmarks/cifar.py
@@ -28,6 +29,11 @@ test-torch: .venv-torch/ready
 
 test-oldest: .venv-oldest/ready
 	KERAS_BACKEND=tensorflow TF_CPP_MIN_LOG_LEVEL=3 .venv-oldest/bin/python -m pytest
+
+test-nightly: test-nightly-jax
+
+test-nightly-%: .venv-nightly-%/ready
+	KERAS_BACKEND=$* TF_CPP_MIN_LOG_LEVEL=3 .venv-nightly-$*/bin/python -m pytest
 
 test-slow: .venv/ready .venv-jax/ready .venv-torch/ready
 	KERAS_BACKEND=tensorflow TF_CPP_MIN_LOG_LEVEL=3 .venv/bin/python -m pytest -m slow
@@ -66,11 +72,16 @@ format: .venv/ready
 .venv-jax/ready: PACKAGES = -e ".[jax,benchmarks,dev]"
 .venv-oldest/ready: PACKAGES = $(OLDEST) -e ".[tensorflow,benchmarks,dev]"
 .venv-torch/ready: PACKAGES = "$(TORCH)" -e ".[torch,benchmarks,dev]"
+.venv-nightly-jax/ready: PACKAGES = -e ".[jax,benchmarks,dev]"
+.venv-nightly-tensorflow/ready: PACKAGES = -e ".[tensorflow,benchmarks,dev]"
+.venv-nightly-torch/ready: PACKAGES = "$(TORCH)" -e ".[torch,benchmarks,dev]"
 
 %/ready: setup.cfg pyproject.toml Makefile
 	$(PYTHON) -m venv $*
 	$*/bin/python -m pip install --quiet $(PACKAGES)
+	$(if $(findstring nightly,$*),$*/bin/python -m pip uninstall --quiet --yes keras)
+	$(if $(findstring nightly,$*),$*/bin/python -m pip install --quiet --pre --force-reinstall --no-deps keras-nightly)
 	touch $@
 
 clean:
-	rm -rf .venv .venv-jax .venv-torch .venv-oldest build
+	rm -rf .venv .venv-jax .venv-torch .venv-oldest .venv-nightly-* build

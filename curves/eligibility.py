@@ -6,7 +6,7 @@ import keras
 import numpy as np
 
 from keras_fge.core.batch_norm import batch_norm_statistics
-from keras_fge.core.keras_internals import all_layers
+from keras_fge.core.keras_internals import all_layers, has, has_lora
 from keras_fge.core.networks import read
 
 
@@ -21,9 +21,9 @@ def check_can_lie_on_a_curve(network: keras.layers.Layer) -> None:
     for layer in all_layers(network):
         reason = None
         # Under LoRA, what is quantized is frozen.
-        if getattr(layer, "quantization_mode", None) and not getattr(layer, "lora_enabled", False):
+        if layer.quantization_mode and not has_lora(layer):
             reason = f"is quantized to {layer.quantization_mode}: use the network before quantization, or LoRA"
-        elif hasattr(layer, "save_assets"):
+        elif has(layer, "save_assets", keras.layers.TextVectorization):
             reason = "keeps state outside of its weights: apply it to the data instead"
         if reason:
             raise ValueError(f"Layer '{layer.name}' ({type(layer).__name__}) cannot lie on a curve. It {reason}.")
@@ -42,7 +42,7 @@ def warn_of_own_training(network: keras.Model) -> None:
 def check_same_lora(start: keras.Model, end: keras.Model, start_name: str, end_name: str) -> None:
     """Raises a ValueError if LoRA is enabled in one network only: its weights would have no partners."""
     for ours, theirs in zip(all_layers(start), all_layers(end)):
-        enabled = [getattr(layer, "lora_enabled", False) for layer in (ours, theirs)]
+        enabled = [has_lora(layer) for layer in (ours, theirs)]
         if enabled[0] != enabled[1]:
             name, layer = (start_name, ours) if enabled[0] else (end_name, theirs)
             raise ValueError(

@@ -12,9 +12,18 @@ from curves.curve import Curve
 from curves.finite_loss import FiniteLoss
 from curves.geometry import relative_speed, segment_lengths
 from curves.parametrization import Bezier, Parametrization, as_path
-from keras_fge.core.keras_internals import all_layers, compiled_loss_lent, is_stateless
+from keras_fge.core.keras_internals import (
+    all_layers,
+    compiled_loss_lent,
+    has_graph,
+    inner_optimizer,
+    is_stateless,
+    warn_of_newer_keras,
+    warn_of_slow_scan,
+)
 from keras_fge.core.networks import clone, read, regularization, set_weights
 from keras_fge.core.pages import as_html
+from keras_fge.core.tasks import output_names
 
 OBJECTIVES = ("uniform", "arc_length")
 MULTIPLIERS, MODULI = (171, 172, 170), (30269, 30307, 30323)
@@ -86,8 +95,8 @@ class CurveModel(keras.Model):
         self.body = body
         self.seed = seed
         self.objective = objective
-        names = getattr(getattr(body, "layer", body), "output_names", None)
-        if names:
+        network = body.layer if isinstance(body, Curve) else body
+        if names := output_names(network):
             self.output_names = names  # `compile` uses them to match losses and metrics given by output.
         start = np.random.default_rng(seed).integers(1, MODULI)
         self.generator = keras.Variable(start, trainable=False, dtype="int32", name="generator")
@@ -108,7 +117,7 @@ class CurveModel(keras.Model):
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         t = ops.convert_to_tensor(self.t)
-        names = [tensor.name for tensor in getattr(self.body, "inputs", [])]
+        names = [tensor.name for tensor in self.body.inputs] if has_graph(self.body) else []
         if "t" not in names:
             return self.body(inputs, t=t, training=training)
         flat = keras.tree.flatten(inputs)
@@ -117,11 +126,14 @@ class CurveModel(keras.Model):
 
     def fit(self, *args: Any, **kwargs: Any) -> keras.callbacks.History:
         """Trains as `keras.Model.fit`; if the loss is not finite, restores the last good epoch and raises an error."""
+        warn_of_newer_keras()
+        if self.compiled:
+            warn_of_slow_scan(self)
         if self.built and not self.trainable_variables:
             raise ValueError(
                 "There is nothing to train: all bends are fixed endpoints. The curve can be measured as it is."
             )
-        if decay := getattr(getattr(self, "optimizer", None), "weight_decay", None):
+        if self.compiled and self.optimizer and (decay := inner_optimizer(self.optimizer).weight_decay):
             warnings.warn(
                 f"The optimizer's weight_decay={decay:g} decays each bend by itself, not the weights w(t) of the "
                 "network: give `weight_decay` to `connect` or `Curve`, and none to the optimizer.",
@@ -192,7 +204,7 @@ class CurveModel(keras.Model):
         return loss
 
     def _network_with_own_loss(self):
-        network = getattr(self.body, "layer", None) if isinstance(self.body, Curve) else None
+        network = self.body.layer if isinstance(self.body, Curve) else None
         own = isinstance(network, keras.Model) and type(network).compute_loss is not keras.Model.compute_loss
         return network if own else None
 

@@ -84,6 +84,12 @@ class Cycle:
 
     def check_executions(self, steps_per_epoch: int | None, steps_per_execution: int) -> None:
         """Raises a ValueError unless each snapshot falls between two executions of the compiled function."""
+        if steps_per_epoch is None and steps_per_execution > 1:
+            raise ValueError(
+                f"The length of an epoch is not known, so its last execution may have less than "
+                f"steps_per_execution={steps_per_execution} steps, and a snapshot fall inside a later one: pass "
+                "`steps_per_epoch` to `fit`, or compile with steps_per_execution=1."
+            )
         moments = [self.length, self.minimum]
         whole_epochs = [steps_per_epoch] if steps_per_epoch else []
         if any(steps % steps_per_execution for steps in moments + whole_epochs):

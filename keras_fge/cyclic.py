@@ -16,7 +16,7 @@ from keras_fge.core.keras_internals import last_learning_rate
 from keras_fge.core.pages import as_html
 from keras_fge.core.tasks import Outputs
 from keras_fge.ensemble import Ensemble
-from keras_fge.learning_rate import CyclicRate
+from keras_fge.learning_rate import CyclicRate, check_largest_rate, check_optimizer
 from keras_fge.outcome import Outcome
 from keras_fge.run import Collector, Resumable, Snapshot, Validation
 
@@ -47,8 +47,9 @@ class CyclicEnsemble(Resumable):
     runs. After training, also after an error or an interrupt, the optimizer has the learning rate it had, and the next
     `fit` uses it. With gradient accumulation, steps are batches, and a snapshot falls on an update.
 
-    SGD with momentum, also Nesterov's, steps as in the paper's PyTorch code (see `keras_fge.learning_rate`). Adam and
-    the like keep moments of the gradients alone, without the learning rate, and need nothing.
+    SGD with momentum, also Nesterov's, and RMSprop with momentum step as PyTorch's do, which the paper used (see
+    `keras_fge.learning_rate`). Adam and the like keep moments of the gradients alone, without the learning rate, and
+    need nothing. With `use_ema`, snapshots are the weights of the last step, not the average.
 
     Each epoch logs "learning_rate" and "snapshots", their number. From the first snapshot on, it also logs what
     `Snapshot.metrics` holds of the last one: "distance_from_start" and "distance_from_last", ||w - v|| over the
@@ -231,7 +232,10 @@ class CyclicEnsemble(Resumable):
         self._collector.begin(model)
         length = cycles.length_in_steps(self.cycle_epochs, self.cycle_steps, steps_per_epoch)
         self._cycle = cycles.Cycle(length, self._minimum(length))
+        check_optimizer(model)
         self._rate = CyclicRate(model, self.rescale_momentum)
+        largest = last_learning_rate(self._rate.optimizer) if self._chooses_rates else self.max_learning_rate
+        check_largest_rate(self._rate.optimizer, largest, steps_per_epoch and steps_per_epoch * self.params["epochs"])
         self._cycle.check_executions(steps_per_epoch, model.steps_per_execution)
         self._cycle.check_accumulation(self._rate.optimizer.gradient_accumulation_steps or 1)
         self._check_reached(0)

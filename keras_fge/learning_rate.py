@@ -20,7 +20,10 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_fge.core.batch_norm import batch_norm_layers
 from keras_fge.core.keras_internals import (
+    averages_weights,
+    has_momentum,
     has_one_learning_rate,
     inner_optimizer,
     last_learning_rate,
@@ -29,6 +32,7 @@ from keras_fge.core.keras_internals import (
     optimizer_calls,
     set_train_function,
     train_function,
+    velocities,
     velocities_scaled,
 )
 from keras_fge.cycle import start_of_cycles
@@ -79,15 +83,33 @@ def scheduled_optimizer(optimizer: keras.optimizers.Optimizer) -> keras.optimize
     return optimizer
 
 
-def has_momentum(optimizer: keras.optimizers.Optimizer) -> bool:
-    """Whether `optimizer` folds the learning rate into a velocity, so that the paper's step is another one."""
-    return isinstance(optimizer, keras.optimizers.SGD) and optimizer.momentum > 0
-
-
-def scale_velocities(optimizer: keras.optimizers.SGD, factor: float) -> None:
+def scale_velocities(optimizer: keras.optimizers.Optimizer, factor: float) -> None:
     """Multiplies the velocities of `optimizer`, if it has made any, as its learning rate changes by this factor."""
-    for velocity in optimizer.momentums if optimizer.built else ():
+    for velocity in velocities(optimizer):
         velocity.assign(velocity * factor)
+
+
+def check_optimizer(model: keras.Model) -> None:
+    """Raises a ValueError if no snapshot could hold the weights that the optimizer of `model` means."""
+    optimizer = inner_optimizer(model.optimizer)
+    if averages_weights(optimizer) and (norms := batch_norm_layers(model)):
+        raise ValueError(
+            f"{type(optimizer).__name__} means averaged weights, for which BatchNormalization '{norms[0].name}' would "
+            "have the statistics of others: use another optimizer, or another normalization."
+        )
+
+
+def check_largest_rate(optimizer: keras.optimizers.Optimizer, largest: float, steps: int | None) -> None:
+    """Raises a ValueError if `optimizer` takes smaller rates than `largest` before it has made `steps` more steps."""
+    if not isinstance(optimizer, keras.optimizers.Adafactor):
+        return
+    limit = 0.0 if steps is None else (optimizer_calls(optimizer) + steps) ** -0.5
+    if largest > limit:
+        end = "the number of steps is not known" if steps is None else f"which is {limit:.3g} at the end of this `fit`"
+        raise ValueError(
+            f"`max_learning_rate`: at update i, Adafactor takes 1 / sqrt(i) at most; {end}. Give less, or another "
+            f"optimizer. Received: max_learning_rate={largest:g}"
+        )
 
 
 class ScheduledStep:

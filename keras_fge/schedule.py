@@ -8,9 +8,9 @@ from keras import ops
 from numpy.typing import ArrayLike
 
 from keras_fge.core.arguments import as_integer, as_number
-from keras_fge.core.keras_internals import last_learning_rate
+from keras_fge.core.keras_internals import has_momentum, last_learning_rate, warn_of_newer_keras
 from keras_fge.core.networks import to_array
-from keras_fge.learning_rate import has_momentum, scale_velocities, scheduled_optimizer, settle
+from keras_fge.learning_rate import scale_velocities, scheduled_optimizer, settle
 
 
 def triangular(step: ArrayLike, max_learning_rate: float, min_learning_rate: float, cycle_steps: int) -> Any:
@@ -125,6 +125,7 @@ class PaperTraining(keras.callbacks.Callback):
         self.until = self.epochs if until is None else as_integer("until", until)
 
     def on_train_begin(self, logs=None):
+        warn_of_newer_keras()
         optimizer = scheduled_optimizer(self.model.optimizer)
         settle(optimizer)
         if isinstance(optimizer.get_config()["learning_rate"], dict):

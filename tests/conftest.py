@@ -21,6 +21,12 @@ from keras import layers, ops
 
 from browsing import browser  # noqa: F401 - a fixture
 
+if keras.backend.backend() == "tensorflow":
+    import tensorflow as tf
+
+    # It takes a third of a small `fit`, and of each iterator over data.
+    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
+
 # Keras 3.14 divides activity regularizers by the size of the batch, and has `renorm`.
 IS_BEFORE_3_14 = tuple(map(int, keras.__version__.split(".")[:2])) < (3, 14)
 
@@ -34,6 +40,17 @@ def pytest_collection_modifyitems(config, items):
         once = [item for item in items if item.get_closest_marker("once")]
         items[:] = [item for item in items if not item.get_closest_marker("once")]
         config.hook.pytest_deselected(items=once)
+
+
+@pytest.fixture
+def graph_optimizer():
+    """TensorFlow's, which convolutions need there on a CPU if channels come first."""
+    if keras.backend.backend() != "tensorflow":
+        yield
+        return
+    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": False})
+    yield
+    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
 
 
 @pytest.fixture(autouse=True)

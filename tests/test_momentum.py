@@ -79,6 +79,27 @@ def test_members_are_those_of_the_papers_step(nesterov, arguments):
     assert keras_step.snapshots[1].weights[0] != pytest.approx(ws[29], rel=1e-3)
 
 
+@pytest.mark.parametrize("centered", [False, True])
+def test_rmsprop_with_momentum_takes_the_step_of_torch(centered):
+    """v = rho v + (1 - rho) g^2; b = m b + g / sqrt(v - mean^2); w -= rate b. Keras has the rate in b, as in SGD."""
+    optimizer = keras.optimizers.RMSprop(0.001, rho=0.9, momentum=0.8, epsilon=1e-10, centered=centered)
+    network = regression(optimizer=optimizer)
+    fge = keras_fge.FGE(0.005, 0.0, cycle_steps=12)
+    fit(network, 4, fge)
+    w, v, mean, b, ws = np.full((5, 1), 0.5), 0.0, 0.0, 0.0, []
+    for step in range(1, 25):
+        rows = slice(4 * (step - 1) % 24, 4 * (step - 1) % 24 + 4)
+        gradient = 0.5 * X[rows].T.astype("float64") @ (X[rows] @ w - Y[rows])
+        v, mean = 0.9 * v + 0.1 * gradient**2, 0.9 * mean + 0.1 * gradient
+        b = 0.8 * b + gradient / np.sqrt(v - mean**2 if centered else v)
+        w = w - triangle(step, 0.005, 0.0, 12) * b
+        ws.append(w)
+    assert [snapshot.step for snapshot in fge.snapshots] == [6, 18]
+    for snapshot in fge.snapshots:
+        assert_close(snapshot.weights[0], ws[snapshot.step - 1])
+    assert_close(to_numpy(network.weights[0]), ws[-1])
+
+
 @pytest.mark.parametrize("kind", ["FGE to 0", "SSE"])
 def test_rates_that_reach_zero(kind):
     network = regression()
@@ -167,7 +188,7 @@ def test_afterwards_the_optimizer_is_keras_own():
     fit(network, 2, keras_fge.FGE(0.05, 0.0005, cycle_steps=12))
     assert not {"update_step", "_backend_update_step"} & set(vars(network.optimizer))
     added = set(vars(network.optimizer)) - attributes - set(vars(plain.optimizer))
-    assert added <= {"momentums", "_trainable_variables_indices"}
+    assert added <= {"momentums", "_trainable_variables_indices", "_weight_decay_by_var_key"}  # All by `build`.
     fit(plain, 1)
     for ours, theirs in zip(network.optimizer.variables, plain.optimizer.variables):
         theirs.assign(to_numpy(ours))

@@ -23,7 +23,7 @@ def environment():
     return {
         "backend": keras.backend.backend(),
         "python": platform.python_version(),
-        "packages": {name: _version(name) for name in packages},
+        "packages": {name: _version(name) for name in packages} | {"keras": keras.__version__},  # Or a nightly build.
         "platform": platform.platform(),
         "device": accelerator() or _processor(),
         "cpus": os.cpu_count(),

@@ -66,7 +66,7 @@ def _outputs_of_calls(network, inputs):
 
     def call(operation, tensors, args, kwargs, outputs):
         results = keras.tree.flatten(operation(*args, **kwargs))
-        has_weights = bool(getattr(operation, "weights", None))
+        has_weights = isinstance(operation, keras.layers.Layer) and bool(operation.weights)
         shown.extend(keras.ops.convert_to_numpy(r).astype("float64") if has_weights else None for r in results)
         return results
 

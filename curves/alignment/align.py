@@ -112,7 +112,7 @@ def _check_same_function(network, aligned, data, seed):
         ) from error
     if not all(np.isfinite(array).all() for array in outputs[0]):
         raise ValueError("The outputs of `network` are not finite" + ("." if data is not None else ": give `data`."))
-    is_half = any("16" in str(getattr(layer, "compute_dtype", "")) for layer in all_layers(network))
+    is_half = any("16" in layer.compute_dtype for layer in all_layers(network))
     tolerance = HALF_TOLERANCE if is_half else TOLERANCE
     for before, after in zip(*outputs):
         change = np.max(np.abs(np.asarray(after) - before)) / max(np.max(np.abs(before)), 1e-30)

@@ -6,7 +6,7 @@ from typing import Any
 
 import keras
 
-from keras_fge.core.keras_internals import graph_of
+from keras_fge.core.keras_internals import graph_of, has_graph, is_functional
 
 
 def walk(network: keras.Model, inputs: list[Any], visit: Callable[..., list[Any]]) -> list[Any]:
@@ -39,13 +39,14 @@ def arguments_of(operation: Any, args: tuple, kwargs: dict[str, Any]) -> list[An
 def _inputs_of(network, args, kwargs):
     """The tensors that a call gives to the inputs of a network, in their order."""
     given = args[0] if args else kwargs["inputs"]
-    if isinstance(given, dict) and not isinstance(getattr(network, "input", None), dict):  # Keras goes by the names.
+    takes_dict = is_functional(network) and isinstance(network.input, dict)
+    if isinstance(given, dict) and not takes_dict:  # Keras goes by the names.
         return [given[tensor.name] for tensor in network.inputs]
     return keras.tree.flatten(given)
 
 
 def is_graph(network: Any) -> bool:
     """Whether a network is functional or Sequential, built, and has no `call` of its own."""
-    if not isinstance(network, keras.Model) or not (getattr(network, "inputs", None) and network.outputs):
+    if not has_graph(network):
         return False
     return type(network).call.__qualname__ in ("Functional.call", "Sequential.call")

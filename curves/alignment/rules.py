@@ -13,6 +13,7 @@ import numpy as np
 from keras import layers
 
 from curves.alignment.units import Axis
+from keras_fge.core.keras_internals import has_lora
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,12 +55,12 @@ def _source(symmetry, layer, channels, shape):
 
 
 def _conv(symmetry, layer, channels, shapes, outputs):
-    if getattr(layer, "groups", 1) != 1 or getattr(layer, "lora_enabled", False):
+    is_transposed = "Transpose" in type(layer).__name__
+    if (not is_transposed and layer.groups != 1) or has_lora(layer):
         return None
     dimension, source = _source(symmetry, layer, channels[0], shapes[0])
-    if getattr(layer, "quantization_mode", None) or source is None:
+    if layer.quantization_mode or source is None:
         return None
-    is_transposed = "Transpose" in type(layer).__name__
     spatial = [None] * (len(layer.kernel.shape) - 2)
     out = symmetry.outputs_of(layer.kernel, len(spatial) + (not is_transposed), layer.filters)
     pair = (out, source) if is_transposed else (source, out)
@@ -98,9 +99,8 @@ def _normalization(symmetry, layer, channels, shapes, outputs):
     axis = channels[0].axis
     if isinstance(layer, layers.GroupNormalization) and 1 < layer.groups < len(axis):
         symmetry.units.divide(layer.groups, axis)
-    for name in ("gamma", "beta", "scale", "moving_mean", "moving_variance"):
-        variable = getattr(layer, name, None)
-        if isinstance(variable, keras.Variable):
+    for variable in layer.weights:
+        if tuple(variable.shape) == (len(axis),):
             symmetry.add(variable, axis)
     return [channels[0]]
 
@@ -215,6 +215,6 @@ def rule_of(operation: Any) -> Callable | None:
     """
     kind: Any = getattr(operation, "_keras_fge_computes_as", type(operation))
     if isinstance(operation, keras.layers.Layer):
-        is_own = getattr(layers, kind.__name__, None) is kind
+        is_own = vars(layers).get(kind.__name__) is kind
         return RULES.get(kind.__name__) if is_own else None
     return OPERATIONS.get(kind.__name__) if kind.__module__.startswith("keras.") else None

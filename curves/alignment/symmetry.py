@@ -70,7 +70,7 @@ class Symmetry:
         leaves = arguments_of(operation, args, kwargs)
         channels = [value for value in leaves if isinstance(value, Channels)]
         shapes = [tuple(tensor.shape) for tensor in inputs]
-        weights = list(getattr(operation, "weights", []))
+        weights = list(operation.weights) if isinstance(operation, keras.layers.Layer) else []
         rule, outputs = None if id(operation) in self._refused else rule_of(operation), None
         if rule and channels and all(isinstance(leaf, (Channels, numbers.Number, str, type(None))) for leaf in leaves):
             outputs = rule(self, operation, channels, shapes, [tuple(tensor.shape) for tensor in tensors])

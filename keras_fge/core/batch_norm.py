@@ -8,7 +8,7 @@ import numpy as np
 from keras import ops
 
 from keras_fge.core.data import check_data
-from keras_fge.core.keras_internals import all_layers
+from keras_fge.core.keras_internals import all_layers, uses_renorm
 from keras_fge.core.networks import read, restored
 
 
@@ -86,7 +86,7 @@ class BatchNormEstimator:
             raise ValueError(f"`network` must be built: call it on some data. Received: '{network.name}', not built.")
         self.layers = batch_norm_layers(network)
         for layer in self.layers:
-            if getattr(layer, "renorm", False):
+            if uses_renorm(layer):
                 raise ValueError(f"BatchNormalization '{layer.name}' uses renorm=True, which is not supported.")
         self.statistics = batch_norm_statistics(network)
         self._reader = _StatisticsReader(network, self.layers)

@@ -1,5 +1,7 @@
 """What a model is compiled with: its losses, which tell what its outputs are, and its own metrics."""
 
+import contextlib
+import inspect
 import itertools
 from typing import Any
 
@@ -7,6 +9,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_fge.core.keras_internals import has_graph, is_functional
 from keras_fge.core.networks import read, regularization
 from keras_fge.core.tasks import Outputs, are_probabilities, output_names
 
@@ -27,11 +30,12 @@ def compiled_outputs(
         ValueError: if none of these tells.
     """
     losses = model.loss
-    if isinstance(losses, dict) and not isinstance(getattr(model, "output", None), dict):
+    # The outputs of a class of one's own are not known before it is called.
+    output = model.output if is_functional(model) else model.outputs if has_graph(model) else None
+    if isinstance(losses, dict) and not isinstance(output, dict):
         losses = [losses.get(name) for name in output_names(model)]
     losses = keras.tree.flatten(losses)
-    # One loss may stand for all outputs; the outputs of a class of one's own are not known before it is called.
-    tensors = keras.tree.flatten(getattr(model, "outputs", None) or [None])
+    tensors = keras.tree.flatten(output)  # One loss may stand for all.
     arrays = [None] if predictions is None else [np.asarray(array) for array in keras.tree.flatten(predictions)]
     given = [list(value) if isinstance(value, (list, tuple)) else [value] for value in (from_logits, task)]
     count = max(map(len, (losses, arrays, *given)))
@@ -69,21 +73,40 @@ def _said_by(loss, width):
         loss = keras.losses.get(loss)
     if loss is None:
         return None, None
-    name = getattr(loss, "__name__", "")
-    if name and getattr(keras.losses, name, None) is loss:  # A function of Keras' own; by itself it takes no logits.
-        from_logits = False if _is_of_probabilities(name) else None
+    name, is_of_keras, options = _options_of(loss)
+    if "from_logits" in options:
+        from_logits = options["from_logits"]
+    elif not is_of_keras:
+        return None
+    elif name in OF_PROBABILITIES:
+        from_logits = False
+    elif "crossentropy" in name or name.startswith("ctc"):  # It has that option by another name, or takes logits alone.
+        return None
     else:
-        name = type(loss).__name__
-        is_known = type(loss).__module__.split(".")[0] == "keras" or hasattr(loss, "from_logits")
-        if not (isinstance(loss, keras.losses.Loss) and is_known):
-            return None
-        from_logits = getattr(loss, "from_logits", False if _is_of_probabilities(name) else None)
+        from_logits = None
     # Several columns of a binary loss are labels that do not exclude each other.
-    return from_logits, "multilabel" if name.lower().startswith("binary") and width != 1 else None
+    return from_logits, "multilabel" if name.startswith("binary") and width != 1 else None
 
 
-def _is_of_probabilities(name):
-    return "crossentropy" in name.lower() or "divergence" in name.lower()
+# Losses of Keras' own that take probabilities, and have no `from_logits`.
+OF_PROBABILITIES = ("kldivergence", "categoricalgeneralizedcrossentropy")
+
+
+def _options_of(loss):
+    """(its name in small letters, whether it is one of Keras' own, its options) of a loss.
+
+    A loss need not have an option as an attribute, but what Keras saves of it has all.
+    """
+    name = getattr(loss, "__name__", "")
+    if name and vars(keras.losses).get(name) is loss:
+        parameters = inspect.signature(loss).parameters.values()
+        return name.lower().replace("_", ""), True, {parameter.name: parameter.default for parameter in parameters}
+    is_of_keras = isinstance(loss, keras.losses.Loss) and type(loss).__module__.split(".")[0] == "keras"
+    has_attribute = isinstance(loss, keras.losses.Loss) and hasattr(loss, "from_logits")
+    options = {"from_logits": loss.from_logits} if has_attribute else {}
+    with contextlib.suppress(Exception):  # A class of one's own may have a `get_config` that fails, or none.
+        options |= loss.get_config()
+    return type(loss).__name__.lower(), is_of_keras, options
 
 
 def name_of_data_loss(model: keras.Model) -> str:

@@ -26,7 +26,7 @@ def _is_endless(data):
     """Whether a `tf.data.Dataset` or a Keras `PyDataset` says that it never ends."""
     if callable(cardinality := getattr(data, "cardinality", None)):
         return int(cardinality()) == -1
-    return getattr(data, "num_batches", 0) is None
+    return isinstance(data, keras.utils.PyDataset) and data.num_batches is None
 
 
 def without_none(data: Any) -> Any:

@@ -1,14 +1,16 @@
 """What Keras does not promise: its private names, and what differs from backend to backend.
 
 Nothing else in this project uses a private name of Keras or asks which backend runs. Each function says what the name
-stands for. All were read in, and tested with, Keras 3.12.0 and 3.15.1; if a name is missing, the function raises a
-`RuntimeError` that says so.
+stands for. All were read in, and tested with, the versions of Keras in `TESTED`; if a name is missing, the function
+raises a `RuntimeError` that says so. What is absent from an object of Keras is never taken for an answer.
 """
 
 import contextlib
 import dataclasses
+import functools
 import inspect
 import random
+import warnings
 import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -17,7 +19,39 @@ import keras
 import numpy as np
 from keras import ops
 
-CHECKED_VERSIONS = "3.12.0 to 3.15.1"
+TESTED = "3.12.0, 3.15.1 and the nightly 3.16.0.dev2026102704"
+NEWEST_TESTED = (3, 16)
+
+
+def keras_version() -> tuple[int, int]:
+    """Major and minor version of Keras."""
+    major, minor, *_ = keras.__version__.split(".")
+    return int(major), int(minor)
+
+
+@functools.cache  # Once in a process.
+def warn_of_newer_keras() -> None:
+    """Warns, the first time that it is called, if Keras is newer than those that this package was tested with."""
+    if keras_version() > NEWEST_TESTED:
+        warnings.warn(
+            f"Keras {keras.__version__} is newer than those that this version of keras-fge was tested with: {TESTED}. "
+            "Look for a newer keras-fge, or compare its results with those of an older Keras.",
+            stacklevel=3,
+        )
+
+
+def warn_of_slow_scan(model: keras.Model) -> None:
+    """Warns if `fit` runs several steps of `model` as one scan on a CPU, where Keras on JAX does so from 3.16 on."""
+    if keras.backend.backend() != "jax" or keras_version() < (3, 16):
+        return
+    import jax
+
+    if model.steps_per_execution > 1 and model.jit_compile and jax.default_backend() == "cpu":
+        warnings.warn(
+            f"Keras {keras.__version__} on JAX runs steps_per_execution={model.steps_per_execution} steps as one scan, "
+            "in which convolutions are many times slower on a CPU: compile with steps_per_execution=1 there.",
+            stacklevel=3,
+        )
 
 
 def _get(owner: Any, name: str) -> Any:
@@ -25,10 +59,46 @@ def _get(owner: Any, name: str) -> Any:
     try:
         return getattr(owner, name)
     except AttributeError:
+        kind = owner.__name__ if isinstance(owner, type) or inspect.ismodule(owner) else type(owner).__name__
         raise RuntimeError(
-            f"Keras {keras.__version__} has no `{type(owner).__name__}.{name}`, which this version of keras-fge needs. "
-            f"It was tested with Keras {CHECKED_VERSIONS}: install one of these, or a newer keras-fge."
+            f"Keras {keras.__version__} has no `{kind}.{name}`, which this version of keras-fge needs. "
+            f"It was tested with Keras {TESTED}: install one of these, or a newer keras-fge."
         ) from None
+
+
+def _private(*names: str) -> Any:
+    """What is at `keras.src.(names)`."""
+    return functools.reduce(_get, ("src", *names), keras)
+
+
+def has(owner: Any, name: str, example: type) -> bool:
+    """Whether `owner` has an attribute that only some classes of Keras have, such as `example`, or of a user's own.
+
+    If `example` has it no more, Keras has renamed it, and that is an error, not a no.
+    """
+    _get(example, name)
+    return hasattr(owner, name)
+
+
+def has_lora(layer: keras.layers.Layer) -> bool:
+    """Whether LoRA is enabled in `layer`."""
+    return has(layer, "enable_lora", keras.layers.Dense) and bool(_get(layer, "lora_enabled"))
+
+
+def is_functional(network: Any) -> bool:
+    """Whether `network` is functional, which has no public name (`keras.src.models.Functional`)."""
+    return isinstance(network, _private("models", "Functional"))
+
+
+def has_graph(network: Any) -> bool:
+    """Whether `network` is functional, or Sequential and built: it knows its inputs, outputs, and what is between."""
+    is_sequential = isinstance(network, keras.Sequential) and has(network, "inputs", keras.Sequential)
+    return is_sequential or is_functional(network)
+
+
+def uses_renorm(layer: keras.layers.BatchNormalization) -> bool:
+    """Whether `layer` renormalizes batches, which Keras can from 3.14 on."""
+    return keras_version() >= (3, 14) and bool(_get(layer, "renorm"))
 
 
 def all_layers(network: keras.layers.Layer, include_self: bool = True) -> list[keras.layers.Layer]:
@@ -65,6 +135,8 @@ class Fit:
     Attributes:
         data: What it trains on, its argument `x`.
         validation_data, validation_steps: As it was given; of `validation_split`, the arrays that it made.
+        initial_epoch: As it was given.
+        adapter: What hands out the batches of `data` (`EpochIterator.data_adapter`).
         before, after: The callbacks before and after this one.
         callbacks: A weak reference to Keras' list of all, which lives as long as the `fit`, or a traceback of it.
     """
@@ -72,6 +144,8 @@ class Fit:
     data: Any
     validation_data: Any
     validation_steps: int | None
+    initial_epoch: int
+    adapter: Any
     before: list[keras.callbacks.Callback]
     after: list[keras.callbacks.Callback]
     callbacks: weakref.ref
@@ -88,16 +162,20 @@ def fit_around(callback: keras.callbacks.Callback) -> Fit | None:
     while frame is not None:
         if frame.f_code.co_name == "fit" and str(frame.f_globals.get("__name__")).startswith("keras."):
             variables = frame.f_locals
-            listed = getattr(variables.get("callbacks"), "callbacks", None)
-            if isinstance(listed, list) and callback in listed:
+            container = variables.get("callbacks")
+            is_list = isinstance(container, keras.callbacks.CallbackList)
+            listed: list[Any] = _get(container, "callbacks") if is_list else []
+            if callback in listed:
                 position = listed.index(callback)
                 return Fit(
                     variables.get("x"),
                     variables.get("validation_data"),
                     variables.get("validation_steps"),
+                    variables["initial_epoch"],
+                    _get(variables["epoch_iterator"], "data_adapter"),
                     listed[:position],
                     listed[position + 1 :],
-                    weakref.ref(variables["callbacks"]),
+                    weakref.ref(container),
                 )
         frame = frame.f_back
     return None
@@ -109,23 +187,32 @@ class _FirstEpoch(keras.callbacks.Callback):
     So nothing can fail between the two, and leave the number to a later `fit`.
     """
 
-    def __init__(self, epoch: int, listed: list):
+    def __init__(self, epoch: int, listed: list, fit: Fit):
         super().__init__()
         self.listed: list | None = listed
         self.epoch, self.before = epoch, None
+        self.adapter, self.skipped = fit.adapter, epoch - fit.initial_epoch
 
     def on_train_begin(self, logs=None):
         if self.listed:  # Once, if it is a list of the user's own, for several fits.
             self.listed.remove(self)
             self.listed.insert(0, self)
             self.before, self.model._initial_epoch = self.model._initial_epoch, self.epoch
+            _skip_epochs(self.adapter, self.skipped)
 
     def on_epoch_begin(self, epoch, logs=None):
         self.on_train_end()
 
     def on_train_end(self, logs=None):  # If no epoch is left.
         if self.listed:
-            self.model._initial_epoch, self.listed = self.before, None
+            self.model._initial_epoch, self.listed, self.adapter = self.before, None, None
+
+
+def _skip_epochs(adapter, count):
+    """From Keras 3.16 on, batches of a `PyDataset` are shuffled by a count of epochs (`PyDatasetAdapter._epoch`)."""
+    kind = _private("trainers", "data_adapters", "py_dataset_adapter", "PyDatasetAdapter")
+    if keras_version() >= (3, 16) and isinstance(adapter, kind):
+        adapter._epoch = _get(adapter, "_epoch") + count
 
 
 def begin_with_epoch(model: keras.Model, epoch: int, fit: Fit | None) -> None:
@@ -136,10 +223,16 @@ def begin_with_epoch(model: keras.Model, epoch: int, fit: Fit | None) -> None:
     """
     _get(model, "_initial_epoch")
     listed = fit.callbacks() if fit else None
-    if listed is None:
+    if fit is None or listed is None:
         model._initial_epoch = epoch
+        if epoch and keras_version() >= (3, 16):
+            warnings.warn(
+                "`fit` cannot be seen from this callback, so Keras shuffles the batches of a `PyDataset`, as `Batches` "
+                "are, as if training began: give shuffle=False to `fit`, or the run does not go on exactly.",
+                stacklevel=4,
+            )
         return
-    first = _FirstEpoch(epoch, listed.callbacks)
+    first = _FirstEpoch(epoch, listed.callbacks, fit)
     first.set_model(model)
     listed.callbacks.append(first)
 
@@ -173,12 +266,15 @@ def losses_lent(owner: keras.Model, network: keras.Model) -> Iterator[None]:
 
 def inner_optimizer(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.Optimizer:
     """The optimizer that makes the updates: the one inside a `LossScaleOptimizer`, or `optimizer` itself."""
-    return getattr(optimizer, "inner_optimizer", optimizer)
+    is_outer = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
+    return _get(optimizer, "inner_optimizer") if is_outer else optimizer
 
 
 def has_one_learning_rate(optimizer: keras.optimizers.Optimizer) -> bool:
-    """Whether `optimizer` steps with one learning rate, unlike a multi-optimizer (`Optimizer._learning_rate`)."""
-    return hasattr(optimizer, "_learning_rate") and not hasattr(optimizer, "optimizers")
+    """Whether `optimizer` steps with one learning rate; of a `MultiOptimizer`, reading that is an error."""
+    return isinstance(optimizer, keras.optimizers.Optimizer) and has(
+        optimizer, "learning_rate", keras.optimizers.Optimizer
+    )
 
 
 @contextlib.contextmanager
@@ -206,23 +302,54 @@ def last_learning_rate(optimizer: keras.optimizers.Optimizer) -> float:
     return float(ops.convert_to_numpy(own))
 
 
+def has_momentum(optimizer: keras.optimizers.Optimizer) -> bool:
+    """Whether `optimizer` folds the learning rate into a velocity: v = m v - lr g, as Keras' SGD and RMSprop do."""
+    kinds = (keras.optimizers.SGD, keras.optimizers.RMSprop)
+    return isinstance(optimizer, kinds) and optimizer.momentum > 0
+
+
+def averages_weights(optimizer: keras.optimizers.Optimizer) -> bool:
+    """Whether `optimizer` is a `ScheduleFreeAdamW`, which Keras has from 3.14 on."""
+    return keras_version() >= (3, 14) and isinstance(optimizer, keras.optimizers.ScheduleFreeAdamW)
+
+
+def averaged_weights(optimizer: keras.optimizers.Optimizer) -> list[tuple[keras.Variable, Any]]:
+    """(variable, value) of the weights x that an optimizer which `averages_weights` means.
+
+    It averages iterates z into x, to be used after the training. It trains, and leaves in the network,
+    y = (1 - beta_1) z + beta_1 x, and never puts x there (z is `_momentums`).
+    """
+    if not optimizer.built:
+        return []
+    pairs = zip(_get(optimizer, "_trainable_variables"), _get(optimizer, "_momentums"))
+    beta = optimizer.beta_1
+    return [(y, (y.value - (1 - beta) * z.value) / beta) for y, z in pairs if z is not None]
+
+
+def velocities(optimizer: keras.optimizers.Optimizer) -> list[keras.Variable]:
+    """The velocities of an optimizer that `has_momentum`, once it has made them (`RMSprop._momentums`)."""
+    if not optimizer.built:
+        return []
+    return optimizer.momentums if isinstance(optimizer, keras.optimizers.SGD) else _get(optimizer, "_momentums")
+
+
 @contextlib.contextmanager
-def velocities_scaled(optimizer: keras.optimizers.SGD, factor: Callable[[Any], Any]) -> Iterator[None]:
+def velocities_scaled(optimizer: keras.optimizers.Optimizer, factor: Callable[[Any], Any]) -> Iterator[None]:
     """Inside, each update of `optimizer` first multiplies its velocities by `factor(calls of the optimizer before)`.
 
     (`Optimizer._backend_update_step` makes one update of all variables; it calls `update_step` for each, within the
-    scope of a distribution, or, on torch, `_parallel_update_step` for all. `_get_variable_index` finds a velocity.)
+    scope of a distribution, or, on torch, often another method for all. `_get_variable_index` finds a velocity.)
     """
     own_backend, own_step = _get(optimizer, "_backend_update_step"), optimizer.update_step
     find = _get(optimizer, "_get_variable_index")
 
     def scale(variable, value):
-        velocity = optimizer.momentums[find(variable)]
+        velocity = velocities(optimizer)[find(variable)]
         optimizer.assign(velocity, velocity * ops.cast(value, velocity.dtype))
 
     def update_all(gradients, variables, learning_rate):
         value = factor(_get(optimizer, "_iterations").value)
-        if hasattr(optimizer, "_parallel_update_step"):
+        if keras.backend.backend() == "torch":
             for variable in variables:
                 scale(variable, value)
             own_backend(gradients, variables, learning_rate)

@@ -12,7 +12,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_fge.core.keras_internals import all_layers
+from keras_fge.core.keras_internals import all_layers, has_lora
 
 # Options of Keras layers in which two networks of one architecture may differ.
 ONLY_IN_TRAINING = re.compile(
@@ -26,7 +26,7 @@ def clone(layer: keras.layers.Layer) -> keras.layers.Layer:
     Raises:
         ValueError: if Keras cannot make one, as for a class without a working `get_config`.
     """
-    compiled = getattr(layer, "compiled", False)
+    compiled = isinstance(layer, keras.Model) and layer.compiled
     try:
         if not isinstance(layer, keras.Model):
             return type(layer).from_config(layer.get_config())
@@ -61,7 +61,7 @@ def _make_inner_layers_alike(layer, copy):
         if ours.trainable != theirs.trainable:
             theirs.trainable = ours.trainable
     for ours, theirs in pairs:
-        if getattr(ours, "lora_enabled", False) and getattr(theirs, "lora_enabled", None) is False and theirs.built:
+        if has_lora(ours) and not has_lora(theirs) and theirs.built:
             theirs.enable_lora(ours.lora_rank, lora_alpha=ours.lora_alpha)
 
 

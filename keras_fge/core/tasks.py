@@ -8,6 +8,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_fge.core.keras_internals import is_functional
 from keras_fge.core.metrics import are_distributions, calibrated_metrics, classification_metrics, regression_metrics
 
 FromLogits = bool | None | list[bool | None]
@@ -170,7 +171,8 @@ def are_probabilities(array: np.ndarray) -> bool:
 
 def output_names(model: keras.Model) -> list[str]:
     """The names of the outputs; none, if a class of one's own does not tell."""
-    return getattr(model, "output_names", None) or []
+    # A class of one's own may have them too, as a CurveModel does.
+    return model.output_names if is_functional(model) else vars(model).get("output_names", [])
 
 
 def _listed(value, count):

@@ -11,6 +11,7 @@ import numpy as np
 from keras_fge.core.arguments import as_number
 from keras_fge.core.batch_norm import check_can_be_estimated
 from keras_fge.core.compiled import check_metrics, compiled_metrics
+from keras_fge.core.keras_internals import has_graph
 from keras_fge.core.networks import check_same_architecture, clone, set_weights
 from keras_fge.core.pages import Sizes, as_html
 from keras_fge.core.predictions import RunningMean, RunningVariance
@@ -352,7 +353,7 @@ class Ensemble:
             ValueError: if the network is of a class of its own: only functional and Sequential networks tell what goes
                 into them.
         """
-        if not getattr(self.network, "inputs", None):
+        if not has_graph(self.network):
             raise ValueError(
                 f"`to_model` needs a functional or Sequential network. Received: {type(self.network).__name__}, which "
                 "you can call inside a functional model: keras.Model(inputs, network(inputs))."

@@ -1,5 +1,6 @@
 """`Collector`: takes the snapshots of a run, measures them, and keeps them in memory or in the folder."""
 
+import contextlib
 import secrets
 import warnings
 from typing import Any
@@ -7,8 +8,8 @@ from typing import Any
 import keras
 
 from keras_fge.core.compiled import AS_COMPILED, compiled_outputs
-from keras_fge.core.keras_internals import is_chief
-from keras_fge.core.networks import check_finite, distance
+from keras_fge.core.keras_internals import averaged_weights, averages_weights, inner_optimizer, is_chief
+from keras_fge.core.networks import borrowed, check_finite, distance
 from keras_fge.run.folder import Folder
 from keras_fge.run.snapshots import Snapshot, StoredSnapshot, check_fits
 from keras_fge.run.state import State
@@ -104,7 +105,8 @@ class Collector:
     def take_start(self, model: keras.Model) -> None:
         """Keeps the weights with which the cycles begin."""
         like = self.snapshots[-1] if self.snapshots else None
-        self.start = self._kept(Snapshot.of(model, like=like), "start")
+        with _weights_of_optimizer(model):
+            self.start = self._kept(Snapshot.of(model, like=like), "start")
 
     def take(self, model: keras.Model, step: int, rate: float, when: str, validation: Validation | None) -> None:
         """Takes a snapshot after `step`, whose update had the learning rate `rate`, and measures it.
@@ -112,6 +114,10 @@ class Collector:
         Raises:
             FloatingPointError: if a weight is not finite; it says `when`.
         """
+        with _weights_of_optimizer(model):
+            self._take(model, step, rate, when, validation)
+
+    def _take(self, model, step, rate, when, validation):
         snapshot = Snapshot.of(model, step, rate, self.start)
         check_finite(model.weights, snapshot.weights, when)
         before = self.snapshots[-1] if self.snapshots else self.start
@@ -137,6 +143,19 @@ class Collector:
         finally:
             if isinstance(self.snapshots[-1], StoredSnapshot):
                 self.write_manifest()
+
+
+@contextlib.contextmanager
+def _weights_of_optimizer(model):
+    """Inside, `model` has the weights that its optimizer means, if those are not the ones it trains."""
+    optimizer = inner_optimizer(model.optimizer)
+    if not averages_weights(optimizer):
+        yield
+        return
+    with borrowed(model):
+        for variable, value in averaged_weights(optimizer):
+            variable.assign(value)
+        yield
 
 
 def _said_of(model, from_logits, task):

@@ -9,7 +9,14 @@ import keras
 import numpy as np
 
 from keras_fge.core.arguments import as_integer
-from keras_fge.core.keras_internals import Fit, begin_with_epoch, fit_around, is_chief
+from keras_fge.core.keras_internals import (
+    Fit,
+    begin_with_epoch,
+    fit_around,
+    is_chief,
+    warn_of_newer_keras,
+    warn_of_slow_scan,
+)
 from keras_fge.run.batches import Batches
 from keras_fge.run.lock import FolderLock
 from keras_fge.run.state import State, StateFile, check_batches, check_settings, describe, prepare, see_rate
@@ -105,7 +112,9 @@ class Resumable(keras.callbacks.Callback, abc.ABC):
     # --- The hooks, in the order in which `fit` calls them ------------------------------------------------------------
 
     def on_train_begin(self, logs=None):
+        warn_of_newer_keras()
         model, fit = self.model, fit_around(self)
+        warn_of_slow_scan(model)
         self._check_companions(fit)
         self._has_begun, self._batch = False, 0
         self._check(model, fit)
