@@ -92,7 +92,13 @@ def scale_velocities(optimizer: keras.optimizers.Optimizer, factor: float) -> No
 def check_optimizer(model: keras.Model) -> None:
     """Raises a ValueError if no snapshot could hold the weights that the optimizer of `model` means."""
     optimizer = inner_optimizer(model.optimizer)
-    if averages_weights(optimizer) and (norms := batch_norm_layers(model)):
+    if not averages_weights(optimizer):
+        return
+    if not optimizer.built:  # By `fit` on TensorFlow, it would be with averages of 0, and these become the weights.
+        raise ValueError(
+            f"{type(optimizer).__name__} needs a built network: call '{model.name}' on some data before `fit`."
+        )
+    if norms := batch_norm_layers(model):
         raise ValueError(
             f"{type(optimizer).__name__} means averaged weights, for which BatchNormalization '{norms[0].name}' would "
             "have the statistics of others: use another optimizer, or another normalization."

@@ -1,6 +1,7 @@
 """What the tests share. They run on the backend named by KERAS_BACKEND, one process each."""
 
 import functools
+import gc
 import os
 import pathlib
 import subprocess
@@ -20,12 +21,21 @@ import pytest
 from keras import layers, ops
 
 from browsing import browser  # noqa: F401 - a fixture
+from keras_fge.run.state import build_optimizer
 
 if keras.backend.backend() == "tensorflow":
     import tensorflow as tf
 
     # It takes a third of a small `fit`, and of each iterator over data.
     tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
+
+    def fit(model, *args, **kwargs):
+        """Keras', with an optimizer that is built: made inside the compiled step, that would be traced twice."""
+        if model.compiled and model.optimizer:
+            build_optimizer(model)
+        return own_fit(model, *args, **kwargs)
+
+    own_fit, keras.Model.fit = keras.Model.fit, fit
 
 # Keras 3.14 divides activity regularizers by the size of the batch, and has `renorm`.
 IS_BEFORE_3_14 = tuple(map(int, keras.__version__.split(".")[:2])) < (3, 14)
@@ -51,6 +61,14 @@ def graph_optimizer():
     tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": False})
     yield
     tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
+
+
+@pytest.fixture(scope="module", autouse=True)
+def garbage():
+    """What a module leaves behind, as TensorFlow does with traced graphs, is not looked through again and again."""
+    yield
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

@@ -73,7 +73,7 @@ seen: collections.Counter = collections.Counter()
 
 
 @settings(
-    max_examples=EXAMPLES or 500,
+    max_examples=EXAMPLES or 200,
     derandomize=not EXAMPLES,
     deadline=None,
     database=None,

@@ -176,6 +176,7 @@ print(len(fge.snapshots), type(fge.snapshots[0]).__name__)
     assert_same_members(tmp_path / "two", tmp_path / "one", 1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="tf.distribute belongs to TensorFlow")
 def test_mirrored_strategy(tmp_path):
     program = """

@@ -13,7 +13,7 @@ from sklearn.metrics import accuracy_score, brier_score_loss, log_loss
 import curves
 import keras_fge
 import processes
-from conftest import logits_loss, to_numpy, values
+from conftest import logits_loss, slow_elsewhere, to_numpy, values
 
 rng = np.random.default_rng(0)
 X = rng.normal(size=(50, 4)).astype("float32")
@@ -532,11 +532,12 @@ def test_threads_wait_for_each_other(trained):
     ensembles = [keras_fge.Ensemble(network, [*weights, weights[0]], True), keras_fge.Ensemble(network, weights, True)]
     expected = [ensemble.predict(x) for ensemble in ensembles]
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
-        results = list(pool.map(lambda index: ensembles[index % 2].predict(x), range(100)))
+        results = list(pool.map(lambda index: ensembles[index % 2].predict(x), range(30)))
     assert all(np.array_equal(result, expected[index % 2]) for index, result in enumerate(results))
     assert all(np.array_equal(a, b) for a, b in zip(values(network.weights), before))
 
 
+@slow_elsewhere
 def test_measurements_in_threads_wait_for_each_other(trained):
     start, end, x, y = trained
     data = (x, y)

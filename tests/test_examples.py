@@ -32,10 +32,13 @@ def example(request, monkeypatch):
     return request.param, module
 
 
+LONG = ("fine_tuning", "learned_line", "lora_text")
+
+
 @slow_elsewhere
 @pytest.mark.parametrize(
     "example",
-    [pytest.param(name, marks=pytest.mark.slow) if name in ("learned_line", "lora_text") else name for name in SIZES],
+    [pytest.param(name, marks=pytest.mark.slow) if name in LONG else name for name in SIZES],
     indirect=True,
 )
 def test_examples_run(example):

@@ -94,7 +94,7 @@ def test_no_circle_of_imports():
 @pytest.mark.parametrize("module", MODULES)
 def test_light_imports(module):
     path = MODULES[module]
-    assert "keras.src" not in path.read_text()
+    assert "keras.src" not in path.read_text() or module == "keras_fge.core.keras_internals"
     for name, is_loaded in imports(path):
         package = name.split(".")[0]
         if package in sys.stdlib_module_names or package in {"curves", "keras_fge", "keras", "numpy"}:

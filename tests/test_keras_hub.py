@@ -36,6 +36,7 @@ def test_members_are_small_and_the_ensemble_is_the_mean(tmp_path):
     assert ensemble.predict(X) == pytest.approx(np.mean(members, axis=0), abs=1e-6)
 
 
+@pytest.mark.slow
 def test_a_curve_between_two_of_them():
     keras.utils.set_random_seed(0)
     start = classifier()

@@ -372,7 +372,7 @@ def quick():
 COMPILED = [case for case in NETWORKS if case not in APPLICATIONS] if BACKEND == "tensorflow" else []
 # One network with each that XLA might treat otherwise: convolution, recurrence, attention, random numbers, half floats.
 QUICK = {"nested", "lstm", "transformer", "dropout", "custom_layer", "mixed_bfloat16"}
-SLOW = {"DenseNet121", "EfficientNetB0", "ResNet50V2"} | ({"MobileNetV2"} if BACKEND == "jax" else set())
+SLOW = {"DenseNet121", "EfficientNetB0", "MobileNetV2", "ResNet50V2"}
 
 
 @pytest.mark.parametrize(

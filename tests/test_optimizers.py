@@ -62,6 +62,7 @@ def network(name, variant="", **arguments):
     if variant == "loss scale":
         optimizer = kinds.LossScaleOptimizer(optimizer, initial_scale=64.0, dynamic_growth_steps=5)
     model.compile(optimizer, logits_loss(), **{"jit_compile": False, **arguments})
+    optimizer.build(model.trainable_variables)  # In a step on TensorFlow, ScheduleFreeAdamW would begin with zeros.
     return model
 
 
@@ -173,6 +174,21 @@ def test_schedule_free_training_goes_on_as_without_snapshots():
     assert all(np.array_equal(a, b) for a, b in zip(model.get_weights(), other.get_weights()))
     error = keras_fge.Ensemble(model, callback.snapshots[-1:], from_logits=True).evaluate(X, Y)["error"]
     assert callback.snapshots[-1].metrics["member_error"] == pytest.approx(error)
+
+
+@pytest.mark.skipif(IS_BEFORE_3_14, reason="has no ScheduleFreeAdamW")
+def test_schedule_free_training_begins_with_the_weights_of_the_network():
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((6,)), layers.Dense(3)])
+    model.compile(kinds.ScheduleFreeAdamW(1e-6), logits_loss())
+    before = model.get_weights()[0]
+    fit(model, keras_fge.FGE(1e-6, 1e-8, cycle_steps=CYCLE))
+    assert model.get_weights()[0] == pytest.approx(before, abs=1e-4)
+    unbuilt = keras.Sequential([layers.Dense(3)])
+    unbuilt.compile(kinds.ScheduleFreeAdamW(1e-6), logits_loss())
+    if keras.backend.backend() == "tensorflow":  # Elsewhere, `fit` builds it.
+        with pytest.raises(ValueError, match="ScheduleFreeAdamW needs a built network: call"):
+            fit(unbuilt, fge())
 
 
 @pytest.mark.skipif(IS_BEFORE_3_14, reason="has no ScheduleFreeAdamW")

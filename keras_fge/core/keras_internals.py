@@ -82,6 +82,8 @@ def has(owner: Any, name: str, example: type) -> bool:
 
 def has_lora(layer: keras.layers.Layer) -> bool:
     """Whether LoRA is enabled in `layer`."""
+    if type(layer).__module__.split(".")[0] != "keras":  # KerasHub's backbones have the method alone.
+        return bool(getattr(layer, "lora_enabled", False))
     return has(layer, "enable_lora", keras.layers.Dense) and bool(_get(layer, "lora_enabled"))
 
 
@@ -322,8 +324,7 @@ def averaged_weights(optimizer: keras.optimizers.Optimizer) -> list[tuple[keras.
     if not optimizer.built:
         return []
     pairs = zip(_get(optimizer, "_trainable_variables"), _get(optimizer, "_momentums"))
-    beta = optimizer.beta_1
-    return [(y, (y.value - (1 - beta) * z.value) / beta) for y, z in pairs if z is not None]
+    return [(y, z.value + (y.value - z.value) / optimizer.beta_1) for y, z in pairs if z is not None]
 
 
 def velocities(optimizer: keras.optimizers.Optimizer) -> list[keras.Variable]:

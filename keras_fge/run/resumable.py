@@ -19,7 +19,7 @@ from keras_fge.core.keras_internals import (
 )
 from keras_fge.run.batches import Batches
 from keras_fge.run.lock import FolderLock
-from keras_fge.run.state import State, StateFile, check_batches, check_settings, describe, prepare, see_rate
+from keras_fge.run.state import State, StateFile, build_optimizer, check_batches, check_settings, describe, see_rate
 from keras_fge.run.termination import Termination
 
 
@@ -117,10 +117,12 @@ class Resumable(keras.callbacks.Callback, abc.ABC):
         warn_of_slow_scan(model)
         self._check_companions(fit)
         self._has_begun, self._batch = False, 0
+        is_built = build_optimizer(model)
         self._check(model, fit)
         if self.directory is None:
             return
-        prepare(model)
+        if not is_built:
+            raise ValueError(f"`directory` needs a built network: call '{model.name}' on some data before `fit`.")
         own = {"steps_per_epoch": self.params.get("steps"), **self._own_settings()}
         self._settings = {**describe(model), **own}
         with self._lock.acquired():

@@ -137,16 +137,16 @@ class StateFile:
         return State(counters, list(arrays.values()), self.directory)
 
 
-def prepare(model: keras.Model) -> None:
-    """Makes sure that all variables of the training of `model` are there, those of the optimizer too.
+def build_optimizer(model: keras.Model) -> bool:
+    """Makes the variables of the optimizer of `model`; False if a layer is not built yet.
 
-    Raises:
-        ValueError: if a layer is not built.
+    On TensorFlow, `fit` would make them inside the compiled step, which is then traced twice.
     """
     if not all(layer.built for layer in all_layers(model)):
-        raise ValueError(f"`directory` needs a network that is built: call '{model.name}' on some data before `fit`.")
+        return False
     if not model.optimizer.built:
         model.optimizer.build(model.trainable_variables)
+    return True
 
 
 def describe(model: keras.Model) -> dict[str, Any]:
