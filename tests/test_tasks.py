@@ -1,5 +1,7 @@
 """Any task: labels of every kind, weights and masks, several outputs, against scikit-learn and Keras itself."""
 
+import inspect
+
 import keras
 import numpy as np
 import pytest
@@ -7,6 +9,7 @@ import sklearn.metrics
 from keras import layers
 
 import keras_fge
+from keras_fge.core.compiled import compiled_outputs
 from keras_fge.core.networks import clone
 
 RNG = np.random.default_rng(0)
@@ -274,3 +277,49 @@ def test_what_is_said_of_each_output_stands_where_one_loss_is_for_all():
     fge.snapshots = [keras_fge.Snapshot.of(network)]
     assert fge.ensemble().from_logits == [False, True]
     assert fge.ensemble().predict(X)[1].sum(axis=1) == pytest.approx(np.ones(60), abs=1e-5)
+
+
+LOSSES = [kind for kind in vars(keras.losses).values() if isinstance(kind, type) and kind is not keras.losses.Loss]
+OF_PROBABILITIES = ("KLDivergence", "CategoricalGeneralizedCrossEntropy")
+
+
+@pytest.mark.parametrize("kind", LOSSES, ids=lambda kind: kind.__name__)
+def test_every_loss_of_keras_says_what_it_takes(kind):
+    """Whether it takes logits is in its signature and configuration; as an attribute, not in every version."""
+    network = model(3, loss=kind())
+    if kind.__name__ == "CTC":  # It takes logits, and has no word for it.
+        with pytest.raises(ValueError, match="Say `from_logits=True`"):
+            compiled_outputs(network)
+    elif "from_logits" in inspect.signature(kind).parameters:
+        assert compiled_outputs(network).from_logits is False
+        assert compiled_outputs(model(3, loss=kind(from_logits=True))).from_logits is True
+    else:
+        assert compiled_outputs(network).from_logits is (False if kind.__name__ in OF_PROBABILITIES else None)
+
+
+def test_a_loss_without_the_attribute_says_it_in_its_configuration():
+    class OfLogits(keras.losses.Loss):
+        def call(self, y_true, y_pred):
+            return keras.losses.sparse_categorical_crossentropy(y_true, y_pred, from_logits=True)
+
+        def get_config(self):
+            return {**super().get_config(), "from_logits": True}
+
+    class WithAttribute(OfLogits):
+        from_logits = True
+
+        def get_config(self):
+            raise NotImplementedError
+
+    for loss in (OfLogits(), WithAttribute()):
+        assert compiled_outputs(model(3, loss=loss)).from_logits is True
+
+
+def test_functions_and_names_of_losses():
+    for loss, expected in [
+        (keras.losses.sparse_categorical_crossentropy, False),
+        ("kl_divergence", False),
+        ("binary_crossentropy", False),
+        ("mean_squared_error", None),
+    ]:
+        assert compiled_outputs(model(3, loss=loss)).from_logits is expected
