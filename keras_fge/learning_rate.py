@@ -109,7 +109,8 @@ def check_largest_rate(optimizer: keras.optimizers.Optimizer, largest: float, st
     """Raises a ValueError if `optimizer` takes smaller rates than `largest` before it has made `steps` more steps."""
     if not isinstance(optimizer, keras.optimizers.Adafactor):
         return
-    limit = 0.0 if steps is None else (optimizer_calls(optimizer) + steps) ** -0.5
+    calls = optimizer_calls(optimizer) + (steps or 0)
+    limit = 0.0 if steps is None else max(calls // (optimizer.gradient_accumulation_steps or 1), 1) ** -0.5
     if largest > limit:
         end = "the number of steps is not known" if steps is None else f"which is {limit:.3g} at the end of this `fit`"
         raise ValueError(

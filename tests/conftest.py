@@ -2,6 +2,7 @@
 
 import functools
 import gc
+import itertools
 import os
 import pathlib
 import subprocess
@@ -29,13 +30,16 @@ if keras.backend.backend() == "tensorflow":
     # It takes a third of a small `fit`, and of each iterator over data.
     tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
 
+    own_fit = keras.Model.fit
+
+    @functools.wraps(own_fit)
     def fit(model, *args, **kwargs):
         """Keras', with an optimizer that is built: made inside the compiled step, that would be traced twice."""
         if model.compiled and model.optimizer:
             build_optimizer(model)
         return own_fit(model, *args, **kwargs)
 
-    own_fit, keras.Model.fit = keras.Model.fit, fit
+    keras.Model.fit = fit
 
 # Keras 3.14 divides activity regularizers by the size of the batch, and has `renorm`.
 IS_BEFORE_3_14 = tuple(map(int, keras.__version__.split(".")[:2])) < (3, 14)
@@ -63,10 +67,15 @@ def graph_optimizer():
     tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
 
 
+modules = itertools.count(1)
+
+
 @pytest.fixture(scope="module", autouse=True)
 def garbage():
-    """What a module leaves behind, as TensorFlow does with traced graphs, is not looked through again and again."""
+    """What a module leaves behind, as TensorFlow does with traced graphs, is looked through only now and then."""
     yield
+    if next(modules) % 8 == 0:
+        gc.unfreeze()
     gc.collect()
     gc.freeze()
 

@@ -31,6 +31,7 @@ def metrics_of(folder):
     return units
 
 
+@slow_elsewhere
 def test_smoke_runs_every_experiment_and_records_it(smoke):
     folder, output = smoke
     records = Records(folder)
@@ -70,6 +71,7 @@ def test_smoke_runs_every_experiment_and_records_it(smoke):
         assert text in output
 
 
+@slow_elsewhere
 def test_predictions_of_a_run_are_those_of_its_members(smoke):
     folder, _ = smoke
     data = load("digits")
@@ -82,6 +84,7 @@ def test_predictions_of_a_run_are_those_of_its_members(smoke):
 
 
 @pytest.mark.once
+@slow_elsewhere
 def test_report_is_made_of_the_records_alone(smoke, tmp_path):
     folder, output = smoke
     for path in [*folder.glob("*.json*"), *folder.glob("*.npz")]:

@@ -141,6 +141,7 @@ print(json.dumps([all(split), len(split), len(ensemble), list(map(float, values)
     assert values == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(BACKEND != "jax", reason="keras.distribution works on JAX")
 def test_two_processes(tmp_path):
     program = """

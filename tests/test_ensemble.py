@@ -13,7 +13,7 @@ from sklearn.metrics import accuracy_score, brier_score_loss, log_loss
 import curves
 import keras_fge
 import processes
-from conftest import logits_loss, slow_elsewhere, to_numpy, values
+from conftest import logits_loss, to_numpy, values
 
 rng = np.random.default_rng(0)
 X = rng.normal(size=(50, 4)).astype("float32")
@@ -537,7 +537,7 @@ def test_threads_wait_for_each_other(trained):
     assert all(np.array_equal(a, b) for a, b in zip(values(network.weights), before))
 
 
-@slow_elsewhere
+@pytest.mark.slow
 def test_measurements_in_threads_wait_for_each_other(trained):
     start, end, x, y = trained
     data = (x, y)

@@ -48,7 +48,10 @@ def assert_equal(ours, theirs, are_bits):
         assert np.array_equal(a, b) if are_bits else a == pytest.approx(b, rel=1e-5, abs=1e-6)
 
 
-@pytest.mark.parametrize("kind", ["FGE", "SnapshotEnsemble", "curve"])
+SLOW = pytest.param("SnapshotEnsemble", marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize("kind", ["FGE", SLOW, "curve"])
 def test_several_steps_are_those_steps(kind):
     """On TensorFlow and, from 3.16 on, on JAX, they are one loop, which a compiler may treat otherwise."""
     model, ours, history = train(kind, 3)
@@ -84,7 +87,13 @@ class Break(keras.callbacks.Callback):
 
 
 @pytest.mark.parametrize(
-    ("kind", "how"), [("FGE", "error"), ("FGE", "SIGTERM"), ("SnapshotEnsemble", "error"), ("Checkpoint", "error")]
+    ("kind", "how"),
+    [
+        ("FGE", "SIGTERM"),
+        ("SnapshotEnsemble", "error"),
+        pytest.param("FGE", "error", marks=pytest.mark.slow),
+        pytest.param("Checkpoint", "error", marks=pytest.mark.slow),
+    ],
 )
 def test_a_resume_has_the_same_bits(kind, how, tmp_path, monkeypatch):
     """After two epochs of six steps, FGE is at the end of a cycle, SnapshotEnsemble in the middle of one."""

@@ -13,6 +13,7 @@ import pytest
 
 import keras_fge
 import killed
+from conftest import slow_elsewhere
 from study.records import Records
 
 BACKEND = keras.backend.backend()
@@ -91,6 +92,7 @@ def kill_until_it_is_done(kind, folder, generator, most, left):
 SLOW = () if BACKEND == "tensorflow" else pytest.mark.slow  # What they do sees little of the backend.
 
 
+@slow_elsewhere
 @pytest.mark.parametrize(
     "kind",
     [

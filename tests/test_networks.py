@@ -15,7 +15,7 @@ from keras import applications, layers, ops
 
 import curves
 import processes
-from conftest import IS_BEFORE_3_14, to_numpy, values
+from conftest import IS_BEFORE_3_14, slow_elsewhere, to_numpy, values
 
 BACKEND = keras.backend.backend()
 REFERENCE = pathlib.Path(__file__).with_name("networks_reference.json")
@@ -430,6 +430,7 @@ def trace(case, model):
     return np.concatenate([weight.ravel() for weight in model.get_weights()])
 
 
+@slow_elsewhere
 @pytest.mark.parametrize("group", [pytest.param("applications", marks=pytest.mark.slow), "others"])
 def test_round_trips_in_a_new_process(group, tmp_path):
     # One is enough where they take long: files do not depend on the backend.

@@ -30,7 +30,10 @@ EXAMPLES = [
 
 
 @slow_elsewhere
-@pytest.mark.parametrize("index", range(len(EXAMPLES)))
+@pytest.mark.parametrize(
+    "index",
+    [pytest.param(i, marks=pytest.mark.slow if "evaluate_plane" in text else ()) for i, text in enumerate(EXAMPLES)],
+)
 def test_examples_of_the_documents_run(index, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     exec(compile(EXAMPLES[index], f"example {index}", "exec"), {})

@@ -122,7 +122,9 @@ class Resumable(keras.callbacks.Callback, abc.ABC):
         if self.directory is None:
             return
         if not is_built:
-            raise ValueError(f"`directory` needs a built network: call '{model.name}' on some data before `fit`.")
+            raise ValueError(
+                f"`directory` needs a network that is built: call '{model.name}' on some data before `fit`."
+            )
         own = {"steps_per_epoch": self.params.get("steps"), **self._own_settings()}
         self._settings = {**describe(model), **own}
         with self._lock.acquired():
