@@ -1,8 +1,11 @@
 """Paths against measurements of the plain networks on them."""
 
+import tracemalloc
+
 import keras
 import numpy as np
 import pytest
+import scipy.optimize
 
 import curves
 import keras_fge
@@ -428,3 +431,41 @@ def test_metrics_that_are_not_one_number(trained):
     labels = np.eye(3, dtype="float32")[y]
     with pytest.raises(ValueError, match="The metric 'f1_score' must be one number"):
         curves.evaluate_path(model, (x, labels), (x, labels), num_points=2, verbose=False)
+
+
+@pytest.mark.once
+def test_soft_labels_are_measured_exactly():
+    """Against the definitions, label by label; a sample with soft labels counts as its classes, weighted, would."""
+    rng = np.random.default_rng(0)
+    p = rng.dirichlet(np.ones(4), 50)
+    y = p**2 / np.sum(p**2, axis=1, keepdims=True)  # Sharper: a temperature below 1.
+    y = 0.8 * y + 0.2 * rng.dirichlet(np.ones(4), 50)
+    soft = keras_fge.classification_metrics(p, y)
+    assert soft["nll"] == pytest.approx(np.mean([-sum(y[n] * np.log(p[n])) for n in range(50)]))
+    assert soft["brier"] == pytest.approx(np.mean([sum((p[n] - y[n]) ** 2) for n in range(50)]))
+    assert soft["error"] == pytest.approx(np.mean([1 - y[n, p[n].argmax()] for n in range(50)]))
+    drawn = keras_fge.classification_metrics(p.repeat(4, axis=0), np.tile(np.arange(4), 50), y.ravel())
+    assert [soft[k] for k in ("error", "nll", "ece")] == pytest.approx([drawn[k] for k in ("error", "nll", "ece")])
+    hard = keras_fge.classification_metrics(p, y.argmax(axis=1))
+    assert keras_fge.classification_metrics(p, np.eye(4)[y.argmax(axis=1)]) == hard
+    scaled = keras_fge.calibrated_metrics(p, y, folds=5)
+    temperatures = []
+    for fold in np.array_split(np.random.default_rng(0).permutation(50), 5):
+        others = np.setdiff1d(np.arange(50), fold)
+
+        def nll(log_t, others=others):
+            logits = np.log(p[others]) / np.exp(log_t)
+            return np.mean(np.log(np.exp(logits).sum(axis=1)) - np.sum(y[others] * logits, axis=1))
+
+        temperatures.append(np.exp(scipy.optimize.minimize_scalar(nll, bounds=(-4, 4), method="bounded").x))
+    assert scaled["temperature"] == pytest.approx(np.mean(temperatures), rel=1e-3)
+
+
+@pytest.mark.once
+def test_many_classes_take_no_more_memory_than_their_probabilities():
+    p = np.full((20, 20_000), 1 / 20_000)
+    tracemalloc.start()
+    keras_fge.classification_metrics(p, np.arange(20))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 12 * p.nbytes  # An array of classes x classes has 1000 times as much.

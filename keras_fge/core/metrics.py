@@ -17,7 +17,9 @@ def classification_metrics(
     Args:
         probabilities: Shape `(N, classes)`, or `(N, 1)` for the probability of class 1 of two; for sequences and
             images, `(N, ..., classes)`, where each position counts as a sample.
-        labels: Integers of shape `(N, ...)` or `(N, ..., 1)`, or one-hot of shape `(N, ..., classes)`.
+        labels: Integers of shape `(N, ...)` or `(N, ..., 1)`, or one-hot of shape `(N, ..., classes)`; also soft labels
+            of that shape, rows y that sum to 1. Of these, the error is 1 - y[argmax p], the chance that a label drawn
+            from y is another, the NLL - sum_c y_c log p_c, and the Brier score sum_c (p_c - y_c)^2.
         sample_weight: Weights of the samples, shape `(N,)`, or of the positions, such as a mask, shape `(N, ...)`. All
             metrics are means with these weights, sum w m / sum w. Labels of weight 0 may be anything. Default: 1.
 
@@ -37,12 +39,19 @@ def standard_error_of_error(error: float, samples: int) -> float:
 
 
 def negative_log_likelihoods(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """-log p_n[y_n] of each sample, in nats, with p clipped at 1e-7; `labels` are integers of shape `(N,)`."""
-    return -np.log(np.maximum(probabilities[np.arange(len(labels)), labels], 1e-7))
+    """-log p_n[y_n] of each sample, in nats, with p clipped at 1e-7; `labels` as `checked_labels` returns them."""
+    if labels.ndim == 1:
+        return -np.log(np.maximum(_at(probabilities, labels), 1e-7))
+    return -_at(np.log(np.maximum(probabilities, 1e-7)), labels)
 
 
-def integer_labels(labels: ArrayLike, samples: int, classes: int) -> np.ndarray:
-    """Checks labels, and returns them as integers of shape `(samples,)`, whether they were one-hot or not.
+def _at(values, labels):
+    """v_n[y_n] of each sample; of soft labels the mean, sum_c y_nc v_nc."""
+    return values[np.arange(len(labels)), labels] if labels.ndim == 1 else np.sum(labels * values, axis=1)
+
+
+def checked_labels(labels: ArrayLike, samples: int, classes: int) -> np.ndarray:
+    """Labels as integers of shape `(samples,)`, also of one-hot ones; soft labels as rows `(samples, classes)`.
 
     Raises:
         ValueError: if there is not one label for each sample, or one is no class.
@@ -54,10 +63,10 @@ def integer_labels(labels: ArrayLike, samples: int, classes: int) -> np.ndarray:
         if not are_distributions(labels):
             sums = labels.sum(axis=1)
             raise ValueError(
-                f"`y` of shape {labels.shape} must be one-hot: no row is negative, and each sums to 1. Received: sums "
-                f"from {sums.min():g} to {sums.max():g}"
+                f"`y` of shape {labels.shape} must be one-hot, or soft labels: no row is negative, and each sums to 1. "
+                f"Received: sums from {sums.min():g} to {sums.max():g}"
             )
-        return np.argmax(labels, axis=1)
+        return np.argmax(labels, axis=1) if np.all(np.isin(labels, (0, 1))) else labels.astype("float64")
     if labels.shape not in ((samples,), (samples, 1)):
         raise ValueError(
             f"`y` must have shape ({samples},), ({samples}, 1) or ({samples}, {classes}), one label for each "
@@ -146,12 +155,13 @@ def regression_metrics(
 
 
 def _metrics(probabilities, labels, weights):
-    classes = probabilities.shape[1]
-    correct = np.argmax(probabilities, axis=1) == labels
+    best = np.argmax(probabilities, axis=1)
+    correct = best == labels if labels.ndim == 1 else _at(labels, best)
     confidence = np.max(probabilities, axis=1)
     bins = np.clip(np.ceil(confidence * ECE_BINS).astype(int) - 1, 0, ECE_BINS - 1)  # (b/15, (b+1)/15]
     gaps = np.bincount(bins, weights=weights * (correct - confidence), minlength=ECE_BINS)
-    squares = np.sum((probabilities - np.eye(classes)[labels]) ** 2, axis=1)
+    squared_labels = 1 if labels.ndim == 1 else np.sum(labels**2, axis=1)
+    squares = np.sum(probabilities**2, axis=1) - 2 * _at(probabilities, labels) + squared_labels
     return {
         "error": float(1 - np.average(correct, weights=weights)),
         "nll": float(np.average(negative_log_likelihoods(probabilities, labels), weights=weights)),
@@ -162,7 +172,7 @@ def _metrics(probabilities, labels, weights):
 
 def _best_temperature(logits, labels, weights):
     """The T with the least NLL: it is convex in 1/T, so its slope there is brought to 0 by bisection."""
-    of_labels = logits[np.arange(len(labels)), labels]
+    of_labels = _at(logits, labels)
     low, high = -6.0, 6.0  # log2(1/T)
     for _ in range(30):
         middle = (low + high) / 2
@@ -201,7 +211,7 @@ def _checked(probabilities, labels, weights):
             'logits, set from_logits=True; if they are independent labels, task="multilabel"; if the network is no '
             f"classifier, from_logits=None. Received: sums from {np.min(sums):.3g} to {np.max(sums):.3g}"
         )
-    return probabilities, integer_labels(labels, *probabilities.shape), shares[counts], owners[counts]
+    return probabilities, checked_labels(labels, *probabilities.shape), shares[counts], owners[counts]
 
 
 def _flat_labels(labels, positions, classes):
