@@ -83,7 +83,19 @@ def test_the_first_fit_warns_of_a_newer_keras(monkeypatch, kind):
 
 def test_nothing_that_is_absent_from_keras_is_an_answer():
     """`getattr` with a default, and `hasattr`, only of what others have: Python, tf.data, users' own classes, ours."""
-    names = {"__name__", "__self__", "__next__", "O_NOFOLLOW", "O_BINARY", "cardinality", "epoch_for", "shape", "t"}
+    names = {
+        "__name__",
+        "__self__",
+        "__next__",
+        "O_NOFOLLOW",
+        "O_BINARY",
+        "cardinality",
+        "epoch_for",
+        "shape",
+        "t",
+        "tocsr",
+        "__array__",
+    }
     # Of users' own losses and callbacks; what a loss of Keras takes is in its configuration too. Alignment is checked
     # by numbers at its end.
     names |= {"from_logits", "monitor", "data_format"}

@@ -39,6 +39,40 @@ def number_of_samples(data: Any) -> int | None:
     return len(keras.tree.flatten(data)[0]) if isinstance(data, tuple) else None
 
 
+def as_arrays(data: Any, name: str) -> Any:
+    """The structure with arrays of which rows can be taken by position; `name` is the argument, for errors.
+
+    pandas, and tensors of any library, become numpy arrays: `series[rows]` would go by the index. Numpy arrays, also
+    memory maps, and HDF5 data sets stay what they are, and are read row by row.
+
+    Raises:
+        ValueError: on sparse matrices.
+    """
+    return keras.tree.map_structure(lambda array: _as_array(array, name), data)
+
+
+def _as_array(array, name):
+    if hasattr(array, "tocsr"):
+        raise ValueError(f"`{name}` is a sparse matrix, whose rows are not taken: give {name}.toarray().")
+    if keras.ops.is_tensor(array):
+        return keras.ops.convert_to_numpy(array)
+    is_kept = isinstance(array, np.ndarray) or type(array).__module__.startswith("h5py.")
+    return np.asarray(array) if hasattr(array, "__array__") and not is_kept else array
+
+
+def take_rows(data: Any, rows: np.ndarray) -> Any:
+    """These rows of all arrays in a structure that `as_arrays` has returned."""
+    return keras.tree.map_structure(lambda array: _take_rows(array, rows), data)
+
+
+def _take_rows(array, rows):
+    if isinstance(array, np.ndarray):
+        return array[rows]
+    order = np.argsort(rows)  # HDF5 takes rows in increasing order only.
+    taken = array[rows[order]]
+    return taken[np.argsort(order)]
+
+
 def batches_of(data: Any) -> Iterable[Any]:
     """The batches of a data set, in one pass."""
     return (data[index] for index in range(len(data))) if isinstance(data, keras.utils.PyDataset) else data
@@ -55,11 +89,12 @@ def subset(data: Any, samples: int | None, name: str) -> Any:
     samples = as_integer(name, samples)
     if not isinstance(data, tuple):
         raise ValueError(f"`{name}` needs `train` as arrays (x, y); make another data set shorter itself.")
+    data = as_arrays(data, "train")
     size = len(keras.tree.flatten(data[0])[0])
     if samples > size:
         raise ValueError(f"`{name}` must lie between 1 and the {size} samples of `train`. Received: {name}={samples}")
     chosen = np.sort(np.random.default_rng(0).choice(size, samples, replace=False))
-    return keras.tree.map_structure(lambda array: array[chosen], data)
+    return take_rows(data, chosen)
 
 
 def checksum_of_data(data: Any) -> str:

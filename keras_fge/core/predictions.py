@@ -57,6 +57,14 @@ class RunningVariance(RunningMean):
         return keras.tree.map_structure(lambda squares: squares / np.float32(self.count), self.squares)
 
 
+def predicted(network: keras.Model, x: Any, batch_size: int | None) -> Any:
+    """What `network` predicts, as numpy arrays; of no samples, empty ones, which Keras does not do on each backend."""
+    shape = getattr(keras.tree.flatten(x)[0], "shape", None)
+    if shape and shape[0] == 0:
+        return keras.tree.map_structure(keras.ops.convert_to_numpy, network(x, training=False))
+    return network.predict(x, batch_size=batch_size, verbose=0)
+
+
 def predict_with_labels(
     network: keras.Model, x: Any, y: Any = None, weights: Any = None, batch_size: int | None = None
 ) -> tuple[Any, Any, Any]:
@@ -71,7 +79,7 @@ def predict_with_labels(
         ValueError: if there are no labels, or no batches.
     """
     if y is not None:
-        return network.predict(x, batch_size=batch_size, verbose=0), y, weights
+        return predicted(network, x, batch_size), y, weights
     parts = []
     for batch in batches_of(x):
         if not (isinstance(batch, (tuple, list)) and len(batch) >= 2):

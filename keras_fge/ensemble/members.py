@@ -8,7 +8,7 @@ import numpy as np
 
 from keras_fge.core.batch_norm import update_batch_norm
 from keras_fge.core.networks import borrowed, set_weights
-from keras_fge.core.predictions import RunningMean, check_order, predict_with_labels
+from keras_fge.core.predictions import RunningMean, check_order, predict_with_labels, predicted
 from keras_fge.core.tasks import Outputs
 from keras_fge.run import Batches, Snapshot
 
@@ -42,7 +42,7 @@ class Members:
         x = x.data[0] if isinstance(x, Batches) else x  # Each pass over these would have an order of its own.
         for snapshot in self.snapshots:
             set_weights(self.network, snapshot.weights)
-            yield self.outputs.probabilities(self.network.predict(x, batch_size=batch_size, verbose=0))
+            yield self.outputs.probabilities(predicted(self.network, x, batch_size))
 
     def all_predictions(self, x: Any, batch_size: int | None) -> list[Any]:
         """The probabilities of all members."""

@@ -28,6 +28,9 @@ class HoldOut:
         samples = len(keras.tree.flatten(x)[0])
         if samples < 2:
             raise ValueError(f"`x` must hold at least 2 samples. Received: {samples}")
+        lengths = {len(labels) for labels in keras.tree.flatten(y)}
+        if lengths != {samples}:
+            raise ValueError(f"`y` must hold a label for each of {samples} samples. Received: {sorted(lengths)} labels")
         self._network, self._outputs, self._labels = network, outputs, y
         self._halves = np.array_split(np.random.default_rng(seed).permutation(samples), 2)
 

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 
 from keras_fge.core.arguments import as_integer
+from keras_fge.core.data import as_arrays, take_rows
 from keras_fge.core.files import checksum_of_arrays
 
 
@@ -58,7 +59,8 @@ class Batches(keras.utils.PyDataset):
         follow: Followed | None = None,
     ):
         super().__init__()
-        self.data = _with_tuples((x, y) if sample_weight is None else (x, y, sample_weight))
+        given = {"x": x, "y": y} | ({} if sample_weight is None else {"sample_weight": sample_weight})
+        self.data = tuple(_with_tuples(as_arrays(part, name)) for name, part in given.items())
         if not all(np.ndim(array) for array in keras.tree.flatten(self.data)):
             raise ValueError("`x`, `y` and `sample_weight` must hold arrays, not lists of numbers: use numpy.array.")
         self.batch_size, self.seed = as_integer("batch_size", batch_size), as_integer("seed", seed, least=0)
@@ -107,7 +109,7 @@ class Batches(keras.utils.PyDataset):
     def __getitem__(self, index: int) -> Any:
         self._read += 1
         rows = self._order[index * self.batch_size : (index + 1) * self.batch_size]
-        return keras.tree.map_structure(lambda array: array[rows], self.data)
+        return take_rows(self.data, rows)
 
 
 def _with_tuples(structure):
