@@ -95,3 +95,32 @@ def test_no_samples():
     assert ensemble.predict_variance(X[:0]).shape == (0, 3)
     with pytest.raises(ValueError, match="no samples"):
         ensemble.evaluate(X[:0], Y[:0])
+
+
+@pytest.fixture(params=["bfloat16", "float16"])
+def half(request):
+    keras.config.set_dtype_policy(request.param)
+    yield request.param
+    keras.config.set_dtype_policy("float32")
+
+
+def test_weights_of_half_precision_are_averaged_and_saved(half, tmp_path):
+    networks = [network(0), network(1)]
+    kernels = [np.asarray(each.get_weights()[0], "float32") for each in networks]
+    given = keras_fge.Ensemble(networks[0], [each.get_weights() for each in networks])
+    given.save(tmp_path / "saved")
+    for ensemble in (given, keras_fge.Ensemble.of(networks), keras_fge.Ensemble.load(tmp_path / "saved")):
+        mean = np.asarray(ensemble.average_weights().get_weights()[0], "float32")
+        assert mean == pytest.approx((kernels[0] + kernels[1]) / 2, rel=1e-2, abs=1e-2)
+        members = [np.asarray(member.get_weights()[0], "float32") for member in ensemble]
+        assert all(np.array_equal(a, b) for a, b in zip(members, kernels))
+
+
+def test_probabilities_of_half_precision_are_probabilities(half):
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(10, "softmax")])
+    ensemble = keras_fge.Ensemble.of([model])
+    assert np.sum(ensemble.predict(X), axis=1) == pytest.approx(1, abs=1e-6)
+    logits = X.astype("float64") @ np.asarray(model.get_weights()[0], "float64")
+    log_p = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+    assert ensemble.evaluate(X, Y)["nll"] == pytest.approx(-np.mean(log_p[np.arange(40), Y]), abs=0.02)

@@ -214,8 +214,13 @@ def read(variable: keras.Variable) -> np.ndarray:
 
 
 def to_array(variable: keras.Variable) -> np.ndarray:
-    """As `read`, in a type that numpy itself knows, to be written to a file: bfloat16 becomes float32."""
-    array = read(variable)
+    """As `read`, in a type that numpy itself knows; see `as_plain`."""
+    return as_plain(read(variable))
+
+
+def as_plain(array: Any) -> np.ndarray:
+    """The array in a type that numpy itself knows, to be averaged and written: bfloat16 becomes float32."""
+    array = np.asarray(array)
     return array if array.dtype.isbuiltin == 1 else array.astype("float32")
 
 

@@ -35,9 +35,12 @@ class Output:
 
     def probabilities(self, array: Any) -> np.ndarray:
         """Probabilities, or values, in float32."""
-        array = np.asarray(array, dtype="float32")
+        array, is_half = np.asarray(array, dtype="float32"), np.asarray(array).dtype.itemsize == 2
         if not self.from_logits:
-            return array
+            # Rounded to bfloat16 or float16, probabilities sum to 1 only about.
+            sums = np.sum(array, axis=-1, keepdims=True)
+            are_rounded = self.task == "classification" and is_half and array.shape[-1] > 1
+            return array / sums if are_rounded and np.all(np.abs(sums - 1) < 0.02) else array
         if self.task == "classification" and are_probabilities(array):
             warnings.warn(
                 "`from_logits` is True, but the outputs of the network are probabilities already: each row is "

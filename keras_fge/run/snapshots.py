@@ -10,7 +10,7 @@ import keras
 import numpy as np
 
 from keras_fge.core.files import read_bytes, read_npz, to_npz, write_atomically
-from keras_fge.core.networks import distance, locked, to_array
+from keras_fge.core.networks import as_plain, distance, locked, to_array
 
 
 class Snapshot:
@@ -42,7 +42,7 @@ class Snapshot:
         learning_rate: float | None = None,
         metrics: Mapping[str, float] | None = None,
     ):
-        self._weights = [np.asarray(array) for array in weights]
+        self._weights = [as_plain(array) for array in weights]
         self.shapes = [array.shape for array in self._weights]
         self.step = step
         self.learning_rate = learning_rate
