@@ -201,3 +201,28 @@ def test_statistics_that_are_not_finite_and_layers_that_inference_does_not_reach
     curves.update_batch_norm(network, (x,), batch_size=50)
     assert to_numpy(network.used.moving_variance) == pytest.approx(x.var(axis=(0, 1, 2)), rel=1e-4)
     assert to_numpy(network.unused.moving_mean) == pytest.approx(before, rel=1e-5)
+
+
+@pytest.mark.parametrize("batch_size", [40, 20, 7])
+@pytest.mark.parametrize("shared", [False, True])
+def test_masked_steps_do_not_count(batch_size, shared):
+    """Against all valid steps at once; the last ten samples are padding alone."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(2.0, 1.0, (50, 6, 2)).astype("float32")
+    lengths = np.concatenate([rng.integers(1, 7, 40), np.zeros(10, int)])
+    x[np.arange(6)[None] >= lengths[:, None]] = 0.0
+    inputs = keras.Input((6, 2))
+    norm = keras.layers.BatchNormalization()
+    masked = norm(keras.layers.Masking(0.0)(inputs))
+    if shared:
+        masked = keras.layers.Add()([masked, norm(keras.layers.Masking(0.0)(inputs))])
+    network = keras.Model(inputs, keras.layers.GlobalAveragePooling1D()(masked))
+    curves.update_batch_norm(network, (x, np.zeros(50)), batch_size=batch_size)
+    valid = x[np.arange(6)[None] < lengths[:, None]]
+    assert to_numpy(norm.moving_mean) == pytest.approx(valid.mean(axis=0), rel=1e-4)
+    if batch_size == 40:  # Else it is the mean of the variances within batches.
+        assert to_numpy(norm.moving_variance) == pytest.approx(valid.var(axis=0), rel=1e-3)
+    before = to_numpy(norm.moving_mean)
+    with pytest.raises(ValueError, match=r"masked everywhere: BatchNormalization .* sees no valid step"):
+        curves.update_batch_norm(network, (np.zeros((8, 6, 2)), np.zeros(8)))
+    assert np.array_equal(to_numpy(norm.moving_mean), before)

@@ -124,3 +124,14 @@ def test_probabilities_of_half_precision_are_probabilities(half):
     logits = X.astype("float64") @ np.asarray(model.get_weights()[0], "float64")
     log_p = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
     assert ensemble.evaluate(X, Y)["nll"] == pytest.approx(-np.mean(log_p[np.arange(40), Y]), abs=0.02)
+
+
+def test_targets_without_weight_may_be_missing():
+    keras.utils.set_random_seed(0)
+    networks = [keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)]) for _ in range(2)]
+    ensemble = keras_fge.Ensemble.of(networks, from_logits=None)
+    targets, weights = X[:, 0].copy(), np.ones(40)
+    targets[::5], weights[::5] = np.nan, 0
+    metrics = ensemble.evaluate(X, targets, sample_weight=weights)
+    expected = (ensemble.predict(X)[:, 0] - targets)[weights > 0]
+    assert [metrics["mse"], metrics["mae"]] == pytest.approx([np.mean(expected**2), np.mean(np.abs(expected))])

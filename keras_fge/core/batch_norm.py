@@ -38,11 +38,12 @@ def update_batch_norm(network: keras.Model, data: Any, batch_size: int = 128) ->
 
         moving_mean = sum_b n_b mean_b / N,   moving_variance = sum_b n_b variance_b / N,
 
-    where each layer sees inputs normalized by the statistics of the same batch, as in training: the cumulative moving
-    average of the paper's code (PyTorch's `momentum=None`), but weighted by samples, so that a short last batch counts
-    for what it is. Everything but BatchNormalization works as in inference: dropout and noise are off. Frozen
-    BatchNormalization layers (`trainable=False`) keep their statistics. No momentum, flag or other weight changes, and
-    if the pass fails or is interrupted nothing changes at all.
+    where each layer sees inputs normalized by the statistics of the same batch, as in training: the cumulative
+    moving average of the paper's code (PyTorch's `momentum=None`), but weighted by samples, so that a short last
+    batch counts for what it is. With a mask, n_b is the number of valid steps. Everything but BatchNormalization
+    works as in inference: dropout and noise are off. Frozen BatchNormalization layers (`trainable=False`) keep
+    their statistics. No momentum, flag or other weight changes, and if the pass fails or is interrupted nothing
+    changes at all.
 
     Args:
         network: A built `keras.Model`, or a `CurveModel`, which is updated at its current position `t`. At a fixed
@@ -101,14 +102,18 @@ class BatchNormEstimator:
         x = data[0] if isinstance(data, tuple) else data
         with self._reader.listening():
             batches = self._reader.predict(x, batch_size=batch_size if isinstance(data, tuple) else None, verbose=0)
-        mean = np.average(batches[:, 1:], axis=0, weights=batches[:, 0])
-        sizes = [int(np.prod(variable.shape)) for variable in self.statistics]
-        for variable, value in zip(self.statistics, np.split(mean, np.cumsum(sizes)[:-1])):
-            variable.assign(value.reshape(variable.shape).astype("float32"))
+        sizes = [1 + 2 * int(np.prod(layer.moving_mean.shape)) for layer in self.layers]
+        for layer, part in zip(self.layers, np.split(batches, np.cumsum(sizes)[:-1], axis=1)):
+            part = part[part[:, 0] > 0]  # A batch of padding alone counts nothing.
+            if not len(part):
+                raise ValueError(f"`data` are masked everywhere: BatchNormalization '{layer.name}' sees no valid step.")
+            mean, variance = np.split(np.average(part[:, 1:], axis=0, weights=part[:, 0]), 2)
+            for variable, value in ((layer.moving_mean, mean), (layer.moving_variance, variance)):
+                variable.assign(value.reshape(variable.shape).astype("float32"))
 
 
 class _StatisticsReader(keras.Model):
-    """For each batch, one row: the number of samples, then mean and variance of each layer's inputs, end to end.
+    """For each batch, one row: of each layer the number of samples, or valid steps, mean and variance of its inputs.
 
     As the outputs of a model, these come out of `predict`, which batches, compiles and feeds any kind of data.
     """
@@ -125,11 +130,21 @@ class _StatisticsReader(keras.Model):
         mapping = [(variable, variable.value) for variable in self.network.variables]
         with keras.StatelessScope(mapping, collect_losses=True):
             self.network(inputs, training=False)
-        row = [ops.cast(ops.shape(keras.tree.flatten(inputs)[0])[0], "float32")]
+        samples = ops.cast(ops.shape(keras.tree.flatten(inputs)[0])[0], "float32")
+        row = []
         for layer in self.layers_to_read:
             # More than one call, where a layer is shared; none, where inference does not reach it: no change.
-            calls = self.heard.get(id(layer)) or [(layer.moving_mean.value, layer.moving_variance.value)]
-            row += [sum(values) / len(calls) for values in zip(*calls)]
+            calls = self.heard.get(id(layer)) or [(None, layer.moving_mean.value, layer.moving_variance.value)]
+            counts, *statistics = zip(*calls)
+            if all(count is None for count in counts):
+                row += [samples, *(sum(values) / len(calls) for values in statistics)]
+                continue
+            counts = [samples if count is None else count for count in counts]
+            total = sum(counts)
+            row.append(total)
+            for values in statistics:
+                weighted = (ops.where(count > 0, count * value, 0.0) for count, value in zip(counts, values))
+                row.append(sum(weighted) / ops.maximum(total, 1.0))
         return ops.expand_dims(ops.concatenate([ops.reshape(value, (-1,)) for value in row]), 0)
 
     @contextlib.contextmanager
@@ -156,7 +171,9 @@ class _StatisticsReader(keras.Model):
             for variable in (layer.moving_mean, layer.moving_variance):
                 variable.assign(ops.zeros_like(variable.value))  # Even 0 times a value that is not finite is NaN.
             outputs = call(*args, **{**kwargs, "training": True})
-            statistics = (layer.moving_mean.value, layer.moving_variance.value)
+            mask = kwargs.get("mask")  # Keras counts valid steps alone.
+            count = None if mask is None else ops.sum(ops.cast(mask, "float32"))
+            statistics = (count, layer.moving_mean.value, layer.moving_variance.value)
             self.heard.setdefault(id(layer), []).append(statistics)
             return outputs
 

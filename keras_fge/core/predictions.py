@@ -96,5 +96,6 @@ def predict_with_labels(
 def check_order(labels: Any, new_labels: Any, name: str) -> None:
     """Raises a ValueError if the labels of two passes differ; the first ones may be None."""
     pairs = [] if labels is None else zip(keras.tree.flatten(labels), keras.tree.flatten(new_labels))
-    if not all(np.array_equal(old, new) for old, new in pairs):
+    # A target without weight may be NaN.
+    if not all(np.array_equal(old, new, equal_nan=np.asarray(old).dtype.kind == "f") for old, new in pairs):
         raise ValueError(f"{name} changes its order from pass to pass: turn the shuffling of the data set off.")
