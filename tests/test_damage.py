@@ -73,7 +73,7 @@ seen: collections.Counter = collections.Counter()
 
 
 @settings(
-    max_examples=EXAMPLES or 200,
+    max_examples=EXAMPLES or 500,
     derandomize=not EXAMPLES,
     deadline=None,
     database=None,
@@ -113,5 +113,5 @@ def check_damage(folders, data):
 def test_damage_is_noticed_or_harmless(folders):
     seen.clear()
     check_damage(folders)
-    assert seen["an error that names it"] and seen.total() >= 200
+    assert seen["an error that names it"] and seen.total() >= 500
     killed.note(damaged="one file of a run", **seen, another_result=0)

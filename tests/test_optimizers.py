@@ -102,6 +102,7 @@ def run(name, variant, directory, *callbacks):
 def assert_same_bits(model, other):
     assert all(np.array_equal(a, b) for a, b in zip(values(model.variables), values(other.variables), strict=True))
     moments = [values(m.optimizer.variables) for m in (model, other)]
+    assert len(moments[0]) > 4
     assert all(np.array_equal(a, b) for a, b in zip(*moments, strict=True))
 
 
@@ -122,8 +123,14 @@ def test_members_are_those_of_a_loop_that_sets_each_rate_and_a_resume_has_the_sa
     model, whole = run(name, variant, tmp_path / "whole")
     assert len(whole.snapshots) == len(expected) == 3
     for snapshot, weights in zip(whole.snapshots, expected):
-        assert all(a == pytest.approx(b, abs=4e-6) for a, b in zip(snapshot.weights, weights, strict=True))
-    assert min(np.abs(start[i] - expected[-1][i]).max() for i in (0, 2)) > 1e-4  # Kernels: far more than the tolerance.
+        assert all(a == pytest.approx(b, abs=2e-6) for a, b in zip(snapshot.weights, weights, strict=True))
+    moved = [np.abs(a - b).max() for a, b in zip(start, expected[-1])]
+    assert min(moved[0], moved[2]) > 1e-4  # The kernels: far more than the tolerance.
+    if name in ("Adam", "AdamW", "Lion", "Muon") and not variant:
+        assert min(moved) > 1e-3
+    outer = model.optimizer
+    optimizer = outer.inner_optimizer if variant == "loss scale" else outer
+    assert float(optimizer.learning_rate) == pytest.approx(float(OPTIMIZERS[name]().learning_rate))
     with pytest.raises(KeyboardInterrupt):
         run(name, variant, tmp_path / "parts", Interrupt())
     other, resumed = run(name, variant, tmp_path / "parts")
@@ -182,7 +189,8 @@ def test_schedule_free_training_begins_with_the_weights_of_the_network():
     model = keras.Sequential([keras.Input((6,)), layers.Dense(3)])
     model.compile(kinds.ScheduleFreeAdamW(1e-6), logits_loss())
     before = model.get_weights()[0]
-    fit(model, keras_fge.FGE(1e-6, 1e-8, cycle_steps=CYCLE))
+    own_fit = getattr(keras.Model.fit, "__wrapped__", keras.Model.fit)  # The tests have another.
+    own_fit(model, X, Y, batch_size=10, epochs=4, verbose=0, callbacks=[keras_fge.FGE(1e-6, 1e-8, cycle_steps=CYCLE)])
     assert model.get_weights()[0] == pytest.approx(before, abs=1e-4)
     unbuilt = keras.Sequential([layers.Dense(3)])
     unbuilt.compile(kinds.ScheduleFreeAdamW(1e-6), logits_loss())

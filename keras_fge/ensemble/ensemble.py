@@ -192,9 +192,9 @@ class Ensemble:
 
         Args:
             x: Inputs, or a data set of (x, y) or (x, y, sample_weight) batches in an order that does not change.
-            y: Labels, for array inputs: integers of shape `(N, ...)` or `(N, ..., 1)`, or one-hot of shape `(N, ...,
-                classes)`; for labels that do not exclude each other, 0 and 1 in the shape of the output. For several
-                outputs, the structure of the outputs.
+            y: Labels, for array inputs: integers of shape `(N, ...)` or `(N, ..., 1)`, or one-hot or soft ones of shape
+                `(N, ..., classes)`, see `classification_metrics`; for labels that do not exclude each other, 0 and 1 in
+                the shape of the output. For several outputs, the structure of the outputs.
             batch_size: Samples per batch, for arrays.
             calibrate: Whether to add "calibrated_nll", "calibrated_brier", "calibrated_ece" and "temperature": after
                 temperature scaling with 5-fold cross-validation on these data; see `calibrated_metrics`.
