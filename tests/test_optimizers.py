@@ -7,7 +7,7 @@ from keras import layers
 
 import keras_fge
 from conftest import IS_BEFORE_3_14, logits_loss, slow_elsewhere, to_numpy, values
-from keras_fge.run.state import StateFile
+from keras_fge.run.state import StateFile, build_optimizer
 from test_schedule import fge_by_hand
 
 RNG = np.random.default_rng(0)
@@ -62,7 +62,7 @@ def network(name, variant="", **arguments):
     if variant == "loss scale":
         optimizer = kinds.LossScaleOptimizer(optimizer, initial_scale=64.0, dynamic_growth_steps=5)
     model.compile(optimizer, logits_loss(), **{"jit_compile": False, **arguments})
-    optimizer.build(model.trainable_variables)  # In a step on TensorFlow, ScheduleFreeAdamW would begin with zeros.
+    build_optimizer(model)  # In a step on TensorFlow, ScheduleFreeAdamW would begin with zeros.
     return model
 
 

@@ -3,6 +3,8 @@
 import keras
 from keras import ops
 
+from keras_fge.core.keras_internals import uses_renorm
+
 
 @keras.saving.register_keras_serializable("keras_fge_benchmarks")
 class BatchNormalization(keras.layers.BatchNormalization):
@@ -18,7 +20,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
     def call(self, inputs, training=None, mask=None):
         functions = {"tensorflow": _on_tensorflow, "torch": _on_torch}
         function = functions.get(keras.backend.backend())
-        is_plain = self.scale and self.center and not self.renorm and mask is None
+        is_plain = self.scale and self.center and not uses_renorm(self) and mask is None
         if not (
             training and self.trainable and is_plain and len(inputs.shape) == 4 and self.axis in (-1, 3) and function
         ):

@@ -272,6 +272,19 @@ def inner_optimizer(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.O
     return _get(optimizer, "inner_optimizer") if is_outer else optimizer
 
 
+def track_all_variables(optimizer: keras.optimizers.Optimizer) -> None:
+    """Has `optimizer.variables` hold all that an update changes.
+
+    A `LossScaleOptimizer` builds its inner one without tracking, which leaves out `Nadam._u_product`: no checkpoint of
+    Keras has it, and on JAX each update begins with 1 again.
+    """
+    inner = inner_optimizer(optimizer)
+    if isinstance(inner, keras.optimizers.Nadam):
+        product = _get(inner, "_u_product")
+        if all(variable is not product for variable in inner.variables):
+            _get(inner, "_track_variable")(product)
+
+
 def has_one_learning_rate(optimizer: keras.optimizers.Optimizer) -> bool:
     """Whether `optimizer` steps with one learning rate; of a `MultiOptimizer`, reading that is an error."""
     return isinstance(optimizer, keras.optimizers.Optimizer) and has(

@@ -20,6 +20,7 @@ from keras_fge.core.keras_internals import (
     is_chief,
     random_states,
     set_random_states,
+    track_all_variables,
 )
 from keras_fge.core.networks import check_finite, layer_signatures, recompute_constants, to_array
 
@@ -146,6 +147,7 @@ def build_optimizer(model: keras.Model) -> bool:
         return False
     if not model.optimizer.built:
         model.optimizer.build(model.trainable_variables)
+    track_all_variables(model.optimizer)
     return True
 
 
