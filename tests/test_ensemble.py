@@ -237,8 +237,9 @@ def test_where_the_loss_does_not_tell_outputs_or_the_user_do(loss, tmp_path):
     assert fge.snapshots[0].metrics["ensemble_nll"] > 0
     logits = network(None)
     logits.compile("sgd", loss)
+    other = keras_fge.FGE(0.1, 0.01, cycle_steps=2, validation_data=(X, Y))
     with pytest.raises(ValueError, match="Say `from_logits=True`"):
-        logits.fit(X, Y, batch_size=10, verbose=0, callbacks=[fge])
+        logits.fit(X, Y, batch_size=10, verbose=0, callbacks=[other])
     given = keras_fge.FGE(0.1, 0.01, cycle_steps=2, validation_data=(X, Y), directory=tmp_path, from_logits=True)
     logits.fit(X, Y, batch_size=10, verbose=0, callbacks=[given])
     assert given.ensemble().from_logits is True is keras_fge.Ensemble.load(tmp_path).from_logits

@@ -14,6 +14,7 @@ import pytest
 from keras import applications, layers, ops
 
 import curves
+import keras_fge
 import processes
 from conftest import IS_BEFORE_3_14, slow_elsewhere, to_numpy, values
 
@@ -452,3 +453,65 @@ def test_round_trips_in_a_new_process(group, tmp_path):
 if __name__ == "__main__":
     lines = [f'"{case}": {json.dumps(contract(case))}' for case in sorted(NETWORKS)]
     REFERENCE.write_text("{\n" + ",\n".join(lines) + "\n}\n")
+
+
+def branching(operation, skips=False, width=6):
+    inputs = keras.Input((6,))
+    first = operation(keras.layers.Dense(width)(inputs))
+    second = keras.layers.Dense(6, "relu")(first)
+    return keras.Model(inputs, keras.layers.Add()([second, first if skips else inputs]))
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        lambda: branching(ops.tanh),
+        lambda: branching(ops.relu, skips=True),
+        lambda: branching(lambda x: ops.leaky_relu(x, 0.3)),
+        lambda: branching(lambda x: ops.relu(x) * 2),
+    ],
+)
+def test_networks_of_other_graphs_are_told_apart(other):
+    with pytest.raises(ValueError, match="differ in call"):
+        keras_fge.Ensemble.of([branching(ops.relu), other()])
+    assert len(keras_fge.Ensemble.of([other(), other()])) == 2
+
+
+def test_an_option_of_an_operation_tells_networks_apart():
+    def leaky(slope):
+        return branching(lambda x: ops.leaky_relu(x, slope))
+
+    with pytest.raises(ValueError, match="differ in call"):
+        keras_fge.Ensemble.of([leaky(0.3), leaky(0.1)])
+
+
+def test_graphs_inside_a_network_are_told_apart():
+    def nested(operation):
+        inputs = keras.Input((6,))
+        return keras.Model(inputs, keras.layers.Dense(2)(branching(operation)(inputs)))
+
+    assert len(keras_fge.Ensemble.of([nested(ops.relu), nested(ops.relu)])) == 2
+    with pytest.raises(ValueError, match="differ in call"):
+        keras_fge.Ensemble.of([nested(ops.relu), nested(ops.tanh)])
+
+
+def test_a_callback_does_not_mix_networks():
+    x, y = np.ones((8, 6), "float32"), np.ones((8, 6), "float32")
+    fge = keras_fge.FGE(0.01, 0.001, cycle_steps=2)
+    for operation, error in ((ops.relu, None), (ops.relu, None), (ops.tanh, "another architecture")):
+        model = branching(operation)
+        model.compile("sgd", "mse")
+        if error is None:
+            model.fit(x, y, batch_size=4, verbose=0, callbacks=[fge])
+        else:
+            with pytest.raises(ValueError, match=error):
+                model.fit(x, y, batch_size=4, verbose=0, callbacks=[fge])
+    assert len(fge.snapshots) == 2
+
+
+def test_where_a_network_is_divided_does_not_matter():
+    flat = keras.Sequential([keras.Input((6,)), keras.layers.Dense(4), keras.layers.Dense(2)])
+    inner = keras.Sequential([keras.Input((6,)), keras.layers.Dense(4)])
+    inputs = keras.Input((6,))
+    divided = keras.Model(inputs, keras.layers.Dense(2)(inner(inputs)))
+    assert len(keras_fge.Ensemble.of([flat, divided])) == 2

@@ -274,3 +274,57 @@ def test_no_member_is_lost_when_the_start_is(tmp_path):
         network.fit(x, y, batch_size=25, shuffle=False, epochs=4, verbose=0, callbacks=[fge, Remove()])
     loaded = keras_fge.Ensemble.load(tmp_path / "run")  # The second was written before its distances were measured.
     assert [snapshot.step for snapshot in loaded.snapshots] == [2, 6] == [s.step for s in fge.snapshots]
+
+
+def three_layers(frozen=(), loss="mse", rate=0.05, dropout=0.1, regularizer=None):
+    keras.utils.set_random_seed(0)
+    parts = [layers.Dense(6, kernel_regularizer=regularizer), layers.Dense(6), layers.Dropout(dropout, seed=1)]
+    network = keras.Sequential([keras.Input((6,)), *parts, layers.Dense(6)])
+    for index in frozen:
+        network.layers[index].trainable = False
+    network.compile(keras.optimizers.SGD(rate), loss)
+    return network
+
+
+def fit_three(network, callback, epochs):
+    x = np.random.default_rng(0).normal(size=(16, 6)).astype("float32")
+    network.fit(callback.batches(x, x, 8), epochs=epochs, verbose=0, callbacks=[callback])
+
+
+@pytest.mark.parametrize(("before", "after"), [((), (0,)), ((0,), ()), ((0,), (1,))])
+def test_a_resume_with_other_frozen_layers_is_refused(before, after, tmp_path):
+    fit_three(three_layers(before), keras_fge.Checkpoint(tmp_path), 1)
+    with pytest.raises(ValueError, match="its frozen_weights is"):
+        fit_three(three_layers(after), keras_fge.Checkpoint(tmp_path), 2)
+
+
+@pytest.mark.parametrize("frozen", [(0,), (1,), (3,), (0, 3), (0, 1)])
+def test_frozen_layers_keep_their_places_in_a_resume(frozen, tmp_path):
+    whole = three_layers(frozen)
+    fit_three(whole, keras_fge.Checkpoint(tmp_path / "whole"), 4)
+    fit_three(three_layers(frozen), keras_fge.Checkpoint(tmp_path / "parts"), 2)
+    other = three_layers(frozen)
+    fit_three(other, keras_fge.Checkpoint(tmp_path / "parts"), 4)
+    assert all(np.array_equal(a, b) for a, b in zip(values(whole.variables), values(other.variables), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"loss": "mae"}, "loss=mse, and goes on with mae"),
+        ({"dropout": 0.5}, "rate of layer 2 .Dropout.=0.1, and goes on with 0.5"),
+        ({"regularizer": "l2"}, "kernel_regularizer of layer 0 .Dense.=None, and goes on with .*L2"),
+    ],
+)
+def test_what_changes_a_training_is_said_at_a_resume(change, said, tmp_path):
+    fit_three(three_layers(), keras_fge.Checkpoint(tmp_path), 1)
+    with pytest.warns(UserWarning, match=said):
+        fit_three(three_layers(**change), keras_fge.Checkpoint(tmp_path), 2)
+
+
+def test_a_directory_does_not_change_the_training(tmp_path):
+    networks = []
+    for directory in (None, tmp_path / "run"):
+        networks.append(three_layers())
+        fit_three(networks[-1], keras_fge.FGE(0.05, 0.005, cycle_epochs=2, directory=directory), 4)
+    assert all(np.array_equal(a, b) for a, b in zip(*(values(network.variables) for network in networks), strict=True))

@@ -487,3 +487,13 @@ def set_random_states(states: dict[str, Any]) -> None:
         torch.set_rng_state(torch.tensor(states["torch"], dtype=torch.uint8))
         if torch.cuda.is_available():
             torch.cuda.set_rng_state_all([torch.tensor(state, dtype=torch.uint8) for state in states["cuda"]])
+
+
+@contextlib.contextmanager
+def random_states_kept() -> Iterator[None]:
+    """Draws nothing from the global generators: as a layer is made, Keras takes a seed from Python's."""
+    states = random_states()
+    try:
+        yield
+    finally:
+        set_random_states(states)

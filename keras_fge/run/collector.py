@@ -12,7 +12,7 @@ from keras_fge.core.keras_internals import averaged_weights, averages_weights, i
 from keras_fge.core.networks import borrowed, check_finite, distance
 from keras_fge.run.folder import Folder
 from keras_fge.run.snapshots import Snapshot, StoredSnapshot, check_fits
-from keras_fge.run.state import State
+from keras_fge.run.state import State, architecture
 from keras_fge.run.validation import Validation
 
 
@@ -38,6 +38,7 @@ class Collector:
         self.last_step = 0
         self.folder: Any = None if directory is None else Folder(directory)
         self.about: dict[str, Any] = {}
+        self._architecture: str | None = None
 
     @property
     def of_run(self) -> list[Snapshot]:
@@ -50,8 +51,15 @@ class Collector:
         Raises:
             ValueError: if those are of another architecture.
         """
+        ours = architecture(model)
         if self.snapshots:
             check_fits(self.snapshots[0], model, 0)
+            if self._architecture not in (None, ours):
+                raise ValueError(
+                    "The snapshots of this callback are of a network of another architecture: make a new callback for "
+                    f"'{model.name}'."
+                )
+        self._architecture = ours
         self.earlier, self.start, self.last_step = len(self.snapshots), None, 0
 
     def create(self, model: keras.Model, from_logits: Any, task: Any) -> None:

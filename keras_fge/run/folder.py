@@ -11,7 +11,7 @@ from typing import Any
 import keras
 
 from keras_fge.core.files import checksum, read_bytes, remove_leftovers, replace, temporary_name, write_atomically
-from keras_fge.core.keras_internals import is_chief
+from keras_fge.core.keras_internals import is_chief, random_states_kept
 from keras_fge.core.networks import clone, locked
 from keras_fge.run.snapshots import StoredSnapshot
 
@@ -58,7 +58,8 @@ class Folder:
         if is_chief():
             os.makedirs(self.path, exist_ok=True)
         try:
-            with locked(network):  # On several processes, the two lines in it communicate.
+            # On several processes, the two lines inside communicate. A folder is not to change the training.
+            with locked(network), random_states_kept():
                 copy = clone(network)  # Without the optimizer, and whatever it takes to compile the network.
                 copy.set_weights(network.get_weights())
             if is_chief():

@@ -22,7 +22,14 @@ from keras_fge.core.keras_internals import (
     set_random_states,
     track_all_variables,
 )
-from keras_fge.core.networks import check_finite, layer_signatures, recompute_constants, to_array
+from keras_fge.core.networks import (
+    check_finite,
+    graph_signature,
+    layer_signatures,
+    recompute_constants,
+    to_array,
+    training_options,
+)
 
 # What `Resumable` writes; its subclasses add to it.
 COUNTERS = ("epoch", "settings", "learning_rate", "batches", "history", "random")
@@ -30,7 +37,7 @@ COUNTERS = ("epoch", "settings", "learning_rate", "batches", "history", "random"
 
 def training_state(model: keras.Model) -> list[keras.Variable]:
     """The variables that a training goes on from: weights, statistics, seeds, optimizer."""
-    return model.trainable_variables + model.non_trainable_variables + model.optimizer.variables
+    return model.variables + model.optimizer.variables  # In an order that does not depend on what is frozen.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,12 +162,34 @@ def describe(model: keras.Model) -> dict[str, Any]:
     """What tells a training from one of another network or with other settings of the optimizer."""
     optimizer = inner_optimizer(model.optimizer)
     config = optimizer.get_config()
+    rate = config.get("learning_rate")
+    frozen = [index for index, variable in enumerate(model.weights) if not variable.trainable]
     return {
-        "architecture": checksum([{**layer, "name": None} for layer in layer_signatures(model)]),
+        "architecture": architecture(model),
+        "frozen_weights": ", ".join(map(str, frozen)) or "none",
+        **training_options(model),
+        "loss": _described_loss(model.loss),
+        "schedule": rate if isinstance(rate, dict) else None,
         "optimizer": type(optimizer).__name__,
         "optimizer_config": checksum({**config, "learning_rate": None, "name": None}),
         "learning_rate": given_rate(optimizer),
     }
+
+
+def architecture(model: keras.Model) -> str:
+    """What tells one architecture from another: a checksum of layers and graph, whatever layers are called."""
+    return checksum([[{**layer, "name": None} for layer in layer_signatures(model)], graph_signature(model)])
+
+
+def _described_loss(loss):
+    """The compiled losses, as JSON can hold them."""
+
+    def described(part):
+        if isinstance(part, keras.losses.Loss):
+            return {"class": type(part).__name__, **{k: str(v) for k, v in part.get_config().items() if k != "name"}}
+        return part if part is None or isinstance(part, str) else getattr(part, "__name__", type(part).__name__)
+
+    return keras.tree.map_structure(described, loss)
 
 
 def given_rate(optimizer: keras.optimizers.Optimizer) -> float | None:
@@ -192,7 +221,8 @@ def check_settings(
         optimizer: That of this `fit`. A learning rate to which training has brought it is no wish of the user.
 
     Returns:
-        The learning rates that are new, each with a warning: a run that diverged goes on with lower ones.
+        The learning rates that are new. They, loss, schedule, dropout, regularizers and dtype policies may change, with
+        a warning: a run that diverged goes on with a lower rate.
 
     Raises:
         ValueError: that names the first other setting that differs.
@@ -205,14 +235,16 @@ def check_settings(
     for name, value in ours.items():
         if theirs.get(name) == value:
             continue
-        if not name.endswith("learning_rate") or None in (value, theirs.get(name)):
+        is_rate = name.endswith("learning_rate")
+        may_change = name in ("loss", "schedule") or " of layer " in name
+        if not may_change and (not is_rate or None in (value, theirs.get(name))):
             raise ValueError(
                 f"`directory`: '{directory}' holds another run: its {name} is {theirs.get(name)}, here it is {value}."
             )
         warnings.warn(
-            f"The run in '{directory}' began with {name}={theirs[name]}, and goes on with {value}.", stacklevel=2
+            f"The run in '{directory}' began with {name}={theirs.get(name)}, and goes on with {value}.", stacklevel=2
         )
-        changed.append(name)
+        changed += [name] if is_rate else []
     return changed
 
 
