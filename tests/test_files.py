@@ -214,3 +214,20 @@ def test_what_was_changed_is_loaded_on_purpose_only(tmp_path, change):
             keras_fge.Ensemble.load(tmp_path, verify=False)
     else:
         assert len(keras_fge.Ensemble.load(tmp_path, verify=False)) == len(members) + 1
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"weights": [1.0]}, "'weights' must be null or 2 positive numbers"),
+        ({"weights": {"0": 1}}, "'weights' must be null or 2 positive numbers"),
+        ({"network": "x"}, "'network' must be null or have 'sha256' and 'size'"),
+    ],
+)
+def test_a_manifest_with_entries_of_another_kind_is_one_error(change, message, tmp_path):
+    network = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    keras_fge.Ensemble(network, [network.get_weights()] * 2, from_logits=None).save(tmp_path)
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    (tmp_path / "manifest.json").write_text(json.dumps({**manifest, **change}))
+    with pytest.raises(ValueError, match=rf"manifest.json.*{message}"):
+        keras_fge.Ensemble.load(tmp_path, verify=False)

@@ -139,10 +139,21 @@ class Folder:
             if manifest.pop("checksum") != checksum({"format": found, **manifest}) and verify:
                 raise ValueError("It was changed: it does not have its checksum. `verify=False` would load it.")
             members = [StoredSnapshot(self.path, entry, verify) for entry in manifest.pop("members")]
-            _ = [manifest[name] for name in ("network", "from_logits", "task", "weights")]
+            _ = [manifest[name] for name in ("from_logits", "task")]
+            _check_entries(manifest["network"], manifest["weights"], len(members))
         except FileNotFoundError:
             raise ValueError(f"`directory`: there is no ensemble in '{self.path}'; it has no manifest.json.") from None
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             reason = error if isinstance(error, ValueError) else repr(error)
             raise ValueError(f"'{path}' is no manifest of an ensemble, or a damaged one. {reason}") from error
         return members, manifest
+
+
+def _check_entries(network, weights, members):
+    """Raises a ValueError unless the entries "network" and "weights" of a manifest are of the kind that is written."""
+    has_network = isinstance(network, dict) and isinstance(network.get("sha256"), str)
+    if network is not None and not (has_network and isinstance(network.get("size"), int)):
+        raise ValueError(f"Its entry 'network' must be null or have 'sha256' and 'size'. Received: {network!r}")
+    is_list = isinstance(weights, list) and all(isinstance(w, (int, float)) and w > 0 for w in weights)
+    if weights is not None and not (is_list and len(weights) == members):
+        raise ValueError(f"Its entry 'weights' must be null or {members} positive numbers. Received: {weights!r}")

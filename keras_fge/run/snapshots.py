@@ -178,8 +178,12 @@ class StoredSnapshot(Snapshot):
             content = read_bytes(self.path, *((self._file["size"], self._file["sha256"]) if self._verify else ()))
         except FileNotFoundError:
             raise ValueError(f"The member '{self.path}' is missing.") from None
-        own = iter(read_npz(content, self.path).values())
+        arrays = list(read_npz(content, self.path).values())
         held = self.base._arrays(self.shared) if self.base else {}
+        expected = [shape for index, shape in enumerate(self.shapes) if index not in held]
+        if [array.shape for array in arrays] != expected:
+            raise ValueError(f"The member '{self.path}' has other arrays than manifest.json says: their shapes differ.")
+        own = iter(arrays)
         return [held[index] if index in held else next(own) for index in range(len(self.shapes))]
 
     def _arrays(self, indices: Iterable[int]) -> dict[int, np.ndarray]:
