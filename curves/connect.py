@@ -58,8 +58,8 @@ def connect(
         A `CurveModel`.
 
     Raises:
-        ValueError: if the architectures differ (the message names the first weight that does), a network is not built
-            or has nothing to train, or the two networks have different values in a frozen weight.
+        ValueError: if the architectures differ (the message names the first weight, layer or call that does), a network
+            is not built or has nothing to train, or the two networks have different values in a frozen weight.
 
     Example:
         curve = curves.connect(net_a, net_b)

@@ -235,7 +235,8 @@ class Curve(keras.layers.Layer):
             layer: A layer or network of the same architecture.
 
         Raises:
-            ValueError: if `index` is out of range, or `layer` differs (the message names the first weight that does).
+            ValueError: if `index` is out of range, or `layer` differs (the message names the first weight, option or
+                call that does).
         """
         num_bends = self.curve.num_bends
         if not -num_bends <= index < num_bends:

@@ -450,16 +450,11 @@ def test_round_trips_in_a_new_process(group, tmp_path):
     assert result.stdout.split() == ["same"] * len(cases)
 
 
-if __name__ == "__main__":
-    lines = [f'"{case}": {json.dumps(contract(case))}' for case in sorted(NETWORKS)]
-    REFERENCE.write_text("{\n" + ",\n".join(lines) + "\n}\n")
-
-
-def branching(operation, skips=False, width=6):
+def branching(operation, skips=False):
     inputs = keras.Input((6,))
-    first = operation(keras.layers.Dense(width)(inputs))
-    second = keras.layers.Dense(6, "relu")(first)
-    return keras.Model(inputs, keras.layers.Add()([second, first if skips else inputs]))
+    first = operation(layers.Dense(6)(inputs))
+    second = layers.Dense(6, "relu")(first)
+    return keras.Model(inputs, layers.Add()([second, first if skips else inputs]))
 
 
 @pytest.mark.parametrize(
@@ -470,6 +465,7 @@ def branching(operation, skips=False, width=6):
         lambda: branching(lambda x: ops.leaky_relu(x, 0.3)),
         lambda: branching(lambda x: ops.relu(x) * 2),
     ],
+    ids=["operation", "skip connection", "option", "one more"],
 )
 def test_networks_of_other_graphs_are_told_apart(other):
     with pytest.raises(ValueError, match="differ in call"):
@@ -477,18 +473,26 @@ def test_networks_of_other_graphs_are_told_apart(other):
     assert len(keras_fge.Ensemble.of([other(), other()])) == 2
 
 
-def test_an_option_of_an_operation_tells_networks_apart():
+@pytest.mark.parametrize("kind", [np.asarray, ops.convert_to_tensor])
+def test_options_and_constants_of_an_operation_tell_networks_apart(kind):
     def leaky(slope):
         return branching(lambda x: ops.leaky_relu(x, slope))
 
-    with pytest.raises(ValueError, match="differ in call"):
-        keras_fge.Ensemble.of([leaky(0.3), leaky(0.1)])
+    def scaled(value):
+        factor = np.ones((6, 2000), "float32")
+        factor[3, 1000] = value  # In the middle, which `repr` leaves out.
+        return branching(lambda x: ops.matmul(ops.matmul(x, kind(factor)), np.ones((2000, 6), "float32")))
+
+    for network in (leaky, scaled):
+        with pytest.raises(ValueError, match="differ in call"):
+            keras_fge.Ensemble.of([network(0.3), network(0.1)])
+        assert len(keras_fge.Ensemble.of([network(0.3), network(0.3)])) == 2
 
 
 def test_graphs_inside_a_network_are_told_apart():
     def nested(operation):
         inputs = keras.Input((6,))
-        return keras.Model(inputs, keras.layers.Dense(2)(branching(operation)(inputs)))
+        return keras.Model(inputs, layers.Dense(2)(branching(operation)(inputs)))
 
     assert len(keras_fge.Ensemble.of([nested(ops.relu), nested(ops.relu)])) == 2
     with pytest.raises(ValueError, match="differ in call"):
@@ -498,20 +502,26 @@ def test_graphs_inside_a_network_are_told_apart():
 def test_a_callback_does_not_mix_networks():
     x, y = np.ones((8, 6), "float32"), np.ones((8, 6), "float32")
     fge = keras_fge.FGE(0.01, 0.001, cycle_steps=2)
-    for operation, error in ((ops.relu, None), (ops.relu, None), (ops.tanh, "another architecture")):
-        model = branching(operation)
+
+    def fit(model):
         model.compile("sgd", "mse")
-        if error is None:
-            model.fit(x, y, batch_size=4, verbose=0, callbacks=[fge])
-        else:
-            with pytest.raises(ValueError, match=error):
-                model.fit(x, y, batch_size=4, verbose=0, callbacks=[fge])
+        model.fit(x, y, batch_size=4, verbose=0, callbacks=[fge])
+
+    fit(branching(ops.relu))
+    fit(branching(ops.relu))
+    with pytest.raises(ValueError, match="another architecture"):
+        fit(branching(ops.tanh))
     assert len(fge.snapshots) == 2
 
 
 def test_where_a_network_is_divided_does_not_matter():
-    flat = keras.Sequential([keras.Input((6,)), keras.layers.Dense(4), keras.layers.Dense(2)])
-    inner = keras.Sequential([keras.Input((6,)), keras.layers.Dense(4)])
+    flat = keras.Sequential([keras.Input((6,)), layers.Dense(4), layers.Dense(2)])
+    inner = keras.Sequential([keras.Input((6,)), layers.Dense(4)])
     inputs = keras.Input((6,))
-    divided = keras.Model(inputs, keras.layers.Dense(2)(inner(inputs)))
+    divided = keras.Model(inputs, layers.Dense(2)(inner(inputs)))
     assert len(keras_fge.Ensemble.of([flat, divided])) == 2
+
+
+if __name__ == "__main__":
+    lines = [f'"{case}": {json.dumps(contract(case))}' for case in sorted(NETWORKS)]
+    REFERENCE.write_text("{\n" + ",\n".join(lines) + "\n}\n")

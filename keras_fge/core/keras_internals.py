@@ -273,16 +273,16 @@ def inner_optimizer(optimizer: keras.optimizers.Optimizer) -> keras.optimizers.O
 
 
 def track_all_variables(optimizer: keras.optimizers.Optimizer) -> None:
-    """Has `optimizer.variables` hold all that an update changes.
+    """Has `optimizer.variables` hold all that an update changes (`Optimizer._track_variable`).
 
-    A `LossScaleOptimizer` builds its inner one without tracking, which leaves out `Nadam._u_product`: no checkpoint of
-    Keras has it, and on JAX each update begins with 1 again.
+    A `LossScaleOptimizer` builds its inner one without tracking, which leaves out variables that are plain attributes,
+    such as Nadam's product of momenta: no checkpoint of Keras has it, and on JAX each update begins with 1 again.
     """
     inner = inner_optimizer(optimizer)
-    if isinstance(inner, keras.optimizers.Nadam):
-        product = _get(inner, "_u_product")
-        if all(variable is not product for variable in inner.variables):
-            _get(inner, "_track_variable")(product)
+    tracked = {id(variable) for variable in inner.variables}
+    for value in list(vars(inner).values()):
+        if isinstance(value, keras.Variable) and id(value) not in tracked:
+            _get(inner, "_track_variable")(value)
 
 
 def has_one_learning_rate(optimizer: keras.optimizers.Optimizer) -> bool:

@@ -12,6 +12,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_fge.core.files import checksum, checksum_of_arrays
 from keras_fge.core.keras_internals import all_layers, graph_of, has_graph, has_lora
 
 # Options of Keras layers in which two networks of one architecture may differ.
@@ -72,7 +73,7 @@ def _sequential_parts(network):
 def check_same_architecture(
     start: keras.Model, end: keras.Model, start_name: str = "`start`", end_name: str = "`end`"
 ) -> None:
-    """Raises a ValueError that names the first weight in which two networks differ, or the lack of weights.
+    """Raises a ValueError that names the first weight, option of a layer or call in which two networks differ.
 
     Weights are compared by order, shape and dtype, never by name: Keras numbers names as it goes.
     """
@@ -146,6 +147,11 @@ def training_options(network: keras.Model) -> dict[str, Any]:
     }
 
 
+def architecture(network: keras.Model) -> str:
+    """What tells one architecture from another: a checksum of layers and graph, whatever layers are called."""
+    return checksum([[{**layer, "name": None} for layer in layer_signatures(network)], graph_signature(network)])
+
+
 def graph_signature(network: keras.Model) -> list[Any]:
     """Which operation takes which tensors, in the order of the computation; empty, if `network` has no graph.
 
@@ -170,6 +176,8 @@ def _calls(network, places):
         def named(value):
             if isinstance(value, keras.KerasTensor):
                 return tensors.get(id(value), "a tensor of another graph")
+            if isinstance(value, np.ndarray) or ops.is_tensor(value):  # Of large ones, `repr` shows a part.
+                return f"array {checksum_of_arrays([ops.convert_to_numpy(value)])}"
             return value if value is None or isinstance(value, (str, int, float)) else repr(value)
 
         for operation, args, kwargs, outputs in graph_of(part):

@@ -106,7 +106,8 @@ class Ensemble:
             from_logits, task, weights: As for the constructor.
 
         Raises:
-            ValueError: if their architectures differ; the message names the first weight that does.
+            ValueError: if their architectures differ, by weights, layers or graph; the message names the first that
+                does.
 
         Example:
             keras_fge.Ensemble.of([net_a, net_b]).evaluate(x_test, y_test)

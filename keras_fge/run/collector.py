@@ -9,10 +9,10 @@ import keras
 
 from keras_fge.core.compiled import AS_COMPILED, compiled_outputs
 from keras_fge.core.keras_internals import averaged_weights, averages_weights, inner_optimizer, is_chief
-from keras_fge.core.networks import borrowed, check_finite, distance
+from keras_fge.core.networks import architecture, borrowed, check_finite, distance
 from keras_fge.run.folder import Folder
 from keras_fge.run.snapshots import Snapshot, StoredSnapshot, check_fits
-from keras_fge.run.state import State, architecture
+from keras_fge.run.state import State
 from keras_fge.run.validation import Validation
 
 
@@ -38,7 +38,7 @@ class Collector:
         self.last_step = 0
         self.folder: Any = None if directory is None else Folder(directory)
         self.about: dict[str, Any] = {}
-        self._architecture: str | None = None
+        self._architecture: str | None = None  # Of the network of the snapshots, once a `fit` has begun.
 
     @property
     def of_run(self) -> list[Snapshot]:

@@ -22,14 +22,7 @@ from keras_fge.core.keras_internals import (
     set_random_states,
     track_all_variables,
 )
-from keras_fge.core.networks import (
-    check_finite,
-    graph_signature,
-    layer_signatures,
-    recompute_constants,
-    to_array,
-    training_options,
-)
+from keras_fge.core.networks import architecture, check_finite, recompute_constants, to_array, training_options
 
 # What `Resumable` writes; its subclasses add to it.
 COUNTERS = ("epoch", "settings", "learning_rate", "batches", "history", "random")
@@ -176,11 +169,6 @@ def describe(model: keras.Model) -> dict[str, Any]:
     }
 
 
-def architecture(model: keras.Model) -> str:
-    """What tells one architecture from another: a checksum of layers and graph, whatever layers are called."""
-    return checksum([[{**layer, "name": None} for layer in layer_signatures(model)], graph_signature(model)])
-
-
 def _described_loss(loss):
     """The compiled losses, as JSON can hold them."""
 
@@ -221,8 +209,11 @@ def check_settings(
         optimizer: That of this `fit`. A learning rate to which training has brought it is no wish of the user.
 
     Returns:
-        The learning rates that are new. They, loss, schedule, dropout, regularizers and dtype policies may change, with
-        a warning: a run that diverged goes on with a lower rate.
+        The names of the learning rates that are new: a run that diverged goes on with lower ones.
+
+    Warns:
+        of each setting that has changed and may: learning rates, loss, schedule, and the options of layers that matter
+            only in training.
 
     Raises:
         ValueError: that names the first other setting that differs.
@@ -244,7 +235,8 @@ def check_settings(
         warnings.warn(
             f"The run in '{directory}' began with {name}={theirs.get(name)}, and goes on with {value}.", stacklevel=2
         )
-        changed += [name] if is_rate else []
+        if is_rate:
+            changed.append(name)
     return changed
 
 
