@@ -61,7 +61,8 @@ def network(name, variant="", **arguments):
     optimizer = OPTIMIZERS[name](**VARIANTS.get(variant, {}))
     if variant == "loss scale":
         optimizer = kinds.LossScaleOptimizer(optimizer, initial_scale=64.0, dynamic_growth_steps=5)
-    model.compile(optimizer, logits_loss(), **{"jit_compile": False, **arguments})
+    # Without it JAX compiles each operation by itself, until the process has no memory mappings left.
+    model.compile(optimizer, logits_loss(), **{"jit_compile": keras.backend.backend() == "jax", **arguments})
     build_optimizer(model)  # In a step on TensorFlow, ScheduleFreeAdamW would begin with zeros.
     return model
 
