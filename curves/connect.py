@@ -13,7 +13,8 @@ from curves.eligibility import (
 )
 from curves.model import CurveModel
 from curves.parametrization import Bezier, Parametrization, PolygonalChain, as_path
-from keras_fge.core.networks import check_same_architecture, clone, locked, set_weights
+from keras_fge.core.architecture import check_same_architecture
+from keras_fge.core.networks import clone, locked, set_weights
 
 
 def connect(

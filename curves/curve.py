@@ -9,9 +9,10 @@ from keras import ops
 from curves.eligibility import check_can_lie_on_a_curve
 from curves.parametrization import Bezier, Parametrization, as_path
 from curves.regularizers import BendRegularizer
+from keras_fge.core.architecture import check_same_architecture
 from keras_fge.core.arguments import as_number
 from keras_fge.core.batch_norm import batch_norm_statistics
-from keras_fge.core.networks import check_same_architecture, clone, read
+from keras_fge.core.networks import clone, read
 
 
 @keras.saving.register_keras_serializable(package="curves")

@@ -8,8 +8,9 @@ import numpy as np
 from curves.alignment.activations import BATCH, inputs_of
 from curves.alignment.graph import is_graph
 from curves.alignment.matching import Matching
+from keras_fge.core.architecture import check_same_architecture
 from keras_fge.core.keras_internals import all_layers
-from keras_fge.core.networks import check_same_architecture, clone, locked, set_weights
+from keras_fge.core.networks import clone, locked, set_weights
 
 TOLERANCE = 1e-4  # Of the outputs before and after, relative to the largest one.
 HALF_TOLERANCE = 2e-2  # In float16 and bfloat16. Of a wrong network, the error is around 1.

@@ -16,8 +16,9 @@ from curves.measuring.points import Points
 from curves.model import CurveModel
 from curves.parametrization import Path
 from curves.results import PlaneResult
+from keras_fge.core.architecture import check_same_architecture
 from keras_fge.core.arguments import as_integer, as_number
-from keras_fge.core.networks import check_same_architecture, locked, read, regularization
+from keras_fge.core.networks import locked, read, regularization
 
 POSITIONS = 61  # At which paths are projected on a plane.
 

@@ -8,11 +8,12 @@ from typing import Any, overload
 import keras
 import numpy as np
 
+from keras_fge.core.architecture import check_same_architecture
 from keras_fge.core.arguments import as_number
 from keras_fge.core.batch_norm import check_can_be_estimated
 from keras_fge.core.compiled import check_metrics, compiled_metrics
 from keras_fge.core.keras_internals import has_graph
-from keras_fge.core.networks import check_same_architecture, clone, set_weights
+from keras_fge.core.networks import clone, set_weights
 from keras_fge.core.pages import Sizes, as_html
 from keras_fge.core.predictions import RunningMean, RunningVariance
 from keras_fge.core.tasks import FromLogits, Outputs, Task

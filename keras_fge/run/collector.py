@@ -7,9 +7,10 @@ from typing import Any
 
 import keras
 
+from keras_fge.core.architecture import architecture
 from keras_fge.core.compiled import AS_COMPILED, compiled_outputs
 from keras_fge.core.keras_internals import averaged_weights, averages_weights, inner_optimizer, is_chief
-from keras_fge.core.networks import architecture, borrowed, check_finite, distance
+from keras_fge.core.networks import borrowed, check_finite, distance
 from keras_fge.run.folder import Folder
 from keras_fge.run.snapshots import Snapshot, StoredSnapshot, check_fits
 from keras_fge.run.state import State

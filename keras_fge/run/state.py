@@ -13,6 +13,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_fge.core.architecture import architecture, training_options
 from keras_fge.core.files import checksum, read_npz, remove_leftovers, to_npz, write_atomically
 from keras_fge.core.keras_internals import (
     all_layers,
@@ -22,7 +23,7 @@ from keras_fge.core.keras_internals import (
     set_random_states,
     track_all_variables,
 )
-from keras_fge.core.networks import architecture, check_finite, recompute_constants, to_array, training_options
+from keras_fge.core.networks import check_finite, recompute_constants, to_array
 
 # What `Resumable` writes; its subclasses add to it.
 COUNTERS = ("epoch", "settings", "learning_rate", "batches", "history", "random")

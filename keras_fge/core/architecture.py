@@ -1,0 +1,167 @@
+"""What a network is: its layers and its graph, whatever they are called. Whether two are of one architecture."""
+
+import itertools
+import re
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_fge.core.files import checksum, checksum_of_arrays
+from keras_fge.core.keras_internals import all_layers, graph_of, has_graph
+
+# Options of Keras layers in which two networks of one architecture may differ.
+ONLY_IN_TRAINING = re.compile(
+    "^(trainable|dtype|seed|rate|dropout|stddev|momentum)$|_(initializer|regularizer|dropout)$"
+)
+
+
+def check_same_architecture(
+    start: keras.Model, end: keras.Model, start_name: str = "`start`", end_name: str = "`end`"
+) -> None:
+    """Raises a ValueError that names the first weight, option of a layer or call in which two networks differ.
+
+    Weights are compared by order, shape and dtype, never by name: Keras numbers names as it goes.
+    """
+    for network, name in ((start, start_name), (end, end_name)):
+        if not network.built or not network.weights:
+            raise ValueError(f"{name} must be a built network with weights. Received: {network.name}, not built.")
+    kinds = [
+        (lambda network: network.trainable_variables, "trainable weight"),
+        (lambda network: network.non_trainable_weights, "non-trainable weight"),
+    ]
+    for variables, kind in kinds:
+        ours, theirs = variables(start), variables(end)
+        for index, (a, b) in enumerate(zip(ours, theirs)):
+            if tuple(a.shape) != tuple(b.shape) or a.dtype != b.dtype:
+                raise ValueError(
+                    f"{start_name} and {end_name} must have the same architecture, but differ in {kind} {index}: "
+                    f"'{a.path}' {tuple(a.shape)} {a.dtype} against '{b.path}' {tuple(b.shape)} {b.dtype}."
+                )
+        if len(ours) != len(theirs):
+            longer, name = (ours, start_name) if len(ours) > len(theirs) else (theirs, end_name)
+            raise ValueError(
+                f"{start_name} and {end_name} must have the same architecture, but have {len(ours)} and {len(theirs)} "
+                f"{kind}s. The first without a partner is '{longer[min(len(ours), len(theirs))].path}' of {name}."
+            )
+    _check_same_signatures(start, end, start_name, end_name)
+
+
+def _check_same_signatures(start, end, start_name, end_name):
+    """Raises a ValueError if equal weights would compute something else, as with another activation or stride."""
+    for a, b in itertools.zip_longest(layer_signatures(start), layer_signatures(end), fillvalue={}):
+        for key in a | b:
+            if key != "name" and a.get(key) != b.get(key):
+                raise ValueError(
+                    f"{start_name} and {end_name} must have the same architecture, but differ in `{key}`: "
+                    f"{a.get(key)} in layer '{a.get('name')}' against {b.get(key)} in layer '{b.get('name')}'."
+                )
+    graphs = graph_signature(start), graph_signature(end)
+    for index, (ours, theirs) in enumerate(itertools.zip_longest(*graphs)):
+        if ours != theirs:
+            raise ValueError(
+                f"{start_name} and {end_name} must have the same architecture, but differ in call {index} of their "
+                f"graphs: {ours} against {theirs}. (Layers and calls are numbered in the order of the weights and of "
+                "the computation.)"
+            )
+
+
+def layer_signatures(network: keras.Model) -> list[dict[str, Any]]:
+    """What each layer computes: its class and configuration, less the options that matter only in training.
+
+    Layers that are made of other layers stand for nothing of their own.
+    """
+    signatures = []
+    for layer in _leaves(network):
+        config = _config(layer)
+        hidden = getattr(layer, "_keras_fge_hidden_layers", ())
+        for part in hidden:  # They speak for themselves, not by their names in this config.
+            signatures.extend(layer_signatures(part))
+        left_out = ("layer",) if hidden else ()
+        kept = {key: config[key] for key in config if not ONLY_IN_TRAINING.search(key) and key not in left_out}
+        signatures.append({"class": type(layer).__name__, **kept})
+    return signatures
+
+
+def training_options(network: keras.Model) -> dict[str, Any]:
+    """The options of layers that matter only in training, less where weights begin, as JSON can hold them."""
+    return {
+        f"{key} of layer {index} ({type(layer).__name__})": value
+        for index, layer in enumerate(_leaves(network))
+        for key, value in _config(layer).items()
+        if ONLY_IN_TRAINING.search(key) and not re.search("^(trainable|seed)$|_initializer$", key)
+    }
+
+
+def architecture(network: keras.Model) -> str:
+    """What tells one architecture from another: a checksum of layers and graph, whatever layers are called."""
+    return checksum([[{**layer, "name": None} for layer in layer_signatures(network)], graph_signature(network)])
+
+
+def graph_signature(network: keras.Model) -> list[Any]:
+    """Which operation takes which tensors, in the order of the computation; empty, if `network` has no graph.
+
+    Each call is (operation, arguments, keyword arguments): a layer is its place among all, as `layer_signatures` has
+    its configuration; a tensor is "call i, output j" of this list, or "input i". What stands in a network inside counts
+    as if it stood in `network` itself.
+    """
+    places = {id(layer): index for index, layer in enumerate(_leaves(network))}
+    if has_graph(network):
+        return _calls(network, places)
+    inner = (part for part in all_layers(network, include_self=False) if has_graph(part))
+    return [call for part in inner for call in _calls(part, places)]
+
+
+def _calls(network, places):
+    calls: list[Any] = []
+
+    def walk(part, sources):
+        """Adds the calls of a network whose inputs are `sources`, and returns the names of its outputs."""
+        tensors = {id(tensor): source for tensor, source in zip(part.inputs, sources)}
+
+        def named(value):
+            if isinstance(value, keras.KerasTensor):
+                return tensors.get(id(value), "a tensor of another graph")
+            if isinstance(value, np.ndarray) or ops.is_tensor(value):  # Of large ones, `repr` shows a part.
+                return f"array {checksum_of_arrays([ops.convert_to_numpy(value)])}"
+            return value if value is None or isinstance(value, (str, int, float)) else repr(value)
+
+        for operation, args, kwargs, outputs in graph_of(part):
+            given = {key: value for key, value in kwargs.items() if value is not None}
+            arguments = [keras.tree.map_structure(named, value) for value in (list(args), given)]
+            if has_graph(operation):  # A network inside, whose calls are as good as those of this one.
+                results = walk(operation, keras.tree.flatten(arguments))
+            else:
+                calls.append([_named_operation(operation, places), *arguments])
+                results = [f"call {len(calls) - 1}, output {index}" for index in range(len(outputs))]
+            tensors.update({id(output): result for output, result in zip(outputs, results)})
+        return [named(tensor) for tensor in part.outputs]
+
+    outputs = walk(network, [f"input {index}" for index in range(len(network.inputs))])
+    return [*calls, ["outputs", outputs]]
+
+
+def _named_operation(operation, places):
+    if id(operation) in places:
+        return f"layer {places[id(operation)]}"
+    if isinstance(operation, keras.layers.Layer):
+        return type(operation).__name__  # Made of other layers, which have places.
+    return [type(operation).__name__, {key: repr(v) for key, v in _config(operation).items() if key != "name"}]
+
+
+def _leaves(network):
+    """The layers of a network that are not made of other layers, in the order of the weights."""
+    return [
+        layer
+        for layer in all_layers(network)
+        if not isinstance(layer, keras.layers.InputLayer) and not all_layers(layer, include_self=False)
+    ]
+
+
+def _config(operation):
+    """The configuration, in which arrays are lists, so that it can be compared."""
+    try:
+        return keras.saving.serialize_keras_object(operation.get_config())
+    except NotImplementedError:  # A class of the user's own, of which only the name can be compared.
+        return {"name": operation.name}
