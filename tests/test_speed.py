@@ -150,6 +150,7 @@ def test_a_profile_tells_the_parts_of_a_step_apart():
         ("StatefulPartitionedCall/gradient_tape/curve_model_1/curve_1/vgg16_bn_1/conv2d_2/Conv2D:Conv2D", "layers"),
         ("StatefulPartitionedCall/curve_model_1/curve_1/mul_62:Mul", "bends"),
         ("StatefulPartitionedCall/sgd_3/Mul_12:Mul", "update"),
+        ("StatefulPartitionedCall/SGD/Mul_12:Mul", "update"),
         ("StatefulPartitionedCall/Cast:Cast", profile.REST),
     ],
 )

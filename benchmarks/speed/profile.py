@@ -42,7 +42,7 @@ def profile(name, settings):
 
 def part_of(operation, parts):
     """The first of `parts`, {part: begin of a scope}, whose scope is in the name of an operation, else `REST`."""
-    scopes = operation.split("/")
+    scopes = operation.lower().split("/")  # The optimizer of Keras 3.12 calls its scope "SGD".
     return next((part for part, begin in parts.items() if any(s.startswith(begin) for s in scopes)), REST)
 
 
