@@ -129,7 +129,7 @@ class CyclicEnsemble(Resumable):
         self.rescale_momentum = bool(rescale_momentum)
         self._validation: Validation | None = None
         self.validation_data = validation_data
-        self._collector = Collector(self.directory)
+        self._collector = Collector(self._lock)
         # Of the present, or the last, `fit`:
         self._cycle: cycles.Cycle | None = None
         self._rate: CyclicRate | None = None

@@ -538,6 +538,45 @@ def test_threads_wait_for_each_other(trained):
     assert all(np.array_equal(a, b) for a, b in zip(values(network.weights), before))
 
 
+FORKED = """
+import os, threading
+import keras
+from keras_fge.core.networks import borrowed
+
+used, other = (keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)]) for _ in range(2))
+is_in, may_go_on = threading.Event(), threading.Event()
+
+def use():
+    with borrowed(used):
+        is_in.set()
+        may_go_on.wait()
+
+thread = threading.Thread(target=use)
+thread.start()
+is_in.wait()
+with borrowed(other):  # By the thread that forks: it goes on in the child.
+    child = os.fork()
+    if child == 0:
+        for network in (other, used):
+            try:
+                with borrowed(network):
+                    print("entered", flush=True)
+            except RuntimeError as error:
+                print(error, flush=True)
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+may_go_on.set()
+thread.join()
+"""
+
+
+def test_a_network_in_use_at_a_fork_is_refused_in_the_child():
+    ended = processes.run(FORKED)
+    assert ended.returncode == 0, ended.stderr
+    first, second = ended.stdout.splitlines()
+    assert first == "entered" and "Another thread used 'sequential' when this process was forked" in second
+
+
 @pytest.mark.slow
 def test_measurements_in_threads_wait_for_each_other(trained):
     start, end, x, y = trained

@@ -2,6 +2,7 @@
 
 import gc
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 import keras_fge
+import processes
 from conftest import batch_norm_network, images, logits_loss, slow_elsewhere, values
 from keras_fge.run.lock import FolderLock, _lock_of_holders
 from keras_fge.run.state import StateFile
@@ -159,3 +161,130 @@ def test_numbers_of_numpy_are_batch_sizes(tmp_path):
     batches = fge.batches(*images(), batch_size=np.int64(8), seed=np.uint8(3))
     network().fit(batches, verbose=0, callbacks=[fge])
     assert len(keras_fge.Ensemble.load(tmp_path)) == 2
+
+
+class At(keras.callbacks.Callback):
+    def __init__(self, epoch, action):
+        super().__init__()
+        self.epoch, self.action = epoch, action
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if epoch == self.epoch:
+            self.action()
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("kind", ["fge", "checkpoint"])
+@pytest.mark.parametrize("comes_after", ["a run", "nothing", "a link"])
+def test_a_run_writes_only_into_the_folder_in_which_it_began(tmp_path, kind, comes_after):
+    """Its folder is moved at the begin of epoch 2: what is there then stays as it is, and the run can go on."""
+    here, moved, other = tmp_path / "run", tmp_path / "moved", tmp_path / "other"
+
+    def fit(epochs, directory, *others):
+        resumed = callback(kind, directory)
+        model = network()
+        model.fit(resumed.batches(*images()), epochs=epochs, verbose=0, callbacks=[*others, resumed])
+        return values(model.weights)
+
+    def move():
+        here.rename(moved)
+        if comes_after == "a run":
+            shutil.copytree(other, here)
+        elif comes_after == "a link":
+            here.symlink_to(other)
+
+    fit(1, other)
+    before = contents(other)
+    with pytest.raises(RuntimeError, match=f"'{here}' is not the folder, any more, .* moved to '{moved}'"):
+        fit(4, here, At(2, move))
+    assert contents(other) == before and (comes_after != "a run" or contents(here) == before)
+    assert here.exists() == (comes_after != "nothing")
+    assert all(np.array_equal(*pair) for pair in zip(fit(4, moved), fit(4, tmp_path / "whole")))
+
+
+ATTEMPT = """
+import sys
+from keras_fge.run.lock import FolderLock
+try:
+    FolderLock(sys.argv[1]).acquire()
+    print("acquired")
+except ValueError as error:
+    print(error)
+"""
+
+
+def test_a_backup_of_the_lock_leaves_it(tmp_path):
+    lock = FolderLock(tmp_path / "run")
+    lock.acquire()
+    shutil.copytree(tmp_path / "run", tmp_path / "backup")  # A lock of POSIX is gone once any such file is closed.
+    assert f"process {os.getpid()} on" in processes.run(ATTEMPT, str(tmp_path / "run")).stdout
+    lock.check()
+    lock.release()
+    assert processes.run(ATTEMPT, str(tmp_path / "run")).stdout == "acquired\n"
+
+
+FORKED = """
+import os, sys, threading
+from keras_fge.run.lock import FolderLock, _lock_of_holders
+
+lock, mine, is_in, may_go_on = FolderLock(sys.argv[1]), FolderLock(sys.argv[2]), threading.Event(), threading.Event()
+lock.acquire()
+
+def hold():
+    with _lock_of_holders:
+        is_in.set()
+        may_go_on.wait()
+
+thread = threading.Thread(target=hold)
+thread.start()
+is_in.wait()
+if (child := os.fork()) == 0:
+    mine.acquire()
+    mine.release()
+    try:
+        FolderLock(sys.argv[1]).acquire()
+    except ValueError as error:
+        print(error, flush=True)
+    lock.release()
+    os._exit(0)
+assert os.waitpid(child, 0)[1] == 0
+may_go_on.set()
+thread.join()
+lock.check()
+lock.release()
+"""
+
+
+def test_a_process_that_was_forked_neither_holds_nor_releases(tmp_path):
+    ended = processes.run(FORKED, str(tmp_path / "run"), str(tmp_path / "mine"))
+    assert ended.returncode == 0 and "process" in ended.stdout and "trains in" in ended.stdout, ended
+    assert not (tmp_path / "run/fit.lock").exists()
+
+
+@pytest.mark.parametrize("moment", ["later", "earlier"])
+def test_a_copy_of_two_moments_of_a_run_is_refused(tmp_path, moment):
+    """The manifest is of the begin of epoch 2, the other files of the begin of epoch 4."""
+    run, copy = tmp_path / "run", tmp_path / "copy"
+    first, second = (lambda name: name == "manifest.json"), (lambda name: name not in ("manifest.json", "fit.lock"))
+    if moment == "earlier":
+        first, second = (lambda name: name == "state.npz"), (lambda name: name not in ("state.npz", "fit.lock"))
+
+    def copied(choose):
+        copy.mkdir(exist_ok=True)
+        for name in filter(choose, os.listdir(run)):
+            shutil.copy(run / name, copy)
+
+    fge = callback("fge", run)
+    others = [At(2, lambda: copied(first)), At(4, lambda: copied(second))]
+    network().fit(fge.batches(*images()), epochs=5, verbose=0, callbacks=[*others, fge])
+    resumed = callback("fge", copy)
+    if moment == "earlier":  # As of a run that ended between member and state: what is missing is made again.
+        network().fit(resumed.batches(*images()), epochs=5, verbose=0, callbacks=[resumed])
+        assert len(resumed.snapshots) == len(fge.snapshots)
+        assert all(np.array_equal(*pair) for pair in zip(resumed.snapshots[-1].weights, fge.snapshots[-1].weights))
+        return
+    with pytest.raises(ValueError, match=r"of two moments of a run.* list 2 and 1 members"):
+        network().fit(resumed.batches(*images()), epochs=5, verbose=0, callbacks=[resumed])

@@ -37,7 +37,7 @@ def test_writing_states_takes_at_most_a_tenth_of_the_time(tmp_path, monkeypatch)
     now = [100.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
 
-    def write(path, content):
+    def write(path, content, check):
         now[0] += 2
 
     network = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])

@@ -64,12 +64,23 @@ def _runs(process):
     return True
 
 
-def write_atomically(path: str | os.PathLike, content: bytes) -> None:
+def always_right() -> None:
+    """The check of a place that nobody can take away."""
+
+
+def write_atomically(path: str | os.PathLike, content: bytes, check: Callable[[], None] = always_right) -> None:
     """Writes the bytes to `path`, which at any moment holds its old content or the new one, also after a power cut.
+
+    Args:
+        path: The file.
+        content: What is to be in it.
+        check: Raises an error if this is not the place to write to, any more. Called before the file is made, and
+            before it becomes `path`.
 
     Raises:
         OSError: if it cannot be written, as on a full disk. What was there before is untouched.
     """
+    check()
     with temporary_name(path) as temporary:
         try:
             # No file or link that is there already is written to.
@@ -78,6 +89,7 @@ def write_atomically(path: str | os.PathLike, content: bytes) -> None:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
+            check()
             replace(temporary, path)
         except OSError as error:
             text = f"{error.strerror or error}, writing {len(content):,} bytes"

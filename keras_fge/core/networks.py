@@ -1,6 +1,7 @@
 """Any Keras network: copies of it and of its values, locks, distances."""
 
 import contextlib
+import os
 import threading
 import weakref
 from collections.abc import Iterator, Sequence
@@ -86,14 +87,37 @@ _locks: weakref.WeakKeyDictionary[keras.Model, Any] = weakref.WeakKeyDictionary(
 _lock_of_locks = threading.Lock()
 
 
+def _after_fork():
+    """Threads that hold a lock are not in a process that was forked: nobody will ever put those weights back."""
+    global _lock_of_locks
+    _lock_of_locks = threading.Lock()
+    for network, lock in list(_locks.items()):
+        if lock is not None and lock.acquire(blocking=False):
+            lock.release()
+        else:
+            _locks[network] = None
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
 @contextlib.contextmanager
 def locked(*networks: keras.Model) -> Iterator[None]:
     """Keeps other threads out of `networks` while weights that are not theirs may stand in them; can be entered again.
 
     (`fit` and `predict` of the networks themselves know nothing of it.)
+
+    Raises:
+        RuntimeError: in a process that was forked while another thread was inside: its weights may still stand there.
     """
     with _lock_of_locks:
         locks = [_locks.setdefault(network, threading.RLock()) for network in sorted(networks, key=id)]
+    if None in locks:
+        raise RuntimeError(
+            f"Another thread used '{sorted(networks, key=id)[locks.index(None)].name}' when this process was forked: "
+            "its weights may be those of another member. Fork before, or load the network again in this process."
+        )
     with contextlib.ExitStack() as stack:
         for lock in locks:  # In one order in all threads, so that two do not wait for each other.
             stack.enter_context(lock)

@@ -12,6 +12,7 @@ from keras_fge.core.compiled import AS_COMPILED, compiled_outputs
 from keras_fge.core.keras_internals import averaged_weights, averages_weights, inner_optimizer, is_chief
 from keras_fge.core.networks import borrowed, check_finite, distance
 from keras_fge.run.folder import Folder
+from keras_fge.run.lock import FolderLock
 from keras_fge.run.snapshots import Snapshot, StoredSnapshot, check_fits
 from keras_fge.run.state import State
 from keras_fge.run.validation import Validation
@@ -21,7 +22,7 @@ class Collector:
     """The snapshots of a callback, those of its present run at the end.
 
     Args:
-        directory: Folder of the run; None: snapshots stay in memory.
+        lock: That of the folder of the run; None: snapshots stay in memory.
 
     Attributes:
         snapshots: All snapshots.
@@ -32,12 +33,12 @@ class Collector:
         about: What the manifest says beside the members.
     """
 
-    def __init__(self, directory: str | None):
+    def __init__(self, lock: FolderLock | None):
         self.snapshots: list[Snapshot] = []
         self.earlier = 0
         self.start: Any = None
         self.last_step = 0
-        self.folder: Any = None if directory is None else Folder(directory)
+        self.folder: Any = None if lock is None else Folder(lock.directory, lock.check)
         self.about: dict[str, Any] = {}
         self._architecture: str | None = None  # Of the network of the snapshots, once a `fit` has begun.
 
@@ -79,10 +80,17 @@ class Collector:
         members, self.about = self.folder.read_manifest()
         if counters["run"] != self.about["run"]:
             raise ValueError(f"`directory`: in '{self.folder.path}', state.npz is not of the run in manifest.json.")
+        files = [member.entry["file"] for member in members]
+        if files[: len(counters["members"])] != counters["members"]:
+            raise ValueError(
+                f"`directory`: '{self.folder.path}' has state.npz and manifest.json of two moments of a run, as a copy "
+                f"that was made while it was training: they list {len(counters['members'])} and {len(files)} members. "
+                "Copy the folder again, once no `fit` writes into it."
+            )
         if (from_logits, task) != (AS_COMPILED, None):
             self.about |= _said_of(model, from_logits, task)
         # Members that came after the state will be made again, the same, and then replace those.
-        self.snapshots = list(members[: counters["members"]])
+        self.snapshots = list(members[: len(counters["members"])])
         self.earlier, self.last_step = 0, counters["last_snapshot_step"]
         self.start = None
         if counters["start_snapshot"]:
@@ -97,7 +105,7 @@ class Collector:
         """What the state of the run holds of this."""
         return {
             "run": self.about["run"],
-            "members": len(self.snapshots),
+            "members": [member.entry["file"] for member in self.snapshots if isinstance(member, StoredSnapshot)],
             "last_snapshot_step": self.last_step,
             "start_snapshot": self.start.entry if isinstance(self.start, StoredSnapshot) else None,
         }
@@ -109,7 +117,9 @@ class Collector:
 
     def _kept(self, snapshot, prefix):
         """The snapshot, in a file and without its weights if there is a folder and this process writes."""
-        return StoredSnapshot.write(snapshot, self.folder.path, prefix) if self.folder and is_chief() else snapshot
+        if not self.folder or not is_chief():
+            return snapshot
+        return StoredSnapshot.write(snapshot, self.folder.path, prefix, self.folder.check)
 
     def take_start(self, model: keras.Model) -> None:
         """Keeps the weights with which the cycles begin."""

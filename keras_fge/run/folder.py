@@ -5,12 +5,20 @@ import json
 import os
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
 
-from keras_fge.core.files import checksum, read_bytes, remove_leftovers, replace, temporary_name, write_atomically
+from keras_fge.core.files import (
+    always_right,
+    checksum,
+    read_bytes,
+    remove_leftovers,
+    replace,
+    temporary_name,
+    write_atomically,
+)
 from keras_fge.core.keras_internals import is_chief, random_states_kept
 from keras_fge.core.networks import clone, locked
 from keras_fge.run.snapshots import StoredSnapshot
@@ -25,10 +33,15 @@ class Folder:
     manifest.json     members with steps, learning rates, metrics; checksums of all, and of itself
     member-*.npz      the weights of one member; the name is made of the content
     network.keras     the network
+
+    Args:
+        path: The folder.
+        check: Called before a file takes its place: raises an error if `path` is another folder by now.
     """
 
-    def __init__(self, path: str | os.PathLike):
+    def __init__(self, path: str | os.PathLike, check: Callable[[], None] = always_right):
         self.path = os.fspath(path)
+        self.check = check
 
     def _in(self, name):
         return os.path.join(self.path, name)
@@ -83,6 +96,7 @@ class Folder:
                     os.fsync(file.fileno())
             except OSError as error:
                 raise OSError(error.errno, f"{error.strerror or error}, writing the network", path) from error
+            self.check()
             replace(temporary, path)
 
     def remove_leftovers(self) -> None:
@@ -117,7 +131,7 @@ class Folder:
         """Replaces the list of members, and what there is to say `about` them, as JSON can hold it."""
         manifest = {"format": FORMAT, **about, "members": [member.entry for member in members]}
         text = json.dumps({**manifest, "checksum": checksum(manifest)}, indent=1)
-        write_atomically(self._in("manifest.json"), text.encode())
+        write_atomically(self._in("manifest.json"), text.encode(), self.check)
 
     def read_manifest(self, verify: bool = True) -> tuple[list[StoredSnapshot], dict[str, Any]]:
         """Reads the manifest: the members, and what `write_manifest` was told about them.

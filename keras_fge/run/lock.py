@@ -23,15 +23,31 @@ class _Holder:
     path: str
     file: int
     thread: threading.Thread
-    process: int
 
 
 _holders: dict[str, _Holder] = {}  # Of this process. A lock on a file keeps other processes out, not other threads.
 _lock_of_holders = threading.RLock()  # Garbage may be collected, and so let go, in whatever the thread is doing here.
 
 
+def _forget_after_fork():
+    """A process that was forked trains nowhere: the locks stay with the one that has them."""
+    global _lock_of_holders
+    _lock_of_holders = threading.RLock()  # A thread that is not in this process may hold the other.
+    for holder in _holders.values():
+        with contextlib.suppress(OSError):
+            os.close(holder.file)
+    _holders.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_after_fork)
+
+
 class FolderLock:
     """The right to train in a folder: held from `acquire` to `release`, or until the process dies.
+
+    The lock belongs to the open file (`flock`): it stays when a backup opens and closes the same file, and in the
+    process that forks another. A copy of this object, or a pickle, holds nothing.
 
     A `fit` that fails tells no callback. So what it holds goes over to the next training of its thread, or to any once
     the thread has ended, and is free once the callback is gone.
@@ -43,6 +59,9 @@ class FolderLock:
     def __init__(self, directory: str | os.PathLike):
         self.directory = os.fspath(directory)
         self._holder: _Holder | None = None
+
+    def __getstate__(self):
+        return {"directory": self.directory, "_holder": None}
 
     @contextlib.contextmanager
     def acquired(self) -> Iterator[None]:
@@ -61,19 +80,20 @@ class FolderLock:
             ValueError: if another process or thread trains in this folder.
             OSError: if the folder cannot be written.
         """
-        if not is_chief() or fcntl is None:
+        if not is_chief():
             return
         os.makedirs(self.directory, exist_ok=True)
+        if fcntl is None:
+            return
         path = os.path.join(os.path.realpath(self.directory), "fit.lock")
         with _lock_of_holders:
             holder = _holders.get(path)
             if holder:
-                is_here = holder.process == os.getpid() and holder.thread.is_alive()
-                if is_here and holder.thread is not threading.current_thread():
+                if holder.thread.is_alive() and holder.thread is not threading.current_thread():
                     raise self._busy(f"thread '{holder.thread.name}' of this process")
                 _release(holder)
             file = self._lock(path)
-            self._holder = _holders[path] = _Holder(path, file, threading.current_thread(), os.getpid())
+            self._holder = _holders[path] = _Holder(path, file, threading.current_thread())
         weakref.finalize(self, _release, self._holder)
 
     def release(self) -> None:
@@ -82,11 +102,32 @@ class FolderLock:
             _release(self._holder)
             self._holder = None
 
+    def check(self) -> None:
+        """Raises a RuntimeError unless the folder of this name is the one in which the lock was acquired.
+
+        Where nothing was acquired, as on Windows, nothing is checked.
+        """
+        if self._holder is None:
+            return
+        try:
+            status = os.fstat(self._holder.file)
+            if _holders.get(self._holder.path) is self._holder and os.path.samestat(
+                status, os.stat(os.path.join(self.directory, "fit.lock"))
+            ):
+                return
+        except OSError:
+            pass
+        raise RuntimeError(
+            f"'{self.directory}' is not the folder, any more, in which this `fit` began: that was moved to "
+            f"{_place(self._holder.file)}, or its file fit.lock was removed. Nothing has been written to what is there "
+            "now. The run can go on from its folder, as of its last state."
+        )
+
     def _lock(self, path):
         while True:
             file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
             try:
-                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except (BlockingIOError, PermissionError):
                 name = os.read(file, 200).decode(errors="replace")
                 os.close(file)
@@ -118,9 +159,16 @@ def _release(holder):
         if _holders.get(holder.path) is not holder:
             return
         del _holders[holder.path]
-        # In a process that was forked from the one that holds it, it is not ours.
         with contextlib.suppress(OSError):
-            if holder.process == os.getpid() and os.path.samestat(os.fstat(holder.file), os.stat(holder.path)):
+            if os.path.samestat(os.fstat(holder.file), os.stat(holder.path)):
                 os.unlink(holder.path)
         with contextlib.suppress(OSError):
             os.close(holder.file)
+
+
+def _place(file):
+    """The folder in which an open file is, as far as the system says."""
+    try:
+        return f"'{os.path.dirname(os.readlink(f'/proc/self/fd/{file}'))}'"
+    except OSError:
+        return "another place"

@@ -45,7 +45,7 @@ class Resumable(keras.callbacks.Callback, abc.ABC):
         self.epoch = 0
         # Of the present, or the last, `fit`:
         self._lock = None if self.directory is None else FolderLock(self.directory)
-        self._state = None if self.directory is None else StateFile(self.directory)
+        self._state = None if self._lock is None else StateFile(self._lock.directory, self._lock.check)
         self._termination = Termination()
         self._settings: dict[str, Any] = {}
         self._batches: dict[str, Any] | None = None  # What is noted of the data set that follows this callback.
@@ -76,9 +76,7 @@ class Resumable(keras.callbacks.Callback, abc.ABC):
         return self.epoch
 
     def __getstate__(self):
-        # What belongs to a `fit` of this process stays here.
-        lock = None if self.directory is None else FolderLock(self.directory)
-        return {**vars(self), "_lock": lock, "_termination": Termination()}
+        return {**vars(self), "_termination": Termination()}  # What belongs to a `fit` of this process stays here.
 
     # --- What a subclass says -----------------------------------------------------------------------------------------
 

@@ -3,13 +3,13 @@
 import hashlib
 import os
 import weakref
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Self
 
 import keras
 import numpy as np
 
-from keras_fge.core.files import read_bytes, read_npz, to_npz, write_atomically
+from keras_fge.core.files import always_right, read_bytes, read_npz, to_npz, write_atomically
 from keras_fge.core.networks import as_plain, distance, locked, to_array
 
 
@@ -141,8 +141,13 @@ class StoredSnapshot(Snapshot):
         self._held: dict[int, np.ndarray] = {}
 
     @classmethod
-    def write(cls, snapshot: Snapshot, folder: str | os.PathLike, prefix: str) -> Self:
-        """Writes a snapshot to a file of its own, named by its content, so that none is ever overwritten."""
+    def write(
+        cls, snapshot: Snapshot, folder: str | os.PathLike, prefix: str, check: Callable[[], None] = always_right
+    ) -> Self:
+        """Writes a snapshot to a file of its own, named by its content, so that none is ever overwritten.
+
+        `check` raises an error if `folder` is another one by now.
+        """
         base = snapshot.base
         # A base that is not in this folder, any more, is of no use.
         if not (isinstance(base, StoredSnapshot) and os.path.exists(os.path.join(folder, os.path.basename(base.path)))):
@@ -152,7 +157,7 @@ class StoredSnapshot(Snapshot):
         content = to_npz(arrays)
         checksum = hashlib.sha256(content).hexdigest()
         file = f"{prefix}-{checksum[:16]}.npz"
-        write_atomically(os.path.join(folder, file), content)
+        write_atomically(os.path.join(folder, file), content, check)
         entry = {"file": file, "sha256": checksum, "size": len(content), "shapes": snapshot.shapes}
         if base:
             entry.update(shared=sorted(shared), base=base._file)

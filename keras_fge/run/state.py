@@ -7,14 +7,14 @@ import os
 import time
 import warnings
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 
 from keras_fge.core.architecture import architecture, training_options
-from keras_fge.core.files import checksum, read_npz, remove_leftovers, to_npz, write_atomically
+from keras_fge.core.files import always_right, checksum, read_npz, remove_leftovers, to_npz, write_atomically
 from keras_fge.core.keras_internals import (
     all_layers,
     inner_optimizer,
@@ -80,10 +80,11 @@ class StateFile:
 
     Args:
         directory: The folder.
+        check: Called before a file takes its place: raises an error if `directory` is another folder by now.
     """
 
-    def __init__(self, directory: str | os.PathLike):
-        self.directory = os.fspath(directory)
+    def __init__(self, directory: str | os.PathLike, check: Callable[[], None] = always_right):
+        self.directory, self.check = os.fspath(directory), check
         self.path = os.path.join(self.directory, "state.npz")
         self._written_at, self._seconds_to_write = -math.inf, 0.0
 
@@ -105,8 +106,7 @@ class StateFile:
         rate = given_rate(inner_optimizer(model.optimizer))
         text = json.dumps({**counters, "learning_rate": rate, "random": random_states()})
         arrays = {f"value_{index:06}": value for index, value in enumerate(values)}
-        os.makedirs(self.directory, exist_ok=True)
-        write_atomically(self.path, to_npz({**arrays, "counters": text}))
+        write_atomically(self.path, to_npz({**arrays, "counters": text}), self.check)
         self._written_at = time.monotonic()
         self._seconds_to_write = self._written_at - begin
 
