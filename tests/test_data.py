@@ -126,6 +126,27 @@ def test_probabilities_of_half_precision_are_probabilities(half):
     assert ensemble.evaluate(X, Y)["nll"] == pytest.approx(-np.mean(log_p[np.arange(40), Y]), abs=0.02)
 
 
+@pytest.mark.skipif(keras.backend.backend() == "jax", reason="JAX computes in float64 only if it is told to")
+@pytest.mark.parametrize("from_logits", [True, False, None])
+def test_outputs_in_float64_are_averaged_in_float64(from_logits):
+    activation = "softmax" if from_logits is False else None
+    weights = [[RNG.normal(size=(3, 3)), RNG.normal(size=3)] for _ in range(3)]
+    x = X.astype("float64")
+    inputs = keras.Input((3,), dtype="float64")
+    network = keras.Model(inputs, keras.layers.Dense(3, activation, dtype="float64")(inputs))
+    outputs = []
+    for member in weights:
+        network.set_weights(member)
+        outputs.append(network.predict(x, verbose=0))  # On torch, Keras rounds `x` to float32.
+    outputs = np.stack(outputs)
+    if from_logits:
+        outputs = np.exp(outputs) / np.sum(np.exp(outputs), axis=-1, keepdims=True)
+    ensemble = keras_fge.Ensemble(network, weights, from_logits=from_logits)
+    for predictions in (ensemble.predict(x), ensemble.to_model().predict(x, verbose=0)):
+        assert predictions.dtype == np.float64 and np.allclose(predictions, outputs.mean(axis=0), rtol=1e-12, atol=0)
+    assert np.allclose(ensemble.predict_variance(x), outputs.var(axis=0), rtol=1e-10)
+
+
 def test_targets_without_weight_may_be_missing():
     keras.utils.set_random_seed(0)
     networks = [keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)]) for _ in range(2)]

@@ -1,6 +1,7 @@
 """Ensembles against numpy; metrics against scikit-learn and hand-computed cases."""
 
 import concurrent.futures
+import warnings
 
 import keras
 import numpy as np
@@ -321,6 +322,8 @@ def test_regression_mean_variance_and_errors():
     targets = rng.normal(size=(50, 3))
     assert ensemble.predict(X) == pytest.approx(outputs.mean(axis=0), abs=1e-5)
     assert ensemble.predict_variance(X) == pytest.approx(outputs.var(axis=0), abs=1e-4)
+    large = [[np.zeros((4, 3), "float32"), np.full(3, 1e7 + k, "float32")] for k in range(4)]
+    assert np.all(keras_fge.Ensemble(network(None), large, from_logits=None).predict_variance(X) == 1.25)
     error = outputs.mean(axis=0) - targets
     expected = {"mse": np.mean(error**2), "mae": np.mean(np.abs(error))}
     assert ensemble.evaluate(X, targets) == pytest.approx(expected, rel=1e-5)
@@ -385,6 +388,10 @@ def test_disagreement_and_distances():
         for k in range(3):
             assert ensemble.disagreement(X)[j, k] == pytest.approx(np.mean(classes[j] != classes[k]))
             assert ensemble.distances()[j, k] == pytest.approx(np.linalg.norm(flat[j] - flat[k]))
+    diverged = [members[0][0] * np.nan, members[0][1]]
+    matrix = keras_fge.Ensemble(network(), [members[0], diverged, members[1]]).disagreement(X)
+    assert np.isnan(matrix[1]).all() and np.isnan(matrix[:, 1]).all()
+    assert matrix[0, 2] == ensemble.disagreement(X)[0, 1]
 
 
 def test_average_weights_with_batch_norm(trained):
@@ -475,6 +482,45 @@ def test_networks_of_a_class_of_ones_own(tmp_path):
         keras_fge.Ensemble.load(tmp_path / "unknown")
     loaded = keras_fge.Ensemble.load(tmp_path / "unknown", network=unknown)
     assert np.array_equal(loaded.predict(X), ensemble.predict(X)) and loaded.from_logits is True
+
+
+@keras.saving.register_keras_serializable("test_ensemble")
+class Forgetful(layers.Layer):
+    """Its configuration lacks the factor."""
+
+    def __init__(self, factor=1.0, **kwargs):
+        super().__init__(**kwargs)
+        self.relu = layers.LeakyReLU(factor)
+
+    def call(self, x):
+        return self.relu(x)
+
+    def get_config(self):
+        return {"name": self.name}
+
+
+@pytest.mark.parametrize(
+    ("layer", "said"),
+    [
+        (lambda: layers.Lambda(lambda x: 2 * x), "safe"),
+        (lambda: Forgetful(0.3), "differ in `negative_slope`"),
+        (lambda: keras.layers.Activation(lambda x: 2 * x), ""),
+    ],
+)
+def test_a_network_that_cannot_be_loaded_is_known_before_the_training(layer, said, tmp_path):
+    model = keras.Sequential([keras.Input((4,)), layer(), layers.Dense(3, "softmax")])
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    fge = keras_fge.FGE(0.1, 0.01, cycle_steps=4, directory=tmp_path)
+
+    class IsFirst(keras.callbacks.Callback):
+        def on_train_begin(self, logs=None):
+            assert any("cannot be saved and loaded again" in str(w.message) for w in warned)
+
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        model.fit(X, Y, batch_size=10, verbose=0, callbacks=[fge, IsFirst()])
+    assert any(said in str(w.message) for w in warned if "cannot be saved" in str(w.message))
+    assert np.allclose(keras_fge.Ensemble.load(tmp_path, network=model).predict(X), fge.ensemble().predict(X))
 
 
 def test_save_and_load_in_a_new_process(trained, tmp_path):

@@ -499,6 +499,45 @@ def test_graphs_inside_a_network_are_told_apart():
         keras_fge.Ensemble.of([nested(ops.relu), nested(ops.tanh)])
 
 
+MADE_OF_LAYERS = {
+    "merge mode": lambda x, other: layers.Bidirectional(
+        layers.GRU(2, return_sequences=True), merge_mode="ave" if other else "sum"
+    )(x),
+    "direction": lambda x, other: layers.GRU(2, return_sequences=True, go_backwards=other)(x),
+    "cells": lambda x, other: layers.RNN(
+        [layers.GRUCell(2), layers.GRUCell(2)], return_sequences=True, go_backwards=other
+    )(x),
+    "iterations": lambda x, other: layers.SpectralNormalization(layers.Dense(2), power_iterations=3 if other else 1)(x),
+    "mask": lambda x, other: layers.MultiHeadAttention(1, 2)(x, x, use_causal_mask=other),
+    "wrapped": lambda x, other: layers.TimeDistributed(layers.Dense(2, "relu" if other else "tanh"))(x),
+    "own": lambda x, other: Scaled(layers.Dense(2), 3.0 if other else 2.0)(x),
+}
+
+
+@keras.saving.register_keras_serializable("test_networks")
+class Scaled(layers.Wrapper):
+    def __init__(self, layer, factor, **kwargs):
+        super().__init__(layer, **kwargs)
+        self.factor = factor
+
+    def call(self, x):
+        return self.factor * self.layer(x)
+
+    def get_config(self):
+        return {**super().get_config(), "factor": self.factor}
+
+
+@pytest.mark.parametrize("kind", MADE_OF_LAYERS)
+def test_options_of_layers_that_are_made_of_layers_tell_networks_apart(kind):
+    def network(other):
+        inputs = keras.Input((5, 2))
+        return keras.Model(inputs, layers.Dense(3)(layers.Flatten()(MADE_OF_LAYERS[kind](inputs, other))))
+
+    assert len(keras_fge.Ensemble.of([network(False), network(False)])) == 2
+    with pytest.raises(ValueError, match="must have the same architecture, but differ in"):
+        keras_fge.Ensemble.of([network(False), network(True)])
+
+
 def test_a_callback_does_not_mix_networks():
     x, y = np.ones((8, 6), "float32"), np.ones((8, 6), "float32")
     fge = keras_fge.FGE(0.01, 0.001, cycle_steps=2)

@@ -10,10 +10,11 @@ from keras import ops
 
 from keras_fge.core.files import checksum, checksum_of_arrays
 from keras_fge.core.keras_internals import all_layers, graph_of, has_graph
+from keras_fge.core.own_state import checksum_of_state, own_state
 
 # Options of Keras layers in which two networks of one architecture may differ.
 ONLY_IN_TRAINING = re.compile(
-    "^(trainable|dtype|seed|rate|dropout|stddev|momentum)$|_(initializer|regularizer|dropout)$"
+    "^(trainable|dtype|seed|rate|dropout|stddev|momentum|unroll)$|_(initializer|regularizer|dropout)$"
 )
 
 
@@ -45,12 +46,16 @@ def check_same_architecture(
                 f"{start_name} and {end_name} must have the same architecture, but have {len(ours)} and {len(theirs)} "
                 f"{kind}s. The first without a partner is '{longer[min(len(ours), len(theirs))].path}' of {name}."
             )
-    _check_same_signatures(start, end, start_name, end_name)
+    check_same_function(start, end, start_name, end_name)
 
 
-def _check_same_signatures(start, end, start_name, end_name):
-    """Raises a ValueError if equal weights would compute something else, as with another activation or stride."""
-    for a, b in itertools.zip_longest(layer_signatures(start), layer_signatures(end), fillvalue={}):
+def check_same_function(start: keras.layers.Layer, end: keras.layers.Layer, start_name: str, end_name: str) -> None:
+    """Raises a ValueError if equal weights would compute something else, as with another activation or stride.
+
+    Unlike `check_same_architecture`, it takes layers, built or not, and does not look at their weights.
+    """
+    none: dict[str, Any] = {}
+    for a, b in itertools.zip_longest(layer_signatures(start), layer_signatures(end), fillvalue=none):
         for key in a | b:
             if key != "name" and a.get(key) != b.get(key):
                 raise ValueError(
@@ -67,20 +72,20 @@ def _check_same_signatures(start, end, start_name, end_name):
             )
 
 
-def layer_signatures(network: keras.Model) -> list[dict[str, Any]]:
+def layer_signatures(network: keras.layers.Layer) -> list[dict[str, Any]]:
     """What each layer computes: its class and configuration, less the options that matter only in training.
 
-    Layers that are made of other layers stand for nothing of their own.
+    A layer that is made of others stands beside them, with the options that are its own.
     """
     signatures = []
-    for layer in _leaves(network):
+    for layer in _parts(network):
         config = _config(layer)
         hidden = getattr(layer, "_keras_fge_hidden_layers", ())
         for part in hidden:  # They speak for themselves, not by their names in this config.
             signatures.extend(layer_signatures(part))
         left_out = ("layer",) if hidden else ()
         kept = {key: config[key] for key in config if not ONLY_IN_TRAINING.search(key) and key not in left_out}
-        signatures.append({"class": type(layer).__name__, **kept})
+        signatures.append({"class": type(layer).__name__, **kept, "own_state": checksum_of_state(own_state(layer))})
     return signatures
 
 
@@ -88,7 +93,7 @@ def training_options(network: keras.Model) -> dict[str, Any]:
     """The options of layers that matter only in training, less where weights begin, as JSON can hold them."""
     return {
         f"{key} of layer {index} ({type(layer).__name__})": value
-        for index, layer in enumerate(_leaves(network))
+        for index, layer in enumerate(_parts(network))
         for key, value in _config(layer).items()
         if ONLY_IN_TRAINING.search(key) and not re.search("^(trainable|seed)$|_initializer$", key)
     }
@@ -99,14 +104,14 @@ def architecture(network: keras.Model) -> str:
     return checksum([[{**layer, "name": None} for layer in layer_signatures(network)], graph_signature(network)])
 
 
-def graph_signature(network: keras.Model) -> list[Any]:
+def graph_signature(network: keras.layers.Layer) -> list[Any]:
     """Which operation takes which tensors, in the order of the computation; empty, if `network` has no graph.
 
     Each call is (operation, arguments, keyword arguments): a layer is its place among all, as `layer_signatures` has
     its configuration; a tensor is "call i, output j" of this list, or "input i". What stands in a network inside counts
     as if it stood in `network` itself.
     """
-    places = {id(layer): index for index, layer in enumerate(_leaves(network))}
+    places = {id(layer): index for index, layer in enumerate(_parts(network))}
     if has_graph(network):
         return _calls(network, places)
     inner = (part for part in all_layers(network, include_self=False) if has_graph(part))
@@ -145,23 +150,30 @@ def _calls(network, places):
 def _named_operation(operation, places):
     if id(operation) in places:
         return f"layer {places[id(operation)]}"
-    if isinstance(operation, keras.layers.Layer):
-        return type(operation).__name__  # Made of other layers, which have places.
     return [type(operation).__name__, {key: repr(v) for key, v in _config(operation).items() if key != "name"}]
 
 
-def _leaves(network):
-    """The layers of a network that are not made of other layers, in the order of the weights."""
+def _parts(network):
+    """The layers of a network at any depth, in the order of the weights; networks with a graph are what is in them."""
     return [
         layer
         for layer in all_layers(network)
-        if not isinstance(layer, keras.layers.InputLayer) and not all_layers(layer, include_self=False)
+        if not isinstance(layer, keras.layers.InputLayer) and not has_graph(layer)
     ]
 
 
 def _config(operation):
-    """The configuration, in which arrays are lists, so that it can be compared."""
+    """The configuration, in which arrays are lists and layers inside are classes, so that it can be compared."""
     try:
-        return keras.saving.serialize_keras_object(operation.get_config())
+        config = keras.saving.serialize_keras_object(operation.get_config())
     except NotImplementedError:  # A class of the user's own, of which only the name can be compared.
         return {"name": operation.name}
+    return {key: _without_layers(value) for key, value in config.items()}
+
+
+def _without_layers(value):
+    """A part of a configuration, less what layers inside say for themselves, with names that do not count."""
+    if isinstance(value, dict):
+        is_layer = isinstance(inner := value.get("config"), dict) and "class_name" in value and "trainable" in inner
+        return value["class_name"] if is_layer else {key: _without_layers(part) for key, part in value.items()}
+    return [_without_layers(part) for part in value] if isinstance(value, (list, tuple)) else value

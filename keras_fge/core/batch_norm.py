@@ -109,7 +109,7 @@ class BatchNormEstimator:
                 raise ValueError(f"`data` are masked everywhere: BatchNormalization '{layer.name}' sees no valid step.")
             mean, variance = np.split(np.average(part[:, 1:], axis=0, weights=part[:, 0]), 2)
             for variable, value in ((layer.moving_mean, mean), (layer.moving_variance, variance)):
-                variable.assign(value.reshape(variable.shape).astype("float32"))
+                variable.assign(value.reshape(variable.shape))
 
 
 class _StatisticsReader(keras.Model):

@@ -11,14 +11,16 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_fge.core.architecture import check_same_function
 from keras_fge.core.keras_internals import all_layers, has_lora
+from keras_fge.core.own_state import copy_own_state
 
 
 def clone(layer: keras.layers.Layer) -> keras.layers.Layer:
     """Makes a layer or network of the same architecture, not compiled, with weights of its own.
 
     Raises:
-        ValueError: if Keras cannot make one, as for a class without a working `get_config`.
+        ValueError: if Keras cannot make one, as for a class without a working `get_config`, or makes another one.
     """
     compiled = isinstance(layer, keras.Model) and layer.compiled
     try:
@@ -41,11 +43,12 @@ def clone(layer: keras.layers.Layer) -> keras.layers.Layer:
             "it only once: share the layer in a functional model instead."
         )
     _make_inner_layers_alike(layer, copy)
+    check_same_function(layer, copy, f"'{layer.name}'", "what Keras makes of its configuration")
     return copy
 
 
 def _make_inner_layers_alike(layer, copy):
-    """Freezes, and gives LoRA to, layers inside a layer, of which that layer's configuration does not tell."""
+    """Gives layers inside a layer what its configuration does not tell: what is frozen, LoRA, vocabularies."""
     # The copy of a functional model of a class of its own is a plain one, with inputs of its own.
     parts = [
         [part for part in all_layers(root) if not isinstance(part, keras.layers.InputLayer)] for root in (layer, copy)
@@ -55,6 +58,7 @@ def _make_inner_layers_alike(layer, copy):
         if ours.trainable != theirs.trainable:
             theirs.trainable = ours.trainable
     for ours, theirs in pairs:
+        copy_own_state(ours, theirs)
         if has_lora(ours) and not has_lora(theirs) and theirs.built:
             theirs.enable_lora(ours.lora_rank, lora_alpha=ours.lora_alpha)
 
@@ -64,9 +68,10 @@ def _sequential_parts(network):
 
 
 def set_weights(network: keras.Model, weights: Sequence[np.ndarray]) -> None:
-    """Sets all weights of `network`, and recomputes what depends on them."""
+    """Sets all weights of `network`, and recomputes what depends on them; recurrent layers begin anew."""
     network.set_weights(weights)
     recompute_constants(network)
+    reset_states(network)
 
 
 def recompute_constants(network: keras.layers.Layer) -> None:
@@ -74,6 +79,18 @@ def recompute_constants(network: keras.layers.Layer) -> None:
     for layer in all_layers(network):
         if isinstance(layer, keras.layers.Normalization):
             layer.finalize_state()
+
+
+def recurrent_states(network: keras.Model) -> list[keras.Variable]:
+    """The states of stateful recurrent layers, which Keras does not count among the variables of a network."""
+    layers = [layer for layer in all_layers(network) if isinstance(layer, keras.layers.RNN) and layer.stateful]
+    return [state for layer in layers for state in keras.tree.flatten(layer.states) if state is not None]
+
+
+def reset_states(network: keras.Model) -> None:
+    """Has stateful recurrent layers begin anew."""
+    for state in recurrent_states(network):
+        state.assign(ops.zeros_like(state.value))
 
 
 def regularization(network: keras.Model) -> float:
@@ -98,7 +115,7 @@ def _after_fork():
             _locks[network] = None
 
 
-if hasattr(os, "register_at_fork"):
+if os.name == "posix":
     os.register_at_fork(after_in_child=_after_fork)
 
 
@@ -128,18 +145,20 @@ def locked(*networks: keras.Model) -> Iterator[None]:
 def restored(network: keras.Model, only_on_error: bool = False) -> Iterator[None]:
     """Puts the values of all variables of `network` back after the block, or only if it fails or is interrupted.
 
-    One thread at a time can be inside, for one network; it can enter again. On JAX, `predict` and `evaluate` take the
-    values out of the model and, if they break off, do not bring them back.
+    The states of recurrent layers come back in any case: to predict changes them. One thread at a time can be inside,
+    for one network; it can enter again. On JAX, `predict` and `evaluate` take the values out of the model and, if they
+    break off, do not bring them back.
     """
     with locked(network):
         values = [(variable, read(variable)) for variable in network.variables]
+        states = [(state, read(state)) for state in recurrent_states(network)]
         try:
             yield
         except BaseException:
             only_on_error = False
             raise
         finally:
-            for variable, value in values if not only_on_error else ():
+            for variable, value in states if only_on_error else values + states:
                 variable.assign(value)
 
 

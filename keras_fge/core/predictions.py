@@ -33,19 +33,23 @@ class RunningMean:
 
 
 class RunningVariance(RunningMean):
-    """Variance over the outputs, sum_i v_i (p_i - m)^2 / sum_i v_i, beside their mean, by Welford's update."""
+    """Variance over the outputs, sum_i v_i (p_i - m)^2 / sum_i v_i, beside their mean, by Welford's update in float64.
+
+    (In float32 the differences of values around 1e7 would be off by 1.)
+    """
 
     def __init__(self):
         super().__init__()
         self.squares = None
 
     def add(self, outputs: Any, weight: float = 1) -> None:
+        outputs = keras.tree.map_structure(lambda array: np.asarray(array, "float64"), outputs)
         before = self.mean() if self.count else outputs
         super().add(outputs, weight)
         if self.squares is None:
             self.squares = keras.tree.map_structure(np.zeros_like, outputs)
         self.squares = keras.tree.map_structure(  # No difference of large sums.
-            lambda squares, new, old, mean: squares + np.float32(weight) * (new - old) * (new - mean),
+            lambda squares, new, old, mean: squares + weight * (new - old) * (new - mean),
             self.squares,
             outputs,
             before,
@@ -53,8 +57,8 @@ class RunningVariance(RunningMean):
         )
 
     def variance(self) -> Any:
-        """The variance so far, of the structure of the outputs."""
-        return keras.tree.map_structure(lambda squares: squares / np.float32(self.count), self.squares)
+        """The variance so far, of the structure of the outputs, in float64."""
+        return keras.tree.map_structure(lambda squares: squares / self.count, self.squares)
 
 
 def predicted(network: keras.Model, x: Any, batch_size: int | None) -> Any:

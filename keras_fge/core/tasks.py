@@ -16,6 +16,11 @@ Task = str | None | list[str | None]
 TASKS = ("classification", "multilabel", "regression")
 
 
+def at_least_float32(dtype: str) -> str:
+    """The type in which outputs of this type are averaged."""
+    return "float64" if dtype == "float64" else "float32"
+
+
 @dataclasses.dataclass(frozen=True)
 class Output:
     """What one output is.
@@ -34,8 +39,9 @@ class Output:
         return "sigmoid" if self.task == "multilabel" or width == 1 else "softmax"
 
     def probabilities(self, array: Any) -> np.ndarray:
-        """Probabilities, or values, in float32."""
-        array, is_half = np.asarray(array, dtype="float32"), np.asarray(array).dtype.itemsize == 2
+        """Probabilities, or values, in float32, or float64 if that is what the network outputs."""
+        array = np.asarray(array)
+        array, is_half = array.astype(at_least_float32(array.dtype.name)), array.dtype.itemsize == 2
         if not self.from_logits:
             # Rounded to bfloat16 or float16, probabilities sum to 1 only about.
             sums = np.sum(array, axis=-1, keepdims=True)
@@ -62,7 +68,7 @@ class Output:
         """`probabilities` as a layer of Keras."""
         if not self.from_logits:
             return tensor
-        return keras.layers.Activation(self._activation(tensor.shape[-1]), dtype="float32")(tensor)
+        return keras.layers.Activation(self._activation(tensor.shape[-1]), dtype=at_least_float32(tensor.dtype))(tensor)
 
     def classes(self, array: np.ndarray) -> np.ndarray:
         """The predicted classes, or labels, of probabilities."""

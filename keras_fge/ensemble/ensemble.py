@@ -28,8 +28,8 @@ class Ensemble:
     """Networks of one architecture that predict together: p(y | x) = 1/K sum_k p_k(y | x).
 
     Probabilities are averaged, never logits. One member at a time is put into `network`, whose own weights come back
-    afterwards, also after an error; sums are float32. `ensemble[:k]` is the ensemble of the first k members, and
-    `ensemble[0]` the first member, a network of its own.
+    afterwards, also after an error. Sums are float32, or float64 if the outputs are. `ensemble[:k]` is the ensemble of
+    the first k members, and `ensemble[0]` the first member, a network of its own.
 
     Args:
         network: A built `keras.Model`.
@@ -151,7 +151,8 @@ class Ensemble:
                 only the sum and the prediction of one member are held.
 
         Returns:
-            float32 array of the shape of the network's output (or the same structure of arrays for several outputs).
+            float32 array of the shape of the network's output (or the same structure of arrays for several outputs);
+            float64 if that is what the network outputs.
         """
         if members:
             return keras.tree.map_structure(
@@ -165,7 +166,7 @@ class Ensemble:
         return self._members.add_up(RunningMean(), x, batch_size).mean()
 
     def predict_variance(self, x: Any, batch_size: int | None = None) -> Any:
-        """The variance over the members, sum_k v_k (p_k - p)^2, of what `predict` averages. Same shape."""
+        """The variance over the members, sum_k v_k (p_k - p)^2, of what `predict` averages. Same shape, float64."""
         return self._members.add_up(RunningVariance(), x, batch_size).variance()
 
     def evaluate(
@@ -260,11 +261,14 @@ class Ensemble:
         return uncertainty(members, self.weights)
 
     def disagreement(self, x: Any, batch_size: int | None = None) -> np.ndarray:
-        """The fraction of samples for which two members predict different classes: array of shape `(K, K)`."""
+        """The fraction of samples for which two members predict different classes: array of shape `(K, K)`.
+
+        NaN for a member whose predictions are not finite.
+        """
         predictions = self._members.all_predictions(x, batch_size)
         if not isinstance(predictions[0], np.ndarray):
             raise ValueError("`disagreement` needs a network with one output.")
-        return disagreement([self._outputs.each(1)[0].classes(array) for array in predictions])
+        return disagreement(predictions, self._outputs.each(1)[0].classes)
 
     def distances(self) -> np.ndarray:
         """||w_j - w_k|| over the trainable weights: array of shape `(K, K)`, in the units of the weights."""

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import keras
 
 from keras_fge.core.networks import clone, set_weights
-from keras_fge.core.tasks import Outputs
+from keras_fge.core.tasks import Outputs, at_least_float32
 from keras_fge.run import Snapshot, sharing
 
 
@@ -82,8 +82,12 @@ def _with_shared_layers(network, inputs, shared, results, number):
 def _scaled(tensors, factor):
     if factor == 1:
         return tensors
-    return keras.tree.map_structure(lambda tensor: keras.layers.Rescaling(factor, dtype="float32")(tensor), tensors)
+
+    def scaled(tensor):
+        return keras.layers.Rescaling(factor, dtype=at_least_float32(tensor.dtype))(tensor)
+
+    return keras.tree.map_structure(scaled, tensors)
 
 
 def _mean_layer(*tensors):
-    return keras.layers.Average(dtype="float32")(tensors) if len(tensors) > 1 else tensors[0]
+    return keras.layers.Average(dtype=at_least_float32(tensors[0].dtype))(tensors) if len(tensors) > 1 else tensors[0]

@@ -1,6 +1,6 @@
 """How sure an ensemble is: predictive entropy, mutual information, and how well they tell foreign data."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -50,9 +50,13 @@ def uncertainty(
     }
 
 
-def disagreement(classes: Sequence[np.ndarray]) -> np.ndarray:
-    """The fraction of positions at which two members predict different classes: `(K, K)` from K arrays of classes."""
-    return np.array([[np.mean(a != b) for b in classes] for a in classes])
+def disagreement(predictions: Sequence[np.ndarray], classes: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """The fraction of positions at which two of K members predict different `classes`: `(K, K)`.
+
+    NaN where a member's predictions are not finite: they have no class.
+    """
+    chosen = [classes(array) if np.all(np.isfinite(array)) else None for array in predictions]
+    return np.array([[np.nan if a is None or b is None else np.mean(a != b) for b in chosen] for a in chosen])
 
 
 def ood_auroc(inside: ArrayLike, outside: ArrayLike) -> float:

@@ -9,7 +9,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 
+from keras_fge.core.architecture import check_same_architecture
 from keras_fge.core.files import (
     always_right,
     checksum,
@@ -70,6 +72,7 @@ class Folder:
             )
         if is_chief():
             os.makedirs(self.path, exist_ok=True)
+        entry = None
         try:
             # On several processes, the two lines inside communicate. A folder is not to change the training.
             with locked(network), random_states_kept():
@@ -78,14 +81,16 @@ class Folder:
             if is_chief():
                 self._save(copy)
                 content = read_bytes(self._in("network.keras"))
-                return {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content)}
+                entry = {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content)}
+                with random_states_kept():  # What cannot be loaded is to be known before the training, not after it.
+                    _check_same_values(self.load_network(entry), copy)
         except (ValueError, TypeError, NotImplementedError) as error:
             warnings.warn(
-                f"'{network.name}' cannot be saved; `Ensemble.load('{self.path}', network=...)` will need one that you "
-                f"build. {error}",
+                f"'{network.name}' cannot be saved and loaded again; `Ensemble.load('{self.path}', network=...)` will "
+                f"need one that you build. {error}",
                 stacklevel=2,
             )
-        return None
+        return entry
 
     def _save(self, network):
         path = self._in("network.keras")
@@ -161,6 +166,13 @@ class Folder:
             reason = error if isinstance(error, ValueError) else repr(error)
             raise ValueError(f"'{path}' is no manifest of an ensemble, or a damaged one. {reason}") from error
         return members, manifest
+
+
+def _check_same_values(loaded, network):
+    """Raises a ValueError unless what was loaded is what was saved."""
+    check_same_architecture(loaded, network, "the network as it is loaded", "as it was saved")
+    if not all(np.array_equal(*pair, equal_nan=True) for pair in zip(loaded.get_weights(), network.get_weights())):
+        raise ValueError("Once loaded, it has other weights.")
 
 
 def _check_entries(network, weights, members):

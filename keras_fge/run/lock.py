@@ -39,7 +39,7 @@ def _forget_after_fork():
     _holders.clear()
 
 
-if hasattr(os, "register_at_fork"):
+if os.name == "posix":
     os.register_at_fork(after_in_child=_forget_after_fork)
 
 

@@ -17,6 +17,7 @@ from keras_fge.core.keras_internals import (
     warn_of_newer_keras,
     warn_of_slow_scan,
 )
+from keras_fge.core.own_state import check_kept
 from keras_fge.run.batches import Batches
 from keras_fge.run.lock import FolderLock
 from keras_fge.run.state import State, StateFile, build_optimizer, check_batches, check_settings, describe, see_rate
@@ -115,6 +116,7 @@ class Resumable(keras.callbacks.Callback, abc.ABC):
         warn_of_slow_scan(model)
         self._check_companions(fit)
         self._has_begun, self._batch = False, 0
+        check_kept(model)
         is_built = build_optimizer(model)
         self._check(model, fit)
         if self.directory is None:

@@ -23,15 +23,16 @@ from keras_fge.core.keras_internals import (
     set_random_states,
     track_all_variables,
 )
-from keras_fge.core.networks import check_finite, recompute_constants, to_array
+from keras_fge.core.networks import check_finite, recompute_constants, recurrent_states, to_array
 
 # What `Resumable` writes; its subclasses add to it.
 COUNTERS = ("epoch", "settings", "learning_rate", "batches", "history", "random")
 
 
 def training_state(model: keras.Model) -> list[keras.Variable]:
-    """The variables that a training goes on from: weights, statistics, seeds, optimizer."""
-    return model.variables + model.optimizer.variables  # In an order that does not depend on what is frozen.
+    """The variables that a training goes on from: weights, statistics, seeds, states of recurrent layers, optimizer."""
+    # In an order that does not depend on what is frozen.
+    return model.variables + recurrent_states(model) + model.optimizer.variables
 
 
 @dataclasses.dataclass(frozen=True)

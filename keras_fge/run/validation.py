@@ -8,7 +8,7 @@ import numpy as np
 
 from keras_fge.core.compiled import AS_COMPILED, compiled_metrics, compiled_outputs
 from keras_fge.core.data import batches_of, check_data
-from keras_fge.core.networks import borrowed, restored, set_weights
+from keras_fge.core.networks import borrowed, reset_states, restored, set_weights
 from keras_fge.core.predictions import RunningMean, check_order, predict_with_labels
 from keras_fge.core.tasks import Outputs
 from keras_fge.run.batches import Batches
@@ -110,6 +110,7 @@ class Validation:
     def _predict(self, model):
         """Probabilities."""
         with restored(model, only_on_error=True):
+            reset_states(model)
             outputs, labels, self._weights = predict_with_labels(model, *self._parts)
         check_order(self._labels, labels, "`validation_data`")
         self._labels = labels
