@@ -17,8 +17,10 @@ class Checkpoint(Resumable):
 
     It takes data in an order that does not depend on the process: `checkpoint.batches(x, y)`, or `shuffle=False`.
     (Keras' own shuffling of arrays is resumed on JAX and torch, not on TensorFlow.) On torch, give `Dropout` a `seed`.
-    An epoch that was cut short by `stop_training` is done again. List this callback last; the states of the others are
-    not saved. `FGE` and `SnapshotEnsemble` do the same with their own `directory`.
+    An epoch that was cut short by `stop_training` is done again. List this callback last: what `EarlyStopping`,
+    `ReduceLROnPlateau`, `ModelCheckpoint` and `SwapEMAWeights` remember is saved if they are listed before. What is
+    lost, as the best weights of EarlyStopping or the attributes of a class of your own, a warning says at the resume.
+    `FGE` and `SnapshotEnsemble` do the same with their own `directory`.
 
     Args:
         directory: Folder for the state; it is made if it is not there.

@@ -346,6 +346,7 @@ class CyclicEnsemble(Resumable):
 
     def _own_settings(self):
         return {
+            "validation_data": self._validation and self._validation.checksum(),
             "callback": type(self).__name__,
             "max_learning_rate": None if self._chooses_rates else self.max_learning_rate,
             "min_learning_rate": None if self._chooses_rates else self.min_learning_rate,
@@ -373,8 +374,12 @@ class CyclicEnsemble(Resumable):
 
     def _read(self, model, stored):
         self._collector.read(model, stored, *self._said_of_outputs())
-        if self._validation:
-            self._validation.sum_up(model, self.snapshots)
+        measured = self._validation.sum_up(model, self.snapshots) if self._validation else [{} for _ in self.snapshots]
+        is_other = stored.counters["settings"].get("validation_data") != self._settings["validation_data"]
+        for snapshot, metrics in zip(self.snapshots, measured):
+            if is_other or snapshot.metrics.keys() != set(self._names_of_metrics()):
+                distances = {name: value for name, value in snapshot.metrics.items() if name.startswith("distance_")}
+                snapshot.metrics = {**distances, **metrics}
         self._rate.start, self._rate.before = stored.counters["start"], stored.counters["rate_before"]
 
     def _adopt(self, stored, changed):
@@ -384,7 +389,7 @@ class CyclicEnsemble(Resumable):
             is_new = "learning_rate" in changed  # What the user gave the optimizer for this resume.
             self._choose_rates(last_learning_rate(self._rate.optimizer) if is_new else stored.counters["largest_rate"])
         self._rate.set_function(self.schedule(self._cycle.length), self.max_learning_rate)
-        if changed:
+        if any(name.endswith("learning_rate") for name in changed):
             self._rate.change_from(stored.counters["rate"])
 
     def _counters(self):

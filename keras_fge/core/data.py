@@ -97,6 +97,9 @@ def subset(data: Any, samples: int | None, name: str) -> Any:
     return take_rows(data, chosen)
 
 
-def checksum_of_data(data: Any) -> str:
-    """Checksum of arrays; for other data, which can be anything, only the name of the class."""
-    return checksum_of_arrays(keras.tree.flatten(data)) if isinstance(data, tuple) else type(data).__name__
+def checksum_of_data(data: Any) -> str | None:
+    """Checksum of arrays, None for None; for other data, which can be anything, only the name of the class."""
+    if data is None or not isinstance(data, tuple):
+        return data and type(data).__name__
+    parts = [part for part in data if part is not None]
+    return checksum_of_arrays(keras.tree.flatten(as_arrays(parts, "data")))

@@ -183,6 +183,23 @@ def fit_around(callback: keras.callbacks.Callback) -> Fit | None:
     return None
 
 
+_REMEMBERED = {
+    keras.callbacks.EarlyStopping: ("wait", "best", "best_epoch", "stopped_epoch", "best_weights"),
+    keras.callbacks.ReduceLROnPlateau: ("wait", "best", "cooldown_counter"),
+    keras.callbacks.ModelCheckpoint: ("best", "_last_batch_seen", "_batches_seen_since_last_saving"),
+    keras.callbacks.SwapEMAWeights: ("_ema_weights_in_model",),
+}
+
+
+def remembered(callback: keras.callbacks.Callback) -> dict[str, Any] | None:
+    """What a callback of Keras remembers from epoch to epoch, by attribute; None for one of another origin."""
+    for kind, names in _REMEMBERED.items():
+        if isinstance(callback, kind):
+            values = {name: _get(callback, name) for name in names}
+            return {name: v.item() if isinstance(v, np.generic) else v for name, v in values.items()}
+    return {} if type(callback).__module__.startswith("keras.") else None
+
+
 class _FirstEpoch(keras.callbacks.Callback):
     """Has `fit` begin with an epoch: the last callback to hear of its begin, and the first to hear of that epoch.
 

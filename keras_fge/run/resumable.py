@@ -2,6 +2,7 @@
 
 import abc
 import os
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,6 +10,7 @@ import keras
 import numpy as np
 
 from keras_fge.core.arguments import as_integer
+from keras_fge.core.data import checksum_of_data
 from keras_fge.core.keras_internals import (
     Fit,
     begin_with_epoch,
@@ -18,8 +20,9 @@ from keras_fge.core.keras_internals import (
     warn_of_slow_scan,
 )
 from keras_fge.core.own_state import check_kept
-from keras_fge.run.batches import Batches
+from keras_fge.run.batches import Batches, arrays_of
 from keras_fge.run.lock import FolderLock
+from keras_fge.run.other_callbacks import OtherCallbacks
 from keras_fge.run.state import State, StateFile, build_optimizer, check_batches, check_settings, describe, see_rate
 from keras_fge.run.termination import Termination
 
@@ -49,6 +52,7 @@ class Resumable(keras.callbacks.Callback, abc.ABC):
         self._state = None if self._lock is None else StateFile(self._lock.directory, self._lock.check)
         self._termination = Termination()
         self._settings: dict[str, Any] = {}
+        self._others = OtherCallbacks(None)
         self._batches: dict[str, Any] | None = None  # What is noted of the data set that follows this callback.
         self._history: dict[str, Any] = {"epoch": [], "history": {}}
         self._is_seen = True  # Whether `fit` is, if it resumes.
@@ -77,7 +81,8 @@ class Resumable(keras.callbacks.Callback, abc.ABC):
         return self.epoch
 
     def __getstate__(self):
-        return {**vars(self), "_termination": Termination()}  # What belongs to a `fit` of this process stays here.
+        # What belongs to a `fit` of this process stays here.
+        return {**vars(self), "_termination": Termination(), "_others": OtherCallbacks(None)}
 
     # --- What a subclass says -----------------------------------------------------------------------------------------
 
@@ -106,7 +111,7 @@ class Resumable(keras.callbacks.Callback, abc.ABC):
         """What the state of the run holds beside that of the training, as JSON can hold it."""
 
     def _adopt(self, stored: State, changed: Sequence[str]) -> None:
-        """Does what is to be done once the model has its state; `changed` are the learning rates that are new."""
+        """Does what is to be done once the model has its state; `changed` are the settings that are new."""
 
     # --- The hooks, in the order in which `fit` calls them ------------------------------------------------------------
 
@@ -125,7 +130,9 @@ class Resumable(keras.callbacks.Callback, abc.ABC):
             raise ValueError(
                 f"`directory` needs a network that is built: call '{model.name}' on some data before `fit`."
             )
-        own = {"steps_per_epoch": self.params.get("steps"), **self._own_settings()}
+        self._others = OtherCallbacks(fit)
+        validation = {} if fit is None else {"validation_data": checksum_of_data(arrays_of(fit.validation_data))}
+        own = {"steps_per_epoch": self.params.get("steps"), **validation, **self._own_settings()}
         self._settings = {**describe(model), **own}
         with self._lock.acquired():
             if self._holds_run():
@@ -199,6 +206,13 @@ class Resumable(keras.callbacks.Callback, abc.ABC):
         changed = check_settings(self.directory, stored.counters, self._settings, model.optimizer)
         stored.check(model)
         self._batches, self._history = stored.counters["batches"], stored.counters["history"]
+        self._others.restore(stored.counters["callbacks"], self.directory)
+        if stored.counters["ended"] and stored.counters["epoch"] < self.params["epochs"]:
+            warnings.warn(
+                f"`stop_training` ended the run in '{self.directory}' after epoch {stored.counters['epoch']}, as "
+                "EarlyStopping does. It goes on.",
+                stacklevel=2,
+            )
         self._read(model, stored)
         self._state.remove_leftovers()
         self.epoch = as_integer("epoch", stored.counters["epoch"], least=0)
@@ -212,7 +226,9 @@ class Resumable(keras.callbacks.Callback, abc.ABC):
         model = self.model  # On JAX, this brings the model up to date, in every process.
         if is_chief():
             counters = {"epoch": epoch, "settings": self._settings, "batches": self._batches, "history": self._history}
-            self._state.write({**counters, **self._counters()}, model)
+            ended = bool(model.stop_training) and not self._termination.is_requested
+            others = {"callbacks": self._others.counters(), "ended": ended}
+            self._state.write({**counters, **others, **self._counters()}, model)
 
     def _restore_history(self):
         """Puts the epochs before into the History of `fit`, which begins its own after `on_train_begin`."""

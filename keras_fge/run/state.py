@@ -26,7 +26,7 @@ from keras_fge.core.keras_internals import (
 from keras_fge.core.networks import check_finite, recompute_constants, recurrent_states, to_array
 
 # What `Resumable` writes; its subclasses add to it.
-COUNTERS = ("epoch", "settings", "learning_rate", "batches", "history", "random")
+COUNTERS = ("epoch", "settings", "learning_rate", "batches", "history", "random", "callbacks", "ended")
 
 
 def training_state(model: keras.Model) -> list[keras.Variable]:
@@ -211,11 +211,11 @@ def check_settings(
         optimizer: That of this `fit`. A learning rate to which training has brought it is no wish of the user.
 
     Returns:
-        The names of the learning rates that are new: a run that diverged goes on with lower ones.
+        The names of what has changed: a run that diverged goes on with lower learning rates.
 
     Warns:
-        of each setting that has changed and may: learning rates, loss, schedule, and the options of layers that matter
-            only in training.
+        of what has changed and may: learning rates, loss, schedule, validation data, and the options of layers that
+            matter only in training.
 
     Raises:
         ValueError: that names the first other setting that differs.
@@ -224,22 +224,22 @@ def check_settings(
     seen = _rates_seen.get(inner_optimizer(optimizer))
     if ours["learning_rate"] in (None, seen, counters["learning_rate"]) or theirs["learning_rate"] is None:
         ours["learning_rate"] = theirs["learning_rate"]
-    changed = []
+    changed: dict[str, str] = {}
     for name, value in ours.items():
         if theirs.get(name) == value:
             continue
         is_rate = name.endswith("learning_rate")
-        may_change = name in ("loss", "schedule") or " of layer " in name
+        may_change = name in ("loss", "schedule", "validation_data") or " of layer " in name
         if not may_change and (not is_rate or None in (value, theirs.get(name))):
             raise ValueError(
                 f"`directory`: '{directory}' holds another run: its {name} is {theirs.get(name)}, here it is {value}."
             )
-        warnings.warn(
-            f"The run in '{directory}' began with {name}={theirs.get(name)}, and goes on with {value}.", stacklevel=2
-        )
-        if is_rate:
-            changed.append(name)
-    return changed
+        changed[name] = f"{name}={theirs.get(name)}, and goes on with {value}"
+    if changed:
+        said, more = list(changed.values())[:5], len(changed) - 5
+        also = f" (And {more} more options of layers.)" if more > 0 else ""
+        warnings.warn(f"The run in '{directory}' began with {'; with '.join(said)}.{also}", stacklevel=2)
+    return list(changed)
 
 
 def check_batches(directory: str, theirs: dict[str, Any] | None, ours: dict[str, Any]) -> dict[str, Any]:

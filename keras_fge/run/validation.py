@@ -7,11 +7,11 @@ import keras
 import numpy as np
 
 from keras_fge.core.compiled import AS_COMPILED, compiled_metrics, compiled_outputs
-from keras_fge.core.data import batches_of, check_data
+from keras_fge.core.data import batches_of, check_data, checksum_of_data
 from keras_fge.core.networks import borrowed, reset_states, restored, set_weights
 from keras_fge.core.predictions import RunningMean, check_order, predict_with_labels
 from keras_fge.core.tasks import Outputs
-from keras_fge.run.batches import Batches
+from keras_fge.run.batches import arrays_of
 from keras_fge.run.snapshots import Snapshot
 
 
@@ -40,8 +40,7 @@ class Validation:
             )
         check_data("validation_data", data)
         self.data = data
-        # `fit` shuffles Batches anew before each of its own passes.
-        data = data.data if isinstance(data, Batches) else data
+        data = arrays_of(data)  # `fit` shuffles Batches anew before each of its own passes.
         self._parts = data if isinstance(data, tuple) else (data,)
         self._running = RunningMean()
         self._labels: Any = None
@@ -82,13 +81,18 @@ class Validation:
         member, ensemble = self._measured(model, outputs), self._measured(model, self._running.mean())
         return {**self._named("member", member), **self._named("ensemble", ensemble)}
 
-    def sum_up(self, model: keras.Model, snapshots: Sequence[Snapshot]) -> None:
-        """Begins anew with the members that are there already."""
-        self._running = RunningMean()
+    def sum_up(self, model: keras.Model, snapshots: Sequence[Snapshot]) -> list[dict[str, float]]:
+        """Begins anew with the members that are there already, and returns the metrics of each."""
+        self._running, metrics = RunningMean(), []
         with borrowed(model):
             for snapshot in snapshots:
                 set_weights(model, snapshot.weights)
-                self._running.add(self._predict(model))
+                metrics.append(self.measure(model))
+        return metrics
+
+    def checksum(self) -> str | None:
+        """A checksum of the data; of a data set, the name of its class."""
+        return checksum_of_data(self._parts if len(self._parts) > 1 else self._parts[0])
 
     def names(self) -> list[str]:
         """The names in what `measure` will return, known after `check`."""
