@@ -18,7 +18,7 @@ from keras_fge.core.tasks import Outputs
 from keras_fge.ensemble import Ensemble
 from keras_fge.learning_rate import CyclicRate, check_largest_rate, check_optimizer
 from keras_fge.outcome import Outcome
-from keras_fge.run import Collector, Resumable, Snapshot, Validation
+from keras_fge.run import Collector, CyclicCounters, Resumable, Snapshot, Validation
 
 if TYPE_CHECKING:
     import pandas
@@ -343,6 +343,8 @@ class CyclicEnsemble(Resumable):
         return ["distance_from_start", "distance_from_last", *measured]
 
     # --- The run in the folder ----------------------------------------------------------------------------------------
+
+    _counters_kind = CyclicCounters
 
     def _own_settings(self):
         return {

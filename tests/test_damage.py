@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 import keras_fge
 import killed
 from conftest import logits_loss, slow_elsewhere, values
+from keras_fge.core.files import checksum, read_npz, to_npz, write_atomically
 
 EXAMPLES = int(os.environ.get("KFGE_EXAMPLES", 0))
 X = np.random.default_rng(0).normal(size=(12, 3)).astype("float32")
@@ -115,3 +116,69 @@ def test_damage_is_noticed_or_harmless(folders):
     check_damage(folders)
     assert seen["an error that names it"] and seen.total() >= 500
     killed.note(damaged="one file of a run", **seen, another_result=0)
+
+
+JUNK = [None, True, -1, 0, 7, 10**30, 0.5, float("nan"), float("inf"), "", "x", "../x", [], [0], [[3]], {}, {"x": 0}]
+
+
+def places(content):
+    """All entries of what is read from JSON: (the dictionary or list, the key)."""
+    items = content.items() if isinstance(content, dict) else enumerate(content if isinstance(content, list) else ())
+    for key, value in list(items):
+        yield content, key
+        yield from places(value)
+
+
+@settings(
+    max_examples=EXAMPLES or 300,
+    derandomize=not EXAMPLES,
+    deadline=None,
+    database=None,
+    suppress_health_check=list(HealthCheck),
+)
+@given(data=st.data())
+def check_entry(folders, data):
+    """Changes one entry of manifest or state, whose checksums are then right again, or not looked at."""
+    run, _, work, model, _ = folders
+    shutil.rmtree(work)
+    shutil.copytree(run, work)
+    is_state = data.draw(st.booleans(), label="state")
+    file = work / ("state.npz" if is_state else "manifest.json")
+    arrays = read_npz(file, file) if is_state else {}
+    content = json.loads(str(arrays["counters"]) if is_state else file.read_text())
+    # Not each of the thousands of numbers in the generators of random numbers.
+    names = data.draw(st.sampled_from(sorted(content)), label="entry")
+    below = [(content, names), *places(content[names])]
+    owner, key = below[data.draw(st.integers(0, len(below) - 1), label="place")]
+    if data.draw(st.booleans(), label="removed"):
+        del owner[key]
+    else:
+        owner[key] = data.draw(st.sampled_from(JUNK), label="junk")
+    if is_state:
+        write_atomically(file, to_npz({**arrays, "counters": json.dumps(content)}))
+    else:
+        if data.draw(st.booleans(), label="checksum"):
+            content.pop("checksum", None)
+            content["checksum"] = checksum(content)
+        file.write_text(json.dumps(content))
+    for attempt in (
+        lambda: keras_fge.Ensemble.load(work, verify=False),
+        lambda: keras_fge.Ensemble.load(work),
+        lambda: fit(model, work).ensemble(),
+    ):
+        try:
+            ensemble = attempt()
+            repr(ensemble)
+            ensemble.predict(X)
+        except ValueError as error:
+            assert str(work) in str(error), error
+            seen["an error that names it"] += 1
+        else:
+            seen["something"] += 1
+
+
+@slow_elsewhere
+def test_an_entry_of_another_kind_is_one_error(folders):
+    seen.clear()
+    check_entry(folders)
+    assert seen["an error that names it"] > 100 and seen["something"] > 100

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import zipfile
 
+import h5py
 import keras
 import numpy as np
 import pytest
@@ -88,6 +89,47 @@ def test_pipes_and_files_of_another_size_are_not_read(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(ValueError, match=r"pipe' is no regular file"):
         read_bytes(tmp_path / "pipe")
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "network.keras", "member", "state.npz"])
+def test_links_out_of_the_folder_are_not_followed(name, tmp_path):
+    fit(tmp_path / "run")
+    file = next(path for path in (tmp_path / "run").iterdir() if path.name.startswith(name))
+    file.rename(tmp_path / "elsewhere")
+    file.symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "link").symlink_to(tmp_path / "run")  # To a folder: it is the user's own.
+    with pytest.raises(ValueError, match=f"{file.name}' is a link out of its folder, which is not followed"):
+        if name == "state.npz":
+            fit(tmp_path / "link", True, epochs=3)
+        else:
+            keras_fge.Ensemble.load(tmp_path / "link", verify=False)
+    file.unlink()
+    (tmp_path / "elsewhere").rename(tmp_path / "run/other")
+    file.symlink_to("other")  # Inside the folder.
+    keras_fge.Ensemble.load(tmp_path / "link")
+
+
+@pytest.mark.parametrize("kind", ["archive", "chunks", "nothing"])
+def test_a_network_that_would_unfold_is_not_read(kind, tmp_path):
+    """40 MB of zeros: compressed in the archive, compressed in the file of weights, or only announced there."""
+    fit(tmp_path)
+    path = tmp_path / "network.keras"
+    with zipfile.ZipFile(path) as archive:
+        parts = {entry.filename: archive.read(entry) for entry in archive.infolist()}
+    if kind == "archive":
+        parts["config.json"] += b" " * 40_000_000
+    else:
+        buffer = io.BytesIO(parts["model.weights.h5"])
+        with h5py.File(buffer, "r+") as weights:
+            more = {"compression": "gzip", "data": np.zeros(10_000_000, "float32")} if kind == "chunks" else {}
+            weights.create_dataset("more", shape=(10_000_000,), dtype="float32", **more)
+        parts["model.weights.h5"] = buffer.getvalue()
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED if kind == "archive" else zipfile.ZIP_STORED) as archive:
+        for name, content in parts.items():
+            archive.writestr(name, content)
+    assert path.stat().st_size < 1_000_000
+    with pytest.raises(ValueError, match=r"is no file of Keras, or a damaged one.*(compressed|announces 40,000,000)"):
+        keras_fge.Ensemble.load(tmp_path, verify=False)
 
 
 def test_nothing_is_written_through_a_link(tmp_path, monkeypatch):

@@ -11,7 +11,14 @@ pytestmark = pytest.mark.once
 ROOT = pathlib.Path(__file__).parent.parent
 FILES = sorted(path for part in ("curves", "keras_fge") for path in (ROOT / part).rglob("*.py"))
 FLOORS = ["keras_fge.core", "keras_fge.run", "keras_fge.ensemble"]  # Each stands on those before it.
-OPTIONAL = {"matplotlib", "pandas", "plotly", "scipy", "sklearn"}  # Loaded where something is drawn, shown or solved.
+OPTIONAL = {
+    "h5py",
+    "matplotlib",
+    "pandas",
+    "plotly",
+    "scipy",
+    "sklearn",
+}  # Loaded where something is drawn, shown or solved.
 BACKENDS = {"jax", "tensorflow", "torch"}
 LONG = {
     "keras_fge/ensemble/ensemble.py",  # All that one does with an ensemble: more than half are its docstrings.
@@ -97,7 +104,7 @@ def test_light_imports(module):
     assert "keras.src" not in path.read_text() or module == "keras_fge.core.keras_internals"
     for name, is_loaded in imports(path):
         package = name.split(".")[0]
-        if package in sys.stdlib_module_names or package in {"curves", "keras_fge", "keras", "numpy"}:
+        if package in sys.stdlib_module_names or package in {"curves", "keras_fge", "keras", "numpy", "msgspec"}:
             continue
         assert not is_loaded and package in OPTIONAL | BACKENDS, f"{module} imports {name}"
         assert package in OPTIONAL or module == "keras_fge.core.keras_internals", f"{module} imports {name}"

@@ -132,19 +132,38 @@ def to_npz(arrays: Mapping[str, Any]) -> bytes:
     return buffer.getvalue()
 
 
-def read_bytes(path: str | os.PathLike, size: int | None = None, sha256: str | None = None) -> bytes:
+@contextlib.contextmanager
+def naming(folder: str | os.PathLike) -> Iterator[None]:
+    """Inside, a ValueError about what was read from `folder` names it."""
+    try:
+        yield
+    except ValueError as error:
+        if os.fspath(folder) in str(error):
+            raise
+        raise ValueError(f"'{os.fspath(folder)}' holds something else, or is damaged. {error}") from error
+
+
+def read_bytes(
+    path: str | os.PathLike, size: int | None = None, sha256: str | None = None, *, follows: bool = True
+) -> bytes:
     """The content of a file.
 
     Args:
         path: The file. Devices and pipes are refused: they have no end.
         size: What its size must be, if that is known.
         sha256: What its checksum must be, if that is known.
+        follows: Whether it may be a link out of its folder. Default: yes.
 
     Raises:
         ValueError: if it is no regular file, or not what was written.
         FileNotFoundError: if there is none.
     """
     status = os.stat(path)
+    folder = os.path.realpath(os.path.dirname(os.path.abspath(path)))
+    if not follows and os.path.dirname(os.path.realpath(path)) != folder:
+        raise ValueError(
+            f"'{os.fspath(path)}' is a link out of its folder, which is not followed: copy what it points to."
+        )
     if not stat.S_ISREG(status.st_mode):
         raise ValueError(f"'{os.fspath(path)}' is no regular file.")
     if size is not None and status.st_size != size:
@@ -172,6 +191,37 @@ def read_npz(file: str | os.PathLike | bytes, name: str | os.PathLike) -> dict[s
             return {entry.filename.removesuffix(".npy"): _read_array(archive, entry) for entry in archive.infolist()}
     except Exception as error:  # zipfile and numpy raise errors of a dozen kinds.
         raise ValueError(f"'{os.fspath(name)}' is no .npz file, or a damaged one. {error!r}") from error
+
+
+def check_keras_file(path: str | os.PathLike) -> None:
+    """Raises a ValueError if a .keras file is damaged, or would unfold to more than its size: those of Keras do not.
+
+    (What its configuration asks for, such as a layer of any width, is made all the same.)
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for entry in archive.infolist():
+                if entry.compress_type != zipfile.ZIP_STORED:
+                    raise ValueError(f"{entry.filename} is compressed, which Keras never does")
+                if entry.filename.endswith(".h5"):
+                    with archive.open(entry) as file:
+                        _check_stored(file, entry.filename)
+    except Exception as error:  # zipfile and h5py raise errors of a dozen kinds.
+        raise ValueError(f"'{os.fspath(path)}' is no file of Keras, or a damaged one. {error!r}") from error
+
+
+def _check_stored(file, name):
+    """Raises a ValueError unless each array in an HDF5 file takes the bytes that it announces."""
+    import h5py
+
+    def check(path, item):
+        if isinstance(item, h5py.Dataset) and item.id.get_storage_size() < item.nbytes:
+            raise ValueError(
+                f"{path} in {name} announces {item.nbytes:,} bytes, and has {item.id.get_storage_size():,}"
+            )
+
+    with h5py.File(file, "r") as arrays:
+        arrays.visititems(check)  # Links out of the file are not visited, and Keras does not follow them.
 
 
 def _read_array(archive, entry):

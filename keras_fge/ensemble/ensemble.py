@@ -12,6 +12,7 @@ from keras_fge.core.architecture import check_same_architecture
 from keras_fge.core.arguments import as_number
 from keras_fge.core.batch_norm import check_can_be_estimated
 from keras_fge.core.compiled import check_metrics, compiled_metrics
+from keras_fge.core.files import naming
 from keras_fge.core.keras_internals import has_graph
 from keras_fge.core.networks import clone, set_weights
 from keras_fge.core.pages import Sizes, as_html
@@ -430,7 +431,8 @@ class Ensemble:
         if network is None:
             network = folder.load_network(about["network"] if verify else None)
         shares = about["weights"] and [about["weights"][index] for index in kept]
-        return cls(network, [members[index] for index in kept], from_logits, task, weights=shares)
+        with naming(directory):
+            return cls(network, [members[index] for index in kept], from_logits, task, weights=shares)
 
     def __len__(self) -> int:
         return len(self.snapshots)

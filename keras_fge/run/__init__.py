@@ -7,6 +7,7 @@ from keras_fge.run.batches import Batches
 from keras_fge.run.collector import Collector
 from keras_fge.run.folder import Folder
 from keras_fge.run.resumable import Resumable
+from keras_fge.run.schema import CyclicCounters
 from keras_fge.run.snapshots import Snapshot, StoredSnapshot, check_fits, distances_between, sharing
 from keras_fge.run.state import State
 from keras_fge.run.validation import Validation
@@ -14,6 +15,7 @@ from keras_fge.run.validation import Validation
 __all__ = [
     "Batches",
     "Collector",
+    "CyclicCounters",
     "Folder",
     "Resumable",
     "Snapshot",

@@ -78,19 +78,20 @@ class Collector:
         """
         counters = stored.counters
         members, self.about = self.folder.read_manifest()
-        if counters["run"] != self.about["run"]:
+        if counters["run"] != self.about.get("run"):
             raise ValueError(f"`directory`: in '{self.folder.path}', state.npz is not of the run in manifest.json.")
-        files = [member.entry["file"] for member in members]
-        if files[: len(counters["members"])] != counters["members"]:
+        files, count = [member.entry["file"] for member in members], len(counters["members"])
+        last = members[count - 1].step if 0 < count <= len(members) else 0
+        if files[:count] != counters["members"] or last != counters["last_snapshot_step"]:
             raise ValueError(
                 f"`directory`: '{self.folder.path}' has state.npz and manifest.json of two moments of a run, as a copy "
-                f"that was made while it was training: they list {len(counters['members'])} and {len(files)} members. "
+                f"that was made while it was training: they list {count} and {len(files)} members. "
                 "Copy the folder again, once no `fit` writes into it."
             )
         if (from_logits, task) != (AS_COMPILED, None):
             self.about |= _said_of(model, from_logits, task)
         # Members that came after the state will be made again, the same, and then replace those.
-        self.snapshots = list(members[: len(counters["members"])])
+        self.snapshots = list(members[:count])
         self.earlier, self.last_step = 0, counters["last_snapshot_step"]
         self.start = None
         if counters["start_snapshot"]:

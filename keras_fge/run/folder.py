@@ -14,6 +14,7 @@ import numpy as np
 from keras_fge.core.architecture import check_same_architecture
 from keras_fge.core.files import (
     always_right,
+    check_keras_file,
     checksum,
     read_bytes,
     remove_leftovers,
@@ -23,6 +24,7 @@ from keras_fge.core.files import (
 )
 from keras_fge.core.keras_internals import is_chief, random_states_kept
 from keras_fge.core.networks import clone, locked
+from keras_fge.run.schema import Manifest, check
 from keras_fge.run.snapshots import StoredSnapshot
 
 FORMAT = 3  # Those of version 0.1 and 0.2 were never published.
@@ -116,12 +118,14 @@ class Folder:
             entry: As `create` returned it, to compare the file with. None: it is not compared.
 
         Raises:
-            ValueError: if it is not the file that was written, or Keras cannot load it.
+            ValueError: if it is not the file that was written, would unfold to more than its size, or Keras cannot load
+                it.
         """
         path = self._in("network.keras")
         try:
-            if entry is not None:
-                read_bytes(path, entry["size"], entry["sha256"])
+            written = (entry["size"], entry["sha256"]) if entry else ()
+            read_bytes(path, *written, follows=False)
+            check_keras_file(path)
         except (ValueError, FileNotFoundError) as error:
             raise ValueError(f"{error} Give `network`, or load what is there with `verify=False`.") from error
         try:
@@ -149,7 +153,7 @@ class Folder:
         """
         path = self._in("manifest.json")
         try:
-            manifest = json.loads(read_bytes(path))
+            manifest = json.loads(read_bytes(path, follows=False))
             if (found := manifest.pop("format")) != FORMAT:
                 raise ValueError(
                     f"It has format {found}, of {'a newer version' if found > FORMAT else 'version 0.1 or 0.2'} of "
@@ -157,9 +161,10 @@ class Folder:
                 )
             if manifest.pop("checksum") != checksum({"format": found, **manifest}) and verify:
                 raise ValueError("It was changed: it does not have its checksum. `verify=False` would load it.")
+            check(manifest, Manifest)
             members = [StoredSnapshot(self.path, entry, verify) for entry in manifest.pop("members")]
-            _ = [manifest[name] for name in ("from_logits", "task")]
-            _check_entries(manifest["network"], manifest["weights"], len(members))
+            if len(manifest["weights"] or members) != len(members):
+                raise ValueError(f"It has {len(manifest['weights'])} weights for {len(members)} members.")
         except FileNotFoundError:
             raise ValueError(f"`directory`: there is no ensemble in '{self.path}'; it has no manifest.json.") from None
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -173,13 +178,3 @@ def _check_same_values(loaded, network):
     check_same_architecture(loaded, network, "the network as it is loaded", "as it was saved")
     if not all(np.array_equal(*pair, equal_nan=True) for pair in zip(loaded.get_weights(), network.get_weights())):
         raise ValueError("Once loaded, it has other weights.")
-
-
-def _check_entries(network, weights, members):
-    """Raises a ValueError unless the entries "network" and "weights" of a manifest are of the kind that is written."""
-    has_network = isinstance(network, dict) and isinstance(network.get("sha256"), str)
-    if network is not None and not (has_network and isinstance(network.get("size"), int)):
-        raise ValueError(f"Its entry 'network' must be null or have 'sha256' and 'size'. Received: {network!r}")
-    is_list = isinstance(weights, list) and all(isinstance(w, (int, float)) and w > 0 for w in weights)
-    if weights is not None and not (is_list and len(weights) == members):
-        raise ValueError(f"Its entry 'weights' must be null or {members} positive numbers. Received: {weights!r}")

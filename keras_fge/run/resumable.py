@@ -11,6 +11,7 @@ import numpy as np
 
 from keras_fge.core.arguments import as_integer
 from keras_fge.core.data import checksum_of_data
+from keras_fge.core.files import naming
 from keras_fge.core.keras_internals import (
     Fit,
     begin_with_epoch,
@@ -23,6 +24,7 @@ from keras_fge.core.own_state import check_kept
 from keras_fge.run.batches import Batches, arrays_of
 from keras_fge.run.lock import FolderLock
 from keras_fge.run.other_callbacks import OtherCallbacks
+from keras_fge.run.schema import Counters
 from keras_fge.run.state import State, StateFile, build_optimizer, check_batches, check_settings, describe, see_rate
 from keras_fge.run.termination import Termination
 
@@ -85,6 +87,8 @@ class Resumable(keras.callbacks.Callback, abc.ABC):
         return {**vars(self), "_termination": Termination(), "_others": OtherCallbacks(None)}
 
     # --- What a subclass says -----------------------------------------------------------------------------------------
+
+    _counters_kind: type = Counters  # What its state says.
 
     @abc.abstractmethod
     def _check(self, model: keras.Model, fit: Fit | None) -> None:
@@ -202,7 +206,7 @@ class Resumable(keras.callbacks.Callback, abc.ABC):
                 f"`directory`: '{self.directory}' holds a run already. Continue it with `resume=True`, or give another "
                 "folder."
             )
-        stored = self._state.read()
+        stored = self._state.read(self._counters_kind)
         changed = check_settings(self.directory, stored.counters, self._settings, model.optimizer)
         stored.check(model)
         self._batches, self._history = stored.counters["batches"], stored.counters["history"]
@@ -213,7 +217,8 @@ class Resumable(keras.callbacks.Callback, abc.ABC):
                 "EarlyStopping does. It goes on.",
                 stacklevel=2,
             )
-        self._read(model, stored)
+        with naming(self.directory):
+            self._read(model, stored)
         self._state.remove_leftovers()
         self.epoch = as_integer("epoch", stored.counters["epoch"], least=0)
         stored.restore(model, changed)  # After `_read`, as predictions use the random generators too.

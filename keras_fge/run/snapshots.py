@@ -137,6 +137,8 @@ class StoredSnapshot(Snapshot):
         self.learning_rate = entry["learning_rate"]
         self.metrics = entry["metrics"]
         self.shared = frozenset(entry.get("shared", ()))
+        if not self.shared <= set(range(len(self.shapes))):
+            raise ValueError(f"{name!r} shares weights that it does not have: {max(self.shared)}.")
         self.base = _base(folder, entry["base"], self.shapes, verify) if self.shared else None
         self._held: dict[int, np.ndarray] = {}
 
@@ -180,16 +182,16 @@ class StoredSnapshot(Snapshot):
             ValueError: if it is missing, or not as it was written.
         """
         try:
-            content = read_bytes(self.path, *((self._file["size"], self._file["sha256"]) if self._verify else ()))
+            written = (self._file["size"], self._file["sha256"]) if self._verify else ()
+            content = read_bytes(self.path, *written, follows=False)
         except FileNotFoundError:
             raise ValueError(f"The member '{self.path}' is missing.") from None
-        arrays = list(read_npz(content, self.path).values())
+        arrays = read_npz(content, self.path)
         held = self.base._arrays(self.shared) if self.base else {}
-        expected = [shape for index, shape in enumerate(self.shapes) if index not in held]
-        if [array.shape for array in arrays] != expected:
+        expected = {f"{index:06}": shape for index, shape in enumerate(self.shapes) if index not in held}
+        if {name: array.shape for name, array in arrays.items()} != expected:
             raise ValueError(f"The member '{self.path}' has other arrays than manifest.json says: their shapes differ.")
-        own = iter(arrays)
-        return [held[index] if index in held else next(own) for index in range(len(self.shapes))]
+        return [held[index] if index in held else arrays[f"{index:06}"] for index in range(len(self.shapes))]
 
     def _arrays(self, indices: Iterable[int]) -> dict[int, np.ndarray]:
         indices = list(indices)

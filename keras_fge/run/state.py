@@ -14,19 +14,26 @@ import keras
 import numpy as np
 
 from keras_fge.core.architecture import architecture, training_options
-from keras_fge.core.files import always_right, checksum, read_npz, remove_leftovers, to_npz, write_atomically
+from keras_fge.core.files import (
+    always_right,
+    checksum,
+    read_bytes,
+    read_npz,
+    remove_leftovers,
+    to_npz,
+    write_atomically,
+)
 from keras_fge.core.keras_internals import (
     all_layers,
     inner_optimizer,
     is_chief,
     random_states,
+    random_states_kept,
     set_random_states,
     track_all_variables,
 )
 from keras_fge.core.networks import check_finite, recompute_constants, recurrent_states, to_array
-
-# What `Resumable` writes; its subclasses add to it.
-COUNTERS = ("epoch", "settings", "learning_rate", "batches", "history", "random", "callbacks", "ended")
+from keras_fge.run.schema import Counters, check
 
 
 def training_state(model: keras.Model) -> list[keras.Variable]:
@@ -40,7 +47,7 @@ class State:
     """The content of a state file.
 
     Attributes:
-        counters: `COUNTERS`, of which "epoch" is the first one to do, and what else the callback wrote.
+        counters: `Counters`, of which "epoch" is the first one to do, and what else the callback wrote.
         values: Arrays in the order of `training_state`.
         directory: Folder of the file, for errors.
     """
@@ -52,7 +59,7 @@ class State:
     def check(self, model: keras.Model) -> None:
         """Raises a ValueError unless this is the state of a training of `model`, by the shapes."""
         expected = [tuple(variable.shape) for variable in training_state(model)]
-        received = [tuple(value.shape) for value in self.values]
+        received = [tuple(value.shape) if value.dtype.kind in "biuf" else None for value in self.values]
         if expected != received:
             raise ValueError(
                 f"`directory`: '{self.directory}' holds the run of another network or optimizer: {len(received)} "
@@ -120,24 +127,27 @@ class StateFile:
         """Whether the state can be written again, so that writing takes at most a tenth of the time of training."""
         return time.monotonic() - self._written_at >= 9 * self._seconds_to_write
 
-    def read(self) -> State:
-        """Reads the state.
+    def read(self, kind: type = Counters) -> State:
+        """Reads the state; `kind` is the type of its counters.
 
         Raises:
             ValueError: if there is none, or the file is damaged.
         """
         if not self.exists():
             raise ValueError(f"`directory`: '{self.directory}' holds no state of a run to resume.")
-        arrays = read_npz(self.path, self.path)
+        arrays = read_npz(read_bytes(self.path, follows=False), self.path)
         try:
             counters = json.loads(str(arrays.pop("counters")))
-            _ = [counters[name] for name in COUNTERS]
-        except (KeyError, TypeError, ValueError) as error:
+            check(counters, kind)
+            values = [arrays.pop(f"value_{index:06}") for index in range(len(arrays))]
+            with random_states_kept():  # Nothing else says whether a generator takes its state.
+                set_random_states(counters["random"])
+        except Exception as error:
             raise ValueError(
                 f"'{self.path}' is no state of a training, or a damaged one: {error!r}. (What version 0.1 or 0.2 wrote "
                 "cannot be resumed.)"
             ) from error
-        return State(counters, list(arrays.values()), self.directory)
+        return State(counters, values, self.directory)
 
 
 def build_optimizer(model: keras.Model) -> bool:
@@ -222,8 +232,8 @@ def check_settings(
     """
     theirs = counters["settings"]
     seen = _rates_seen.get(inner_optimizer(optimizer))
-    if ours["learning_rate"] in (None, seen, counters["learning_rate"]) or theirs["learning_rate"] is None:
-        ours["learning_rate"] = theirs["learning_rate"]
+    if ours["learning_rate"] in (None, seen, counters["learning_rate"]) or theirs.get("learning_rate") is None:
+        ours["learning_rate"] = theirs.get("learning_rate")
     changed: dict[str, str] = {}
     for name, value in ours.items():
         if theirs.get(name) == value:

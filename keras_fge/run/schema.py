@@ -1,0 +1,85 @@
+"""What the files of a run say, as types, by which all that is read is checked."""
+
+from typing import Annotated, Any, NotRequired, TypedDict
+
+import msgspec
+from msgspec import Meta
+
+Count = Annotated[int, Meta(ge=0)]
+
+
+class NetworkEntry(TypedDict):
+    """The file of the network, in the manifest."""
+
+    sha256: str
+    size: Count
+
+
+class FileEntry(NetworkEntry):
+    """A file with weights."""
+
+    file: str
+
+
+class MemberEntry(FileEntry):
+    """A member; of weights that it shares, the indices, and the file that has them."""
+
+    shapes: list[list[Count]]
+    step: Count
+    learning_rate: float | None
+    metrics: dict[str, float]
+    shared: NotRequired[list[Count]]
+    base: NotRequired[FileEntry]
+
+
+class Manifest(TypedDict):
+    """manifest.json, less its checksum; "run" is there if a callback wrote it."""
+
+    from_logits: Any
+    task: Any
+    network: NetworkEntry | None
+    weights: list[Annotated[float, Meta(gt=0)]] | None
+    members: list[MemberEntry]
+    run: NotRequired[str]
+
+
+class History(TypedDict):
+    """The epochs that are done, and the logs of each, by name."""
+
+    epoch: list[Count]
+    history: dict[str, list[Any]]
+
+
+# What is kept, and the names of what is lost, of a callback that is not ours.
+OtherCallback = TypedDict("OtherCallback", {"class": str, "kept": dict[str, Any], "lost": list[str]})
+
+
+class Counters(TypedDict):
+    """The counters in state.npz that every callback writes."""
+
+    epoch: Count
+    settings: dict[str, Any]
+    learning_rate: float | None
+    batches: dict[str, Any] | None
+    history: History
+    random: dict[str, Any]
+    callbacks: list[OtherCallback]
+    ended: bool
+
+
+class CyclicCounters(Counters):
+    """Those of `FGE` and `SnapshotEnsemble`."""
+
+    run: str
+    members: list[str]
+    last_snapshot_step: Count
+    start_snapshot: MemberEntry | None
+    start: int | None
+    rate_before: float | None
+    rate: float | None
+    largest_rate: float | None
+
+
+def check(content: Any, kind: type) -> None:
+    """Raises a ValueError that names the first entry of `content`, read from JSON, that is not of the type `kind`."""
+    msgspec.convert(content, kind)  # Its ValidationError is a ValueError.
