@@ -383,6 +383,8 @@ class CyclicEnsemble(Resumable):
                 distances = {name: value for name, value in snapshot.metrics.items() if name.startswith("distance_")}
                 snapshot.metrics = {**distances, **metrics}
         self._rate.start, self._rate.before = stored.counters["start"], stored.counters["rate_before"]
+        if (self._rate.start is None) != (self._collector.start is None):
+            raise ValueError("`start` and `start_snapshot` of its state do not fit together.")
 
     def _adopt(self, stored, changed):
         if self._rate.start is None:
