@@ -323,3 +323,34 @@ def test_functions_and_names_of_losses():
         ("mean_squared_error", None),
     ]:
         assert compiled_outputs(model(3, loss=loss)).from_logits is expected
+
+
+def mean_loss(case, probabilities, labels, weights):
+    """The loss of all samples at once, by its definition."""
+    loss = -np.log(np.take_along_axis(probabilities, labels[..., None], axis=-1)[..., 0])
+    counts = np.ones_like(loss)
+    if case == "ignore_class":
+        counts = np.where(labels == 2, 0.0, 1.0)
+    shares = weights * counts
+    if case == "sum":
+        return np.sum(shares * loss)
+    return np.sum(shares * loss) / (np.sum(shares) if case == "mean_with_sample_weight" else np.sum(counts))
+
+
+@pytest.mark.parametrize("samples", [100, 2500])  # 1,024 at a time would be two or three blocks, of other sizes.
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("case", ["sum_over_batch_size", "sum", "mean_with_sample_weight", "ignore_class"])
+def test_the_compiled_loss_is_that_of_all_samples(case, weighted, samples):
+    rng = np.random.default_rng(0)
+    x, labels = rng.normal(size=(samples, 4, 3)).astype("float32"), rng.integers(0, 3, (samples, 4))
+    labels[: samples // 2, :3] = 2  # Ignored classes are not spread evenly.
+    weights = rng.uniform(0.1, 2, (samples, 4)) if weighted else np.ones((samples, 4))
+    members = [[rng.normal(size=(3, 3)), rng.normal(size=3)] for _ in range(2)]
+    network = keras.Sequential([keras.Input((4, 3)), keras.layers.Dense(3, "softmax")])
+    options = {"ignore_class": 2} if case == "ignore_class" else {"reduction": case}
+    network.compile("sgd", keras.losses.SparseCategoricalCrossentropy(**options))
+    ensemble = keras_fge.Ensemble(network, members, from_logits=False)
+    logits = np.stack([x.astype("float64") @ kernel + bias for kernel, bias in members])
+    mean = np.mean(np.exp(logits) / np.sum(np.exp(logits), axis=-1, keepdims=True), axis=0)
+    values = ensemble.evaluate(x, labels, sample_weight=weights if weighted else None, metrics="compiled")
+    assert values["loss"] == pytest.approx(mean_loss(case, mean, labels, weights), rel=1e-5)

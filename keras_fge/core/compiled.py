@@ -143,16 +143,16 @@ def compiled_metrics(
     predictions = outputs.of_network(predictions)
     samples = len(keras.tree.flatten(predictions)[0])
     before = [(variable, read(variable)) for variable in network.metrics_variables]
-    loss, metrics = -regularization(network), {}
+    parts, metrics = {"y": labels, "y_pred": predictions, "sample_weight": weights}, {}
     try:
         network.reset_metrics()
+        # All samples at once: how the losses of blocks add up depends on reduction, weights and ignored classes.
+        everything = {name: _tensors(part, slice(None)) for name, part in parts.items()}
+        with keras.StatelessScope([(v, v.value) for v in network.variables], collect_losses=True):
+            losses = ops.convert_to_numpy(network.compute_loss(x=None, **everything))
+        loss = float(np.mean(losses)) - regularization(network)
         for rows in np.array_split(np.arange(samples), -(-samples // 1024)):
-            parts = {"y": labels, "y_pred": predictions, "sample_weight": weights}
-            arguments = {name: _tensors(part, rows) for name, part in parts.items()}
-            with keras.StatelessScope([(v, v.value) for v in network.variables], collect_losses=True):
-                value = network.compute_loss(x=None, **arguments)
-            loss += float(ops.convert_to_numpy(value)) * len(rows) / samples
-            metrics = network.compute_metrics(x=None, **arguments)
+            metrics = network.compute_metrics(x=None, **{name: _tensors(part, rows) for name, part in parts.items()})
         values = {name: ops.convert_to_numpy(value) for name, value in metrics.items()}
     finally:
         for variable, value in before:

@@ -127,7 +127,9 @@ class Folder:
             read_bytes(path, *written, follows=False)
             check_keras_file(path)
         except (ValueError, FileNotFoundError) as error:
-            raise ValueError(f"{error} Give `network`, or load what is there with `verify=False`.") from error
+            raise ValueError(
+                f"The network cannot be loaded: give `network`, or load what is there with `verify=False`. {error}"
+            ) from error
         try:
             return keras.saving.load_model(path, compile=False)
         except (ValueError, TypeError, OSError) as error:
