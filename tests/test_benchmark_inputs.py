@@ -1,6 +1,7 @@
 """What the benchmark works on: networks and transforms of the paper, and data."""
 
 import gzip
+import os
 import pathlib
 import re
 import sys
@@ -16,6 +17,7 @@ from inputs.data import load
 from inputs.fused import BatchNormalization
 from inputs.networks import make_network
 from inputs.transforms import CIFAR, IMAGENET, Transform, make_transform
+from keras_fge.core.files import to_npz
 
 pytestmark = pytest.mark.once
 
@@ -328,6 +330,67 @@ def test_folder_is_read_once_until_it_changes(folder, monkeypatch):
     assert len(load("folder", folder, validation_size=8).train[0]) == len(first.train[0]) - 1
 
 
+def test_the_cache_notices_what_has_changed_and_heals(folder):
+    first = load("folder", folder, validation_size=8)
+    path = folder / "test" / "cat" / "0000.png"
+    other, times = (folder / "test" / "dog" / "0000.png").read_bytes(), path.stat()
+    size = max(len(path.read_bytes()), len(other))
+    path.write_bytes(other.ljust(size, b"\0"))  # PIL does not read what comes after an image.
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    changed = load("folder", folder, validation_size=8)
+    assert not np.array_equal(changed.test[0], first.test[0])
+    for damaged in (b"", b"no cache", to_npz({"train_x": np.zeros(3)})):
+        newest = max(benchmark_data.cache_folder().iterdir(), key=lambda file: file.stat().st_mtime_ns)
+        newest.write_bytes(damaged)
+        with pytest.warns(UserWarning, match=f"{newest.name} is damaged. The images are read again"):
+            again = load("folder", folder, validation_size=8)
+        assert np.array_equal(again.train[0], changed.train[0])
+
+
+@pytest.mark.parametrize("mode", ["I;16", "I;16B"])
+def test_images_of_16_bits_are_scaled(folder, mode):
+    """PIL's own conversion makes all that is brighter than 255 of 65,535 white."""
+    from PIL import Image
+
+    grey = np.linspace(0, 65535, 64).round().reshape(8, 8)
+    path = folder / "test" / "cat" / ("0000.png" if mode != "I;16B" else "0000.tif")
+    (folder / "test" / "cat" / "0000.png").unlink()
+    Image.fromarray(grey.astype(">u2" if mode == "I;16B" else "uint16")).save(path)
+    image = load("folder", folder, validation_size=8).test[0][0]
+    assert np.abs(image - grey[..., None] * 255 / 65535).max() <= 0.5
+
+
+def test_images_that_cannot_be_read_are_one_line(folder, monkeypatch):
+    from PIL import Image
+
+    path = folder / "test" / "cat" / "0000.png"
+    content = path.read_bytes()
+    path.unlink()
+    for name, image in (("0000.tif", Image.new("F", (8, 8))), ("0000.png", None)):
+        path = folder / "test" / "cat" / name
+        if image is None:
+            path.write_bytes(content)
+            monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 4)  # As for an image that unfolds to gigabytes.
+        else:
+            image.save(path)
+        with pytest.raises(ValueError, match=f"{name} is no image that can be read: remove or replace it") as error:
+            load("folder", folder, validation_size=8)
+        assert "\n" not in str(error.value)
+        path.unlink()
+
+
+@pytest.mark.parametrize(
+    "head", [b"", b"\0\0\x08", b"\0\0\x08\x03\0\0", b"\0\0\x08\x03" + b"\xff" * 12, b"\0\0\x09\x03" + bytes(12)]
+)
+@pytest.mark.parametrize("compress", [True, False])
+def test_heads_of_idx_files_that_are_damaged_are_one_line(head, compress, tmp_path):
+    path = tmp_path / f"train-images-idx3-ubyte{'.gz' if compress else ''}"
+    path.write_bytes(gzip.compress(head) if compress else head)
+    with pytest.raises(ValueError, match=r"train-images-idx3-ubyte.* get it anew") as error:
+        benchmark_data.read_idx_files(tmp_path)
+    assert "\n" not in str(error.value)
+
+
 def test_bad_folders(folder):
     from PIL import Image
 
@@ -342,7 +405,7 @@ def test_bad_folders(folder):
     with pytest.raises(ValueError, match=r"must have one size, use --image_size. Received: \[\(5, 5, 3\), \(8, 8, 3\)"):
         load("folder", folder, validation_size=8)
     (folder / "test" / "cat" / "small.png").write_bytes(b"no image")
-    with pytest.raises(ValueError, match=r"small.png is no image, or a damaged one"):
+    with pytest.raises(ValueError, match=r"small.png is no image that can be read: remove or replace it"):
         load("folder", folder, validation_size=8)
 
 

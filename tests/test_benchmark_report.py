@@ -11,6 +11,7 @@ import keras_fge
 from conftest import slow_elsewhere
 from inputs.data import load
 from report import figures, reference, tables
+from report.tables import Grid
 from study import flags, presets
 from study.records import Records
 from test_benchmark_flags import benchmark
@@ -154,3 +155,16 @@ def test_numbers_of_the_authors_stand_beside_ours(tmp_path):
     assert table.rows == [["Ind, 1 a run", "26.00 ± 1.41 (2)", "27.40 ± 0.10"]]
     records.configuration["epochs"] = 10  # Another training is not compared.
     assert tables.ensemble_tables(records)[0].columns == ["", "1B"]
+
+
+def test_markdown_shows_what_it_is_given():
+    markdown = (
+        Grid("A | *title*", ["setting", "`x`"], [["a|b\nc", "<b>[1](x)</b> [2, 3]"]], "A note.")
+        .to_markdown()
+        .splitlines()
+    )
+    assert markdown[0] == r"**A \| \*title\***" and markdown[2:5] == [
+        r"| setting | \`x\` |",
+        "| --- | --- |",
+        r"| a\|b c | \<b\>[1\](x)\</b\> [2, 3] |",
+    ]

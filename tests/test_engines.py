@@ -205,10 +205,25 @@ def test_a_file_of_settings(tmp_path):
     file.write_text("flags: {learning_rate: [0.1, 0.2, 0.3, 0.4]}\nrandom: 2\nseed: 1\n")
     drawn = sweep.read_sweep(file)
     assert len(drawn) == 2 and drawn == sweep.read_sweep(file)
-    for text, message in (("[1, 2]", "must hold flags, random, seed, settings"), ("{a", "cannot be read")):
+    for text, message in (
+        ("[1, 2]", "cannot be read: Expected `object`, got `array`"),
+        ("{a", "cannot be read"),
+        ("{}", "must hold flags, settings, random, seed. Received: nothing"),
+        ("{flag: {}}", "must hold flags, settings, random, seed. Received: flag"),
+        ("{flags: [epochs]}", r"Expected `object`, got `array` - at `\$.flags`"),
+        ("{settings: {epochs: 1}}", r"Expected `array`, got `object` - at `\$.settings`"),
+        ("{flags: {epochs: {a: 1}}}", r"got `object` - at `\$.flags\[...\]`"),
+        ("{flags: {epochs: 1}, random: 0}", r"Expected `int` >= 1 - at `\$.random`"),
+        ("{flags: {epochs: []}}", "has no setting: a list of values is empty"),
+        ("{flags: {sweep: settings.yaml}}", "sets sweep, which the sweep itself does"),
+        ("{settings: [{epochs: 1}, {output_dir: x}]}", "sets output_dir, which the sweep itself does"),
+        ("{flags: {data_dir: [a/b, a_b]}}", "has two settings whose folder would be data_dir=a_b"),
+        ("{flags: {epochs: 1}}\0", "cannot be read"),
+    ):
         file.write_text(text)
-        with pytest.raises(ValueError, match=message):
+        with pytest.raises(ValueError, match=message) as error:
             sweep.read_sweep(file)
+        assert "\n" not in str(error.value)
     committed = sweep.read_sweep(ROOT / "benchmarks/sweeps/small.json")
     preset = {name: value for name, value in presets.PRESETS["small"].items() if name not in ("runs", "seed")}
     as_preset = [setting for setting in committed.values() if preset.items() <= setting.items()]

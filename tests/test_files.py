@@ -261,9 +261,10 @@ def test_what_was_changed_is_loaded_on_purpose_only(tmp_path, change):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"weights": [1.0]}, "'weights' must be null or 2 positive numbers"),
-        ({"weights": {"0": 1}}, "'weights' must be null or 2 positive numbers"),
-        ({"network": "x"}, "'network' must be null or have 'sha256' and 'size'"),
+        ({"weights": [1.0]}, "It has 1 weights for 2 members"),
+        ({"weights": [1.0, 0.0]}, r"Expected `float` > 0.0 - at `\$.weights\[1\]`"),
+        ({"weights": {"0": 1}}, r"Expected `array | null`, got `object` - at `\$.weights`"),
+        ({"network": "x"}, r"Expected `object | null`, got `str` - at `\$.network`"),
     ],
 )
 def test_a_manifest_with_entries_of_another_kind_is_one_error(change, message, tmp_path):

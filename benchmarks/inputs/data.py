@@ -4,9 +4,11 @@ import dataclasses
 import gzip
 import hashlib
 import lzma
+import math
 import os
 import pathlib
 import warnings
+import zlib
 
 import keras
 import numpy as np
@@ -157,14 +159,18 @@ def _read_idx(path, dimensions):
     """A file of bytes with the head: 0, 0, 8 for bytes, number of dimensions, and the dimensions in 4 bytes each."""
     zipped = path.with_name(f"{path.name}.gz")
     try:
-        content = gzip.decompress(zipped.read_bytes()) if zipped.exists() else path.read_bytes()
-    except (OSError, EOFError) as error:
-        raise ValueError(f"{path}[.gz] is missing or damaged: {error}") from error
-    head = 4 + 4 * dimensions
-    shape = np.frombuffer(content[4:head], ">u4").tolist()
-    if content[:4] != bytes([0, 0, 8, dimensions]) or len(content) != head + np.prod(shape):
-        raise ValueError(f"{path}[.gz] is no IDX file of bytes in {dimensions} dimensions, or a damaged one.")
-    return np.frombuffer(content, np.uint8, offset=head).reshape(shape)
+        with gzip.open(zipped) if zipped.exists() else path.open("rb") as file:
+            head = file.read(4 + 4 * dimensions)
+            is_right = len(head) == 4 + 4 * dimensions and head[:4] == bytes([0, 0, 8, dimensions])
+            shape = np.frombuffer(head[4:], ">u4").tolist() if is_right else []
+            content = file.read(math.prod(shape) + 1) if is_right else b""  # Not whatever a small file unfolds to.
+    except (OSError, EOFError, OverflowError, MemoryError, zlib.error) as error:
+        raise ValueError(f"{path}[.gz] is missing or damaged, so get it anew: {error}") from error
+    if not is_right or len(content) != math.prod(shape):
+        raise ValueError(
+            f"{path}[.gz] is no IDX file of bytes in {dimensions} dimensions, or a damaged one: get it anew."
+        )
+    return np.frombuffer(content, np.uint8).reshape(shape)
 
 
 def _load_tfds(name, data_dir, image_size):
@@ -218,7 +224,7 @@ def _load_folder(folder, image_size):
     """Reads images from files, `<folder>/train/<class>/*` and `<folder>/test/<class>/*`.
 
     Reading 60,000 files takes a while, so the arrays are kept in the user's cache, under a checksum of the names, sizes
-    and times of the files.
+    and times of the files. One of these times is that of the last change, which nobody can set.
     """
     if not folder:
         raise ValueError("folder: there is no data_dir, a folder with train/<class>/*.jpg and test/<class>/*.jpg.")
@@ -233,12 +239,10 @@ def _load_folder(folder, image_size):
     digest = hashlib.sha256(f"{folder.resolve()} {image_size}".encode())
     for path in (path for split in files.values() for names in split for path in names):
         stat = path.stat()
-        digest.update(f"{path} {stat.st_size} {stat.st_mtime_ns}\n".encode())
+        digest.update(f"{path} {stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns} {stat.st_ino}\n".encode())
     cache = cache_folder() / f"{folder.name}-{digest.hexdigest()[:16]}.npz"
-    if cache.exists():
-        arrays = read_npz(cache, cache)
-    else:
-        arrays = {}
+    arrays = _read_cache(cache)
+    if not arrays:
         for split, names in files.items():
             arrays[f"{split}_x"], arrays[f"{split}_y"] = _read_images(folder / split, names, image_size)
         try:
@@ -250,12 +254,39 @@ def _load_folder(folder, image_size):
     return train, test, len(classes["train"]), 255, folder.name
 
 
+def _read_cache(cache):
+    """The arrays in the cache; none if there is no such file, or it is damaged: it will be written again."""
+    if not cache.exists():
+        return {}
+    try:
+        arrays = read_npz(cache, cache)
+        if set(arrays) == {"train_x", "train_y", "test_x", "test_y"}:
+            return arrays
+        error = f"it holds {', '.join(arrays) or 'nothing'}"
+    except (ValueError, OSError) as damage:
+        error = damage
+    warnings.warn(f"{cache} is damaged. The images are read again. ({error})", stacklevel=2)
+    return {}
+
+
 def cache_folder():
     return pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache") / "keras-fge"
 
 
 def _files(folder):
     return sorted(path for path in folder.iterdir() if path.is_file())
+
+
+def _to_rgb(image):
+    """The image with 8 bits for each of three colours; PIL itself would clip 16 bits to white, and not scale them."""
+    from PIL import Image
+
+    if image.mode.startswith("I;16"):
+        grey = (np.asarray(image).astype("uint32") * 255 + 32767) // 65535
+        return Image.fromarray(grey.astype("uint8")).convert("RGB")
+    if image.mode in ("I", "F"):
+        raise ValueError(f"its values (mode {image.mode!r}) have no known white; save it with 8 or 16 bits")
+    return image.convert("RGB")
 
 
 def _read_images(folder, files, image_size):
@@ -266,9 +297,12 @@ def _read_images(folder, files, image_size):
         for path in paths:
             try:
                 with Image.open(path) as file:
-                    image = file.convert("RGB")
-            except OSError as error:
-                raise ValueError(f"{path} is no image, or a damaged one. PIL says: {error}") from error
+                    image = _to_rgb(file)
+            except Exception as error:  # PIL's are of a dozen kinds, such as one for images that unfold to gigabytes.
+                said = " ".join(str(error).split()) or repr(error)
+                raise ValueError(
+                    f"{path} is no image that can be read: remove or replace it. PIL says: {said}"
+                ) from error
             if image_size and image.size != (image_size, image_size):
                 image = image.resize((image_size, image_size), Image.Resampling.BOX)
             images.append(np.asarray(image))

@@ -2,6 +2,7 @@
 
 import dataclasses
 import html
+import re
 
 import numpy as np
 from rich.table import Table
@@ -54,14 +55,20 @@ class Grid:
         return table
 
     def to_markdown(self):
-        lines = [self.columns, ["---"] * len(self.columns), *self.rows]
-        return "\n".join([f"**{self.title}**", "", *(f"| {' | '.join(cells)} |" for cells in lines), "", self.note])
+        columns, *rows = [[_for_markdown(cell) for cell in row] for row in [self.columns, *self.rows]]
+        lines = [f"| {' | '.join(cells)} |" for cells in [columns, ["---"] * len(columns), *rows]]
+        return "\n".join([f"**{_for_markdown(self.title)}**", "", *lines, "", self.note])
 
     def to_html(self):
         head = "".join(f"<th><button>{html.escape(column)}</button></th>" for column in self.columns)
         body = "".join(f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in row)}</tr>" for row in self.rows)
         title, note = html.escape(self.title), html.escape(self.note)
         return f"<h2>{title}</h2><div class=table><table><tr>{head}</tr>{body}</table></div><p>{note}</p>"
+
+
+def _for_markdown(text):
+    """The text in one line, in which nothing ends a cell, or is a tag, a link or emphasis."""
+    return re.sub(r"([\\`*<>|]|\](?=\())", r"\\\1", " ".join(text.split()))
 
 
 def sentences(records):

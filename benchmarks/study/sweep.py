@@ -7,8 +7,22 @@ import pathlib
 import shlex
 import subprocess
 import sys
+from typing import Annotated, TypedDict
 
+import msgspec
 import numpy as np
+
+Value = str | int | float | bool
+Flags = dict[str, Value | list[Value]]
+
+
+class Sweep(TypedDict, total=False):
+    """What a file of settings holds."""
+
+    flags: Flags
+    settings: list[Flags]
+    random: Annotated[int, msgspec.Meta(ge=1)]
+    seed: Annotated[int, msgspec.Meta(ge=0)]
 
 
 def read_sweep(path):
@@ -21,26 +35,37 @@ def read_sweep(path):
     Raises:
         ValueError: if it is no such file.
     """
-    parse, errors = json.loads, (OSError, ValueError)
+    parse, errors = json.loads, (OSError, ValueError, RecursionError)
     if os.fspath(path).endswith((".yaml", ".yml")):
         import yaml
 
         parse, errors = yaml.safe_load, (*errors, yaml.YAMLError)
     try:
         content = parse(pathlib.Path(path).read_text())
+        sweep = msgspec.convert(content, Sweep)
     except errors as error:
-        raise ValueError(f"--sweep={path} cannot be read: {error}") from error
-    known = {"flags", "settings", "random", "seed"}
-    if not isinstance(content, dict) or not content or set(content) - known:
-        raise ValueError(f"--sweep={path} must hold {', '.join(sorted(known))}. Received: {content!r}")
+        raise ValueError(f"--sweep={path} cannot be read: {' '.join(str(error).split())}") from error
+    unknown = set(content) - set(Sweep.__annotations__)
+    if unknown or not sweep:
+        raise ValueError(
+            f"--sweep={path} must hold {', '.join(Sweep.__annotations__)}. Received: {', '.join(content) or 'nothing'}"
+        )
     combined = []
     for setting in content.get("settings", [{}]):
         lists = {k: v if isinstance(v, list) else [v] for k, v in {**content.get("flags", {}), **setting}.items()}
         combined += [dict(zip(lists, values)) for values in itertools.product(*lists.values())]
+    if own := {"sweep", "output_dir"}.intersection(name for setting in combined for name in setting):
+        raise ValueError(f"--sweep={path} sets {', '.join(sorted(own))}, which the sweep itself does.")
+    if not combined:
+        raise ValueError(f"--sweep={path} has no setting: a list of values is empty.")
     if count := content.get("random"):
         chosen = np.random.default_rng(content.get("seed", 0)).choice(len(combined), min(count, len(combined)), False)
         combined = [combined[index] for index in sorted(chosen)]
-    return {_name(setting, combined): setting for setting in combined}
+    named = {}
+    for setting in combined:
+        if named.setdefault(name := _name(setting, combined), setting) != setting:
+            raise ValueError(f"--sweep={path} has two settings whose folder would be {name}.")
+    return named
 
 
 def _name(setting, settings):
