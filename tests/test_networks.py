@@ -499,6 +499,15 @@ def test_graphs_inside_a_network_are_told_apart():
         keras_fge.Ensemble.of([nested(ops.relu), nested(ops.tanh)])
 
 
+def test_the_precision_of_a_layer_tells_networks_apart():
+    def network(dtype):
+        return keras.Sequential([keras.Input((6,)), layers.Dense(4, dtype=dtype), layers.Dense(2)])
+
+    assert len(keras_fge.Ensemble.of([network("mixed_bfloat16"), network("mixed_bfloat16")])) == 2
+    with pytest.raises(ValueError, match="differ in `dtype`"):
+        keras_fge.Ensemble.of([network("float32"), network("mixed_bfloat16")])
+
+
 MADE_OF_LAYERS = {
     "merge mode": lambda x, other: layers.Bidirectional(
         layers.GRU(2, return_sequences=True), merge_mode="ave" if other else "sum"

@@ -14,7 +14,7 @@ from keras_fge.core.own_state import checksum_of_state, own_state
 
 # Options of Keras layers in which two networks of one architecture may differ.
 ONLY_IN_TRAINING = re.compile(
-    "^(trainable|dtype|seed|rate|dropout|stddev|momentum|unroll)$|_(initializer|regularizer|dropout)$"
+    "^(trainable|seed|rate|dropout|stddev|momentum|unroll)$|_(initializer|regularizer|dropout)$"
 )
 
 
@@ -90,18 +90,19 @@ def layer_signatures(network: keras.layers.Layer) -> list[dict[str, Any]]:
 
 
 def training_options(network: keras.Model) -> dict[str, Any]:
-    """The options of layers that matter only in training, less where weights begin, as JSON can hold them."""
+    """The options of layers in which a resume may differ: the dtype, and what matters only in training."""
     return {
         f"{key} of layer {index} ({type(layer).__name__})": value
         for index, layer in enumerate(_parts(network))
         for key, value in _config(layer).items()
-        if ONLY_IN_TRAINING.search(key) and not re.search("^(trainable|seed)$|_initializer$", key)
+        if key == "dtype" or (ONLY_IN_TRAINING.search(key) and not re.search("^(trainable|seed)$|_initializer$", key))
     }
 
 
 def architecture(network: keras.Model) -> str:
-    """What tells one architecture from another: a checksum of layers and graph, whatever layers are called."""
-    return checksum([[{**layer, "name": None} for layer in layer_signatures(network)], graph_signature(network)])
+    """A checksum of layers and graph, whatever layers are called, and in whatever precision they compute."""
+    layers = [{**layer, "name": None, "dtype": None} for layer in layer_signatures(network)]
+    return checksum([layers, graph_signature(network)])
 
 
 def graph_signature(network: keras.layers.Layer) -> list[Any]:
