@@ -376,8 +376,9 @@ class CyclicEnsemble(Resumable):
 
     def _read(self, model, stored):
         self._collector.read(model, stored, *self._said_of_outputs())
-        measured = self._validation.sum_up(model, self.snapshots) if self._validation else [{} for _ in self.snapshots]
         is_other = stored.counters["settings"].get("validation_data") != self._settings["validation_data"]
+        # Without validation data, what was measured before stays.
+        measured = self._validation.sum_up(model, self.snapshots) if self._validation else []
         for snapshot, metrics in zip(self.snapshots, measured):
             if is_other or snapshot.metrics.keys() != set(self._names_of_metrics()):
                 distances = {name: value for name, value in snapshot.metrics.items() if name.startswith("distance_")}

@@ -12,11 +12,13 @@ import keras
 import numpy as np
 import pytest
 from keras import applications, layers, ops
+from keras.src.saving.serialization_lib import SafeModeScope
 
 import curves
 import keras_fge
 import processes
 from conftest import IS_BEFORE_3_14, slow_elsewhere, to_numpy, values
+from keras_fge.core.networks import clone
 
 BACKEND = keras.backend.backend()
 REFERENCE = pathlib.Path(__file__).with_name("networks_reference.json")
@@ -497,6 +499,55 @@ def test_graphs_inside_a_network_are_told_apart():
     assert len(keras_fge.Ensemble.of([nested(ops.relu), nested(ops.relu)])) == 2
     with pytest.raises(ValueError, match="differ in call"):
         keras_fge.Ensemble.of([nested(ops.relu), nested(ops.tanh)])
+
+
+@keras.saving.register_keras_serializable("test_networks")
+class Block(layers.Layer):
+    """Made of layers, with options of its own, of which some are only for training, and some cannot be written."""
+
+    def __init__(self, dropout_rate=0.1, slope=0.3, option=None, **kwargs):
+        super().__init__(**kwargs)
+        self.options = {"dropout_rate": dropout_rate, "slope": slope, "option": option}
+        self.dense, self.relu, self.dropout = layers.Dense(6), layers.LeakyReLU(slope), layers.Dropout(dropout_rate)
+
+    def call(self, x):
+        return self.dropout(self.relu(self.dense(x)))
+
+    def get_config(self):
+        inner = {"dense": self.dense.get_config()}  # With the name that Keras gave it.
+        return {**super().get_config(), **self.options, **inner}
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(**{key: value for key, value in config.items() if key != "dense"})
+
+
+ALIKE = {
+    "dropout rate": (lambda: Block(0.1), lambda: Block(0.2)),
+    "inner names": (Block, Block),
+    "an object": (lambda: Block(option=object()), lambda: Block(option=object())),
+    "NaN": (lambda: layers.Masking(float("nan")), lambda: layers.Masking(float("nan"))),
+    "lambda": (lambda: layers.Lambda(lambda x: [x, 2 * x][1]), lambda: layers.Lambda(lambda x: [x, 2 * x][1])),
+}
+
+
+@pytest.mark.parametrize("kind", ALIKE)
+def test_what_does_not_count_does_not_tell_networks_apart(kind):
+    first, second = (keras.Sequential([keras.Input((6,)), make(), layers.Dense(2)]) for make in ALIKE[kind])
+    first(VECTORS_OF_6), second(VECTORS_OF_6)
+    assert len(keras_fge.Ensemble.of([first, second])) == 2
+    if kind == "lambda":
+        with pytest.raises(ValueError, match="differ in `function`"):
+            other = keras.Sequential([keras.Input((6,)), layers.Lambda(lambda x: [x, 3 * x][1]), layers.Dense(2)])
+            keras_fge.Ensemble.of([first, other])
+    with SafeModeScope(kind != "lambda"):  # As of a user who trusts it.
+        copy = clone(first)
+    copy.set_weights(first.get_weights())
+    outputs = [ops.convert_to_numpy(network(VECTORS_OF_6)) for network in (first, copy)]
+    np.testing.assert_array_equal(*outputs)
+
+
+VECTORS_OF_6 = np.random.default_rng(0).normal(size=(3, 6)).astype("float32")
 
 
 def test_the_precision_of_a_layer_tells_networks_apart():

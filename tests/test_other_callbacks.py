@@ -6,9 +6,11 @@ import warnings
 import keras
 import numpy as np
 import pytest
+import scipy.sparse
 
 import keras_fge
 from conftest import values
+from keras_fge.core.data import checksum_of_data
 from keras_fge.run.state import StateFile, training_state
 
 RNG = np.random.default_rng(0)
@@ -145,7 +147,8 @@ def test_members_are_measured_on_the_validation_data_of_the_resume(first, later,
     network, said = told(lambda: fit(tmp_path, epochs=8, validation=later, make=resumed))
     assert ("validation_data=" in said) == (not same)
     members = callbacks[0].snapshots
-    assert len(members) == 4 and len({frozenset(member.metrics) for member in members}) == 1
+    assert len(members) == 4 and (later is None or len({frozenset(member.metrics) for member in members}) == 1)
+    assert all(("member_error" in member.metrics) == (first is not None) for member in members[:2] if later is None)
     assert keras_fge.Ensemble.load(tmp_path).snapshots[0].metrics == members[0].metrics
     if later is not None:
         for k, member in enumerate(members):
@@ -157,6 +160,21 @@ def test_members_are_measured_on_the_validation_data_of_the_resume(first, later,
             assert member.metrics["ensemble_nll"] == pytest.approx(several["nll"], abs=1e-5)
     callbacks[0].to_frame()
     callbacks[0].plot(tmp_path / "run.png")
+    callbacks[0].to_html(tmp_path / "run.html")
+    print(callbacks[0])
+
+
+def test_validation_data_that_only_keras_takes(tmp_path):
+    class Sparse(keras.utils.PyDataset):
+        def __len__(self):
+            return 1
+
+        def __getitem__(self, index):
+            return X, Y
+
+    fit(tmp_path, epochs=1, validation=Sparse(workers=1))
+    assert len(fit(tmp_path, epochs=2, validation=Sparse(workers=1)).history.history["val_loss"]) == 2
+    assert checksum_of_data((scipy.sparse.csr_array(X), Y)) == "csr_array"
 
 
 def test_other_validation_data_of_a_checkpoint_are_said(tmp_path):

@@ -1,7 +1,10 @@
 """What a network is: its layers and its graph, whatever they are called. Whether two are of one architecture."""
 
+import base64
 import itertools
+import marshal
 import re
+import types
 from typing import Any
 
 import keras
@@ -14,7 +17,9 @@ from keras_fge.core.own_state import checksum_of_state, own_state
 
 # Options of Keras layers in which two networks of one architecture may differ.
 ONLY_IN_TRAINING = re.compile(
-    "^(trainable|seed|rate|dropout|stddev|momentum|unroll)$|_(initializer|regularizer|dropout)$"
+    "^(trainable|seed|rate|stddev|momentum|unroll|initializer|regularizer)$"
+    "|(^|_)(dropout|drop|drop_path|stochastic_depth)(_rate|_prob|_probability)?$"
+    "|_(initializer|regularizer)$"
 )
 
 
@@ -57,7 +62,7 @@ def check_same_function(start: keras.layers.Layer, end: keras.layers.Layer, star
     none: dict[str, Any] = {}
     for a, b in itertools.zip_longest(layer_signatures(start), layer_signatures(end), fillvalue=none):
         for key in a | b:
-            if key != "name" and a.get(key) != b.get(key):
+            if key != "name" and checksum(a.get(key)) != checksum(b.get(key)):  # By which NaN is NaN.
                 raise ValueError(
                     f"{start_name} and {end_name} must have the same architecture, but differ in `{key}`: "
                     f"{a.get(key)} in layer '{a.get('name')}' against {b.get(key)} in layer '{b.get('name')}'."
@@ -166,15 +171,33 @@ def _parts(network):
 def _config(operation):
     """The configuration, in which arrays are lists and layers inside are classes, so that it can be compared."""
     try:
-        config = keras.saving.serialize_keras_object(operation.get_config())
+        config = operation.get_config()
     except NotImplementedError:  # A class of the user's own, of which only the name can be compared.
         return {"name": operation.name}
-    return {key: _without_layers(value) for key, value in config.items()}
+    return {key: _without_layers(_serialized(value)) for key, value in config.items()}
+
+
+def _serialized(value):
+    try:
+        return keras.saving.serialize_keras_object(value)
+    except (TypeError, ValueError, NotImplementedError):  # An object of a class of the user's own, as before.
+        return type(value).__name__
 
 
 def _without_layers(value):
     """A part of a configuration, less what layers inside say for themselves, with names that do not count."""
     if isinstance(value, dict):
+        if value.get("class_name") == "__lambda__":
+            return _described_code(marshal.loads(base64.b64decode(value["config"]["code"])))
         is_layer = isinstance(inner := value.get("config"), dict) and "class_name" in value and "trainable" in inner
-        return value["class_name"] if is_layer else {key: _without_layers(part) for key, part in value.items()}
+        if is_layer:
+            return value["class_name"]
+        left_out = {"name", "trainable"} if "trainable" in value else set()  # The bare configuration of a layer.
+        return {key: _without_layers(part) for key, part in value.items() if key not in left_out}
     return [_without_layers(part) for part in value] if isinstance(value, (list, tuple)) else value
+
+
+def _described_code(code):
+    """What a lambda does, less where it stands: once it was saved and loaded, its bytes are other ones."""
+    constants = [_described_code(c) if isinstance(c, types.CodeType) else repr(c) for c in code.co_consts]
+    return [code.co_code.hex(), list(code.co_names), list(code.co_freevars), constants]

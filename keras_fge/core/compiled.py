@@ -146,18 +146,30 @@ def compiled_metrics(
     parts, metrics = {"y": labels, "y_pred": predictions, "sample_weight": weights}, {}
     try:
         network.reset_metrics()
-        # All samples at once: how the losses of blocks add up depends on reduction, weights and ignored classes.
-        everything = {name: _tensors(part, slice(None)) for name, part in parts.items()}
-        with keras.StatelessScope([(v, v.value) for v in network.variables], collect_losses=True):
-            losses = ops.convert_to_numpy(network.compute_loss(x=None, **everything))
-        loss = float(np.mean(losses)) - regularization(network)
-        for rows in np.array_split(np.arange(samples), -(-samples // 1024)):
+        blocks, loss = -(-samples // 1024), -regularization(network)
+        adds_up = weights is None and all(map(_is_mean, keras.tree.flatten(network.loss)))
+        for rows in np.array_split(np.arange(samples), blocks if adds_up else 1):
+            arguments = {name: _tensors(part, rows) for name, part in parts.items()}
+            with keras.StatelessScope([(v, v.value) for v in network.variables], collect_losses=True):
+                losses = ops.convert_to_numpy(network.compute_loss(x=None, **arguments))
+            loss += float(np.mean(losses)) * len(rows) / samples
+        for rows in np.array_split(np.arange(samples), blocks):
             metrics = network.compute_metrics(x=None, **{name: _tensors(part, rows) for name, part in parts.items()})
         values = {name: ops.convert_to_numpy(value) for name, value in metrics.items()}
     finally:
         for variable, value in before:
             variable.assign(value)
     return {**{name: float(value) for name, value in values.items() if not np.ndim(value)}, "loss": loss}
+
+
+def _is_mean(loss):
+    """Whether the loss of all samples is the mean over blocks, weighted by their sizes; if that is not known, no."""
+    loss = keras.losses.get(loss) if isinstance(loss, str) else loss
+    if loss is None:
+        return True
+    _, is_of_keras, options = _options_of(loss)
+    is_mean = options.get("reduction", "sum_over_batch_size") == "sum_over_batch_size"
+    return is_of_keras and is_mean and options.get("ignore_class") is None
 
 
 def _tensors(structure, rows):

@@ -162,7 +162,8 @@ def read_bytes(
     folder = os.path.realpath(os.path.dirname(os.path.abspath(path)))
     if not follows and os.path.dirname(os.path.realpath(path)) != folder:
         raise ValueError(
-            f"'{os.fspath(path)}' is a link out of its folder, which is not followed: copy what it points to."
+            f"'{os.fspath(path)}' is a link out of its folder, which is not followed. Copy the folder with what its "
+            "links point to (`cp -rL`), or download it with `local_dir=`."
         )
     if not stat.S_ISREG(status.st_mode):
         raise ValueError(f"'{os.fspath(path)}' is no regular file.")
@@ -193,19 +194,18 @@ def read_npz(file: str | os.PathLike | bytes, name: str | os.PathLike) -> dict[s
         raise ValueError(f"'{os.fspath(name)}' is no .npz file, or a damaged one. {error!r}") from error
 
 
-def check_keras_file(path: str | os.PathLike) -> None:
+def check_keras_file(content: bytes, path: str | os.PathLike) -> None:
     """Raises a ValueError if a .keras file is damaged, or would unfold to more than its size: those of Keras do not.
 
     (What its configuration asks for, such as a layer of any width, is made all the same.)
     """
     try:
-        with zipfile.ZipFile(path) as archive:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
             for entry in archive.infolist():
                 if entry.compress_type != zipfile.ZIP_STORED:
                     raise ValueError(f"{entry.filename} is compressed, which Keras never does")
                 if entry.filename.endswith(".h5"):
-                    with archive.open(entry) as file:
-                        _check_stored(file, entry.filename)
+                    _check_stored(io.BytesIO(archive.read(entry)), entry.filename)
     except Exception as error:  # zipfile and h5py raise errors of a dozen kinds.
         raise ValueError(f"'{os.fspath(path)}' is no file of Keras, or a damaged one. {error!r}") from error
 

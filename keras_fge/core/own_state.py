@@ -47,6 +47,7 @@ def check_kept(network: keras.Model) -> None:
     """Raises a ValueError if a layer of a class of the user's own has a state that snapshots would not hold."""
     for layer in all_layers(network):
         arrays = {} if _is_of_keras(layer) else _beside_variables(layer)
+        arrays = {key: array for key, array in arrays.items() if array.dtype.kind != "U" and "version" not in key}
         if arrays:
             raise ValueError(
                 f"Layer '{layer.name}' ({type(layer).__name__}) saves {', '.join(map(repr, arrays))} beside its "
@@ -57,10 +58,13 @@ def check_kept(network: keras.Model) -> None:
 
 def _beside_variables(layer):
     """The arrays that `layer` stores, less those that are its variables."""
-    values = [keras.ops.convert_to_numpy(variable.value) for variable in layer.variables]
-    return {
-        key: array for key, array in _stored(layer).items() if not any(np.array_equal(array, value) for value in values)
-    }
+    stored = _stored(layer)  # Of nearly all layers nothing: their weights are not to be copied here.
+    values = [keras.ops.convert_to_numpy(variable.value) for variable in layer.variables] if stored else []
+    return {key: array for key, array in stored.items() if not any(_is_same(array, value) for value in values)}
+
+
+def _is_same(array, value):
+    return np.array_equal(array, value, equal_nan=array.dtype.kind == "f")
 
 
 def _stored(layer):

@@ -41,7 +41,7 @@ class Output:
     def probabilities(self, array: Any) -> np.ndarray:
         """Probabilities, or values, in float32, or float64 if that is what the network outputs."""
         array = np.asarray(array)
-        array, is_half = array.astype(at_least_float32(array.dtype.name)), array.dtype.itemsize == 2
+        array, is_half = array.astype(at_least_float32(array.dtype.name), copy=False), array.dtype.itemsize == 2
         if not self.from_logits:
             # Rounded to bfloat16 or float16, probabilities sum to 1 only about.
             sums = np.sum(array, axis=-1, keepdims=True)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from keras_fge.core.pages import COLORS, Panel, layout, marker, write_page
-from keras_fge.run import Snapshot
+from keras_fge.run import Snapshot, measured
 
 
 def write_run_page(
@@ -33,8 +33,7 @@ def write_run_page(
     places = ["start", *[f"member {k}, iteration {step}" for k, step in enumerate(taken[1:], 1)]]
     panels = [_trajectory(distances, places)]
     for ending, label, scale in (("error", "error (%)", 100), ("nll", "NLL", 1), ("mse", "mean squared error", 1)):
-        names = [name for name in snapshots[0].metrics if name.endswith(ending)]
-        series = {n.replace("_", " "): scale * np.array([s.metrics[n] for s in snapshots]) for n in names}
+        series = {name.replace("_", " "): scale * values for name, values in measured(snapshots, ending).items()}
         if series:
             panels.append(_against_iterations("On validation data", label, taken[1:], series, taken))
     names = ["distance_from_start", "distance_from_last"]

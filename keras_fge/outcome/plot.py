@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from numpy.typing import ArrayLike
 
 from keras_fge.core.pages import COLORS, WIDTHS, new_figure, style
-from keras_fge.run import Snapshot
+from keras_fge.run import Snapshot, measured
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -37,7 +37,7 @@ def plot_run(
     """
     panels: list[tuple[str, dict[str, tuple[str, int]]]] = [("learning rate", {})]
     for ending, label, scale in (("error", "error (%)", 100), ("mse", "mean squared error", 1)):
-        if names := [name for name in snapshots[0].metrics if name.endswith(ending)]:
+        if names := measured(snapshots, ending):
             panels.append((label, {name: (_short(name, ending), scale) for name in names}))
     distances = {name: (_short(name, "distance"), 1) for name in ("distance_from_start", "distance_from_last")}
     panels.append(("distance", distances))
@@ -60,8 +60,13 @@ def _draw(panels, steps, learning_rates, snapshots, path, columns):
         for step in taken:
             axes.axvline(step, color="0.6", linestyle=":", zorder=0)
         for name, (label_of_line, scale) in series.items():
-            values = [scale * snapshot.metrics[name] for snapshot in snapshots]
-            axes.plot(taken, values, "o-", markersize=4 if columns is None else 2.5, label=label_of_line)
+            axes.plot(
+                taken,
+                scale * measured(snapshots, name)[name],
+                "o-",
+                markersize=4 if columns is None else 2.5,
+                label=label_of_line,
+            )
         if series:
             axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, frameon=False, borderaxespad=0)
         axes.set_ylabel(label)

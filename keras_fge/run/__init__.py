@@ -8,7 +8,7 @@ from keras_fge.run.collector import Collector
 from keras_fge.run.folder import Folder
 from keras_fge.run.resumable import Resumable
 from keras_fge.run.schema import CyclicCounters
-from keras_fge.run.snapshots import Snapshot, StoredSnapshot, check_fits, distances_between, sharing
+from keras_fge.run.snapshots import Snapshot, StoredSnapshot, check_fits, distances_between, measured, sharing
 from keras_fge.run.state import State
 from keras_fge.run.validation import Validation
 
@@ -24,5 +24,6 @@ __all__ = [
     "Validation",
     "check_fits",
     "distances_between",
+    "measured",
     "sharing",
 ]

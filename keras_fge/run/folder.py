@@ -124,8 +124,7 @@ class Folder:
         path = self._in("network.keras")
         try:
             written = (entry["size"], entry["sha256"]) if entry else ()
-            read_bytes(path, *written, follows=False)
-            check_keras_file(path)
+            check_keras_file(read_bytes(path, *written, follows=False), path)
         except (ValueError, FileNotFoundError) as error:
             raise ValueError(
                 f"The network cannot be loaded: give `network`, or load what is there with `verify=False`. {error}"

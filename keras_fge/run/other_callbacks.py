@@ -66,10 +66,18 @@ def _not_ours(callbacks):
 
 def _marks(callback):
     """What shows, for each attribute that may matter, whether it has changed."""
-    values = remembered(callback)
-    if values is None:
-        values = {name: value for name, value in vars(callback).items() if name not in _GIVEN and not callable(value)}
-    return {name: json.dumps(value) if _is_json(value) else str(id(value)) for name, value in values.items()}
+    if (values := remembered(callback)) is not None:
+        return {name: json.dumps(value) if _is_json(value) else str(id(value)) for name, value in values.items()}
+    others = {name: value for name, value in vars(callback).items() if name not in _GIVEN and not callable(value)}
+    # A list may be long, as of the loss of each batch.
+    return {
+        name: f"{id(v)} {len(v)}" if isinstance(v, (list, dict, set)) else repr(v) if _is_number(v) else str(id(v))
+        for name, v in others.items()
+    }
+
+
+def _is_number(value):
+    return value is None or isinstance(value, (bool, int, float, str))
 
 
 def _is_json(value):

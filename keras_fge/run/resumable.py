@@ -135,8 +135,9 @@ class Resumable(keras.callbacks.Callback, abc.ABC):
                 f"`directory` needs a network that is built: call '{model.name}' on some data before `fit`."
             )
         self._others = OtherCallbacks(fit)
-        validation = {} if fit is None else {"validation_data": checksum_of_data(arrays_of(fit.validation_data))}
-        own = {"steps_per_epoch": self.params.get("steps"), **validation, **self._own_settings()}
+        own = {"steps_per_epoch": self.params.get("steps"), **self._own_settings()}
+        if fit and "validation_data" not in own:
+            own["validation_data"] = checksum_of_data(arrays_of(fit.validation_data))
         self._settings = {**describe(model), **own}
         with self._lock.acquired():
             if self._holds_run():

@@ -227,3 +227,9 @@ def distances_between(snapshots: Sequence[Snapshot], network: keras.Model) -> np
         for k in range(j):
             matrix[j, k] = matrix[k, j] = distance(network, weights, snapshots[k].weights)
     return matrix
+
+
+def measured(snapshots: Sequence[Snapshot], ending: str) -> dict[str, np.ndarray]:
+    """The metrics whose names end so, by name, an array over `snapshots`; NaN for one that was not measured so."""
+    names = dict.fromkeys(name for snapshot in snapshots for name in snapshot.metrics if name.endswith(ending))
+    return {name: np.array([snapshot.metrics.get(name, np.nan) for snapshot in snapshots]) for name in names}

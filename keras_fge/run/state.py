@@ -59,7 +59,7 @@ class State:
     def check(self, model: keras.Model) -> None:
         """Raises a ValueError unless this is the state of a training of `model`, by the shapes."""
         expected = [tuple(variable.shape) for variable in training_state(model)]
-        received = [tuple(value.shape) if value.dtype.kind in "biuf" else None for value in self.values]
+        received = [tuple(value.shape) if value.dtype.kind in "biufc" else None for value in self.values]
         if expected != received:
             raise ValueError(
                 f"`directory`: '{self.directory}' holds the run of another network or optimizer: {len(received)} "
