@@ -344,7 +344,8 @@ class CyclicEnsemble(Resumable):
 
     # --- The run in the folder ----------------------------------------------------------------------------------------
 
-    _counters_kind = CyclicCounters
+    def _kind_of_counters(self):
+        return CyclicCounters
 
     def _own_settings(self):
         return {

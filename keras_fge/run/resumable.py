@@ -88,7 +88,9 @@ class Resumable(keras.callbacks.Callback, abc.ABC):
 
     # --- What a subclass says -----------------------------------------------------------------------------------------
 
-    _counters_kind: type = Counters  # What its state says.
+    def _kind_of_counters(self) -> type:
+        """What its state says, as a type."""
+        return Counters
 
     @abc.abstractmethod
     def _check(self, model: keras.Model, fit: Fit | None) -> None:
@@ -207,7 +209,7 @@ class Resumable(keras.callbacks.Callback, abc.ABC):
                 f"`directory`: '{self.directory}' holds a run already. Continue it with `resume=True`, or give another "
                 "folder."
             )
-        stored = self._state.read(self._counters_kind)
+        stored = self._state.read(self._kind_of_counters())
         changed = check_settings(self.directory, stored.counters, self._settings, model.optimizer)
         stored.check(model)
         self._batches, self._history = stored.counters["batches"], stored.counters["history"]
