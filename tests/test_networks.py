@@ -537,14 +537,34 @@ def test_what_does_not_count_does_not_tell_networks_apart(kind):
     first(VECTORS_OF_6), second(VECTORS_OF_6)
     assert len(keras_fge.Ensemble.of([first, second])) == 2
     if kind == "lambda":
+        other = keras.Sequential([keras.Input((6,)), layers.Lambda(lambda x: [x, 3 * x][1]), layers.Dense(2)])
         with pytest.raises(ValueError, match="differ in `function`"):
-            other = keras.Sequential([keras.Input((6,)), layers.Lambda(lambda x: [x, 3 * x][1]), layers.Dense(2)])
             keras_fge.Ensemble.of([first, other])
     with SafeModeScope(kind != "lambda"):  # As of a user who trusts it.
         copy = clone(first)
     copy.set_weights(first.get_weights())
     outputs = [ops.convert_to_numpy(network(VECTORS_OF_6)) for network in (first, copy)]
     np.testing.assert_array_equal(*outputs)
+
+
+def table(value):
+    """An array with `value` in the middle, which `repr` leaves out."""
+    array = np.ones(12_000, "float32")
+    array[6000] = value
+    return array
+
+
+@pytest.mark.parametrize("kind", [float, table, lambda value: [object(), value]])
+def test_what_a_lambda_takes_from_around_tells_networks_apart(kind):
+    def network(value, default=1):
+        around = kind(value)
+        function = lambda x, power=default: (x if around is None else 2 * x) ** power  # noqa: E731
+        return keras.Sequential([keras.Input((6,)), layers.Lambda(function), layers.Dense(2)])
+
+    assert len(keras_fge.Ensemble.of([network(2), network(2)])) == 2
+    for other in (network(3), network(2, 2)):
+        with pytest.raises(ValueError, match="differ in `function`"):
+            keras_fge.Ensemble.of([network(2), other])
 
 
 VECTORS_OF_6 = np.random.default_rng(0).normal(size=(3, 6)).astype("float32")

@@ -5,6 +5,7 @@ import warnings
 
 import keras
 import numpy as np
+import pandas as pd
 import pytest
 import scipy.sparse
 
@@ -175,6 +176,7 @@ def test_validation_data_that_only_keras_takes(tmp_path):
     fit(tmp_path, epochs=1, validation=Sparse(workers=1))
     assert len(fit(tmp_path, epochs=2, validation=Sparse(workers=1)).history.history["val_loss"]) == 2
     assert checksum_of_data((scipy.sparse.csr_array(X), Y)) == "csr_array"
+    assert checksum_of_data(pd.DataFrame(X)) == "DataFrame"  # Neither true nor false.
 
 
 def test_other_validation_data_of_a_checkpoint_are_said(tmp_path):

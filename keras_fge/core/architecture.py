@@ -134,8 +134,8 @@ def _calls(network, places):
         def named(value):
             if isinstance(value, keras.KerasTensor):
                 return tensors.get(id(value), "a tensor of another graph")
-            if isinstance(value, np.ndarray) or ops.is_tensor(value):  # Of large ones, `repr` shows a part.
-                return f"array {checksum_of_arrays([ops.convert_to_numpy(value)])}"
+            if _is_array(value):
+                return _named_array(value)
             return value if value is None or isinstance(value, (str, int, float)) else repr(value)
 
         for operation, args, kwargs, outputs in graph_of(part):
@@ -169,32 +169,47 @@ def _parts(network):
 
 
 def _config(operation):
-    """The configuration, in which arrays are lists and layers inside are classes, so that it can be compared."""
+    """The configuration, so that it can be compared."""
     try:
         config = operation.get_config()
     except NotImplementedError:  # A class of the user's own, of which only the name can be compared.
         return {"name": operation.name}
-    return {key: _without_layers(_serialized(value)) for key, value in config.items()}
+    return {key: _comparable(value) for key, value in config.items()}
 
 
-def _serialized(value):
-    try:
-        return keras.saving.serialize_keras_object(value)
-    except (TypeError, ValueError, NotImplementedError):  # An object of a class of the user's own, as before.
-        return type(value).__name__
+def _comparable(value):
+    """A part of a configuration, as JSON can hold it.
+
+    A layer inside is its class, as it says the rest for itself; an array is its checksum; an object that Keras cannot
+    write is its class.
+    """
+    if isinstance(value, (list, tuple)):
+        return [_comparable(part) for part in value]
+    if _is_array(value):
+        return _named_array(value)
+    if not isinstance(value, (dict, str, int, float, type(None))):
+        try:
+            value = keras.saving.serialize_keras_object(value)
+        except (TypeError, ValueError, NotImplementedError):
+            return type(value).__name__
+    if not isinstance(value, dict):
+        return value
+    if value.get("class_name") == "__lambda__":
+        code = _described_code(marshal.loads(base64.b64decode(value["config"]["code"])))
+        value = {**value["config"], "code": code}  # With its defaults, and what it takes from around.
+    inner = value.get("config")
+    if isinstance(inner, dict) and "class_name" in value and "trainable" in inner:
+        return value["class_name"]
+    left_out = {"name", "trainable"} if "trainable" in value else set()  # The bare configuration of a layer.
+    return {key: _comparable(part) for key, part in value.items() if key not in left_out}
 
 
-def _without_layers(value):
-    """A part of a configuration, less what layers inside say for themselves, with names that do not count."""
-    if isinstance(value, dict):
-        if value.get("class_name") == "__lambda__":
-            return _described_code(marshal.loads(base64.b64decode(value["config"]["code"])))
-        is_layer = isinstance(inner := value.get("config"), dict) and "class_name" in value and "trainable" in inner
-        if is_layer:
-            return value["class_name"]
-        left_out = {"name", "trainable"} if "trainable" in value else set()  # The bare configuration of a layer.
-        return {key: _without_layers(part) for key, part in value.items() if key not in left_out}
-    return [_without_layers(part) for part in value] if isinstance(value, (list, tuple)) else value
+def _is_array(value):
+    return isinstance(value, np.ndarray) or ops.is_tensor(value)
+
+
+def _named_array(value):
+    return f"array {checksum_of_arrays([ops.convert_to_numpy(value)])}"  # Of large ones, `repr` shows a part.
 
 
 def _described_code(code):

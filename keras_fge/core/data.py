@@ -99,8 +99,8 @@ def subset(data: Any, samples: int | None, name: str) -> Any:
 
 def checksum_of_data(data: Any) -> str | None:
     """Checksum of arrays, None for None; for other data, which can be anything, only the name of the class."""
-    if data is None or not isinstance(data, tuple):
-        return data and type(data).__name__
+    if not isinstance(data, tuple):
+        return None if data is None else type(data).__name__
     try:
         return checksum_of_arrays(keras.tree.flatten(as_arrays([part for part in data if part is not None], "data")))
     except ValueError:  # Keras itself takes sparse matrices.
