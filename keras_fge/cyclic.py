@@ -377,13 +377,11 @@ class CyclicEnsemble(Resumable):
 
     def _read(self, model, stored):
         self._collector.read(model, stored, *self._said_of_outputs())
-        is_other = stored.counters["settings"].get("validation_data") != self._settings["validation_data"]
-        # Without validation data, what was measured before stays.
-        measured = self._validation.sum_up(model, self.snapshots) if self._validation else []
-        for snapshot, metrics in zip(self.snapshots, measured):
-            if is_other or snapshot.metrics.keys() != set(self._names_of_metrics()):
-                distances = {name: value for name, value in snapshot.metrics.items() if name.startswith("distance_")}
-                snapshot.metrics = {**distances, **metrics}
+        if self._validation:  # Without, what was measured before stays.
+            is_other = stored.counters["settings"].get("validation_data") != self._settings["validation_data"]
+            is_other |= any(snapshot.metrics.keys() != set(self._names_of_metrics()) for snapshot in self.snapshots)
+            go_on = self._validation.measure_again if is_other else self._validation.sum_up
+            go_on(model, self.snapshots)
         self._rate.start, self._rate.before = stored.counters["start"], stored.counters["rate_before"]
         if (self._rate.start is None) != (self._collector.start is None):
             raise ValueError("`start` and `start_snapshot` of its state do not fit together.")

@@ -25,6 +25,17 @@ X = np.random.default_rng(0).normal(size=(12, 3)).astype("float32")
 Y = np.arange(12) % 2
 
 
+def examples(count):
+    """So many random cases, the same in each run, or as many new ones as the environment says."""
+    return settings(
+        max_examples=EXAMPLES or count,
+        derandomize=not EXAMPLES,
+        deadline=None,
+        database=None,
+        suppress_health_check=list(HealthCheck),
+    )
+
+
 def network(seed):
     keras.utils.set_random_seed(seed)
     model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2), keras.layers.BatchNormalization()])
@@ -73,13 +84,7 @@ def role(path):
 seen: collections.Counter = collections.Counter()
 
 
-@settings(
-    max_examples=EXAMPLES or 500,
-    derandomize=not EXAMPLES,
-    deadline=None,
-    database=None,
-    suppress_health_check=list(HealthCheck),
-)
+@examples(500)
 @given(data=st.data())
 def check_damage(folders, data):
     """Damages one file of a run."""
@@ -129,13 +134,7 @@ def places(content):
         yield from places(value)
 
 
-@settings(
-    max_examples=EXAMPLES or 60,
-    derandomize=not EXAMPLES,
-    deadline=None,
-    database=None,
-    suppress_health_check=list(HealthCheck),
-)
+@examples(60)
 @given(data=st.data())
 def check_entry(folders, data):
     """Changes one entry of manifest or state, whose checksums are then right again, or not looked at."""

@@ -208,8 +208,8 @@ def test_a_file_of_settings(tmp_path):
     for text, message in (
         ("[1, 2]", "cannot be read: Expected `object`, got `array`"),
         ("{a", "cannot be read"),
-        ("{}", "must hold flags, settings, random, seed. Received: nothing"),
-        ("{flag: {}}", "must hold flags, settings, random, seed. Received: flag"),
+        ("{}", "must hold flags, random, seed, settings. Received: nothing"),
+        ("{flag: {}}", "must hold flags, random, seed, settings. Received: flag"),
         ("{flags: [epochs]}", r"Expected `object`, got `array` - at `\$.flags`"),
         ("{settings: {epochs: 1}}", r"Expected `array`, got `object` - at `\$.settings`"),
         ("{flags: {epochs: {a: 1}}}", r"got `object` - at `\$.flags\[...\]`"),

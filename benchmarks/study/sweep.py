@@ -48,7 +48,8 @@ def read_sweep(path):
     unknown = set(content) - set(Sweep.__annotations__)
     if unknown or not sweep:
         raise ValueError(
-            f"--sweep={path} must hold {', '.join(Sweep.__annotations__)}. Received: {', '.join(content) or 'nothing'}"
+            f"--sweep={path} must hold {', '.join(sorted(Sweep.__annotations__))}. "
+            f"Received: {', '.join(content) or 'nothing'}"
         )
     combined = []
     for setting in content.get("settings", [{}]):

@@ -128,15 +128,16 @@ def locked(*networks: keras.Model) -> Iterator[None]:
     Raises:
         RuntimeError: in a process that was forked while another thread was inside: its weights may still stand there.
     """
+    in_order = sorted(networks, key=id)  # The same in all threads, so that two do not wait for each other.
     with _lock_of_locks:
-        locks = [_locks.setdefault(network, threading.RLock()) for network in sorted(networks, key=id)]
+        locks = [_locks.setdefault(network, threading.RLock()) for network in in_order]
     if None in locks:
         raise RuntimeError(
-            f"Another thread used '{sorted(networks, key=id)[locks.index(None)].name}' when this process was forked: "
-            "its weights may be those of another member. Fork before, or load the network again in this process."
+            f"Another thread used '{in_order[locks.index(None)].name}' when this process was forked: its weights may "
+            "be those of another member. Fork before, or load the network again in this process."
         )
     with contextlib.ExitStack() as stack:
-        for lock in locks:  # In one order in all threads, so that two do not wait for each other.
+        for lock in locks:
             stack.enter_context(lock)
         yield
 

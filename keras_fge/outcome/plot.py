@@ -60,13 +60,8 @@ def _draw(panels, steps, learning_rates, snapshots, path, columns):
         for step in taken:
             axes.axvline(step, color="0.6", linestyle=":", zorder=0)
         for name, (label_of_line, scale) in series.items():
-            axes.plot(
-                taken,
-                scale * measured(snapshots, name)[name],
-                "o-",
-                markersize=4 if columns is None else 2.5,
-                label=label_of_line,
-            )
+            values = scale * measured(snapshots, name)[name]
+            axes.plot(taken, values, "o-", markersize=4 if columns is None else 2.5, label=label_of_line)
         if series:
             axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, frameon=False, borderaxespad=0)
         axes.set_ylabel(label)

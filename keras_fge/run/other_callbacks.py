@@ -1,6 +1,5 @@
 """What the other callbacks of a `fit` remember: kept with the state of the training, or said to be lost."""
 
-import json
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -31,7 +30,7 @@ class OtherCallbacks:
         for index, (callback, at_begin) in enumerate(zip(callbacks, self._at_begin)):
             changed = [name for name, mark in _marks(callback).items() if mark != at_begin.get(name)]
             values = (remembered(callback) or {}) if index < len(self._before) else {}
-            kept = {name: value for name, value in values.items() if _is_json(value)}
+            kept = {name: value for name, value in values.items() if _is_plain(value)}
             lost = [name for name in changed if name not in kept]
             result.append({"class": type(callback).__name__, "kept": kept, "lost": lost})
         return result
@@ -66,22 +65,19 @@ def _not_ours(callbacks):
 
 def _marks(callback):
     """What shows, for each attribute that may matter, whether it has changed."""
-    if (values := remembered(callback)) is not None:
-        return {name: json.dumps(value) if _is_json(value) else str(id(value)) for name, value in values.items()}
-    others = {name: value for name, value in vars(callback).items() if name not in _GIVEN and not callable(value)}
+    values = remembered(callback)
+    if values is None:
+        values = {name: value for name, value in vars(callback).items() if name not in _GIVEN and not callable(value)}
+    return {name: _mark(value) for name, value in values.items()}
+
+
+def _mark(value):
+    if _is_plain(value):
+        return repr(value)
     # A list may be long, as of the loss of each batch.
-    return {
-        name: f"{id(v)} {len(v)}" if isinstance(v, (list, dict, set)) else repr(v) if _is_number(v) else str(id(v))
-        for name, v in others.items()
-    }
+    return f"{id(value)} {len(value)}" if isinstance(value, (list, dict, set)) else str(id(value))
 
 
-def _is_number(value):
+def _is_plain(value):
+    """Whether JSON can hold it."""
     return value is None or isinstance(value, (bool, int, float, str))
-
-
-def _is_json(value):
-    try:
-        return bool(json.loads(json.dumps(value)) == value)
-    except (TypeError, ValueError, RecursionError):
-        return False

@@ -9,7 +9,6 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_fge.core.arguments import as_integer
 from keras_fge.core.data import checksum_of_data
 from keras_fge.core.files import naming
 from keras_fge.core.keras_internals import (
@@ -181,6 +180,7 @@ class Resumable(keras.callbacks.Callback, abc.ABC):
             return
         self._restore_history()  # If no epoch was left.
         self._lock.release()
+        self._others = OtherCallbacks(None)
         message = f"Ended by SIGTERM after epoch {self.epoch + 1}: the same program goes on from '{self.directory}'."
         self._termination.end(self, message, logs)
 
@@ -223,7 +223,7 @@ class Resumable(keras.callbacks.Callback, abc.ABC):
         with naming(self.directory):
             self._read(model, stored)
         self._state.remove_leftovers()
-        self.epoch = as_integer("epoch", stored.counters["epoch"], least=0)
+        self.epoch = stored.counters["epoch"]
         stored.restore(model, changed)  # After `_read`, as predictions use the random generators too.
         begin_with_epoch(model, self.epoch, fit)
         self._is_seen = fit is not None

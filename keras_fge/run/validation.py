@@ -81,14 +81,26 @@ class Validation:
         member, ensemble = self._measured(model, outputs), self._measured(model, self._running.mean())
         return {**self._named("member", member), **self._named("ensemble", ensemble)}
 
-    def sum_up(self, model: keras.Model, snapshots: Sequence[Snapshot]) -> list[dict[str, float]]:
-        """Begins anew with the members that are there already, and returns the metrics of each."""
-        self._running, metrics = RunningMean(), []
+    def sum_up(self, model: keras.Model, snapshots: Sequence[Snapshot]) -> None:
+        """Begins anew with the members that are there already."""
+        self._with_each(model, snapshots, lambda snapshot: self._running.add(self._predict(model)))
+
+    def measure_again(self, model: keras.Model, snapshots: Sequence[Snapshot]) -> None:
+        """Does what `sum_up` does, and replaces what was measured of each member."""
+
+        def measure(snapshot):
+            others = {k: v for k, v in snapshot.metrics.items() if not k.startswith(("member_", "ensemble_"))}
+            snapshot.metrics = {**others, **self.measure(model)}
+
+        self._with_each(model, snapshots, measure)
+
+    def _with_each(self, model, snapshots, function):
+        """Begins anew: calls `function` with each member, which then stands in `model`."""
+        self._running = RunningMean()
         with borrowed(model):
             for snapshot in snapshots:
                 set_weights(model, snapshot.weights)
-                metrics.append(self.measure(model))
-        return metrics
+                function(snapshot)
 
     def checksum(self) -> str | None:
         """A checksum of the data; of a data set, the name of its class."""
