@@ -13,6 +13,7 @@ import pytest
 import curves
 from conftest import to_numpy, values
 from inputs import data as benchmark_data
+from inputs import folder as image_folder
 from inputs.data import load
 from inputs.fused import BatchNormalization
 from inputs.networks import make_network
@@ -322,7 +323,7 @@ def test_folder_is_read_once_until_it_changes(folder, monkeypatch):
         raise AssertionError("read again")
 
     with monkeypatch.context() as patch:
-        patch.setattr(benchmark_data, "_read_images", fail)
+        patch.setattr(image_folder, "_read_images", fail)
         assert np.array_equal(load("folder", folder, validation_size=8).train[0], first.train[0])
         with pytest.raises(AssertionError, match="read again"):
             load("folder", folder, 4, validation_size=8)
@@ -340,7 +341,7 @@ def test_the_cache_notices_what_has_changed_and_heals(folder):
     changed = load("folder", folder, validation_size=8)
     assert not np.array_equal(changed.test[0], first.test[0])
     for damaged in (b"", b"no cache", to_npz({"train_x": np.zeros(3)})):
-        newest = max(benchmark_data.cache_folder().iterdir(), key=lambda file: file.stat().st_mtime_ns)
+        newest = max(image_folder.cache_folder().iterdir(), key=lambda file: file.stat().st_mtime_ns)
         newest.write_bytes(damaged)
         with pytest.warns(UserWarning, match=f"{newest.name} is damaged. The images are read again"):
             again = load("folder", folder, validation_size=8)
