@@ -14,6 +14,7 @@ from curves.eligibility import (
 from curves.model import CurveModel
 from curves.parametrization import Bezier, Parametrization, PolygonalChain, as_path
 from keras_fge.core.architecture import check_same_architecture
+from keras_fge.core.compile_as import compile_as
 from keras_fge.core.networks import clone, locked, set_weights
 
 
@@ -56,7 +57,7 @@ def connect(
             fixed, there is nothing to train, and the path can be measured as it is. Default: yes.
 
     Returns:
-        A `CurveModel`.
+        A `CurveModel`, compiled as the first network is, with an optimizer of its own; `compile` it again for another.
 
     Raises:
         ValueError: if the architectures differ (the message names the first weight, layer or call that does), a network
@@ -104,7 +105,7 @@ def connect(
             model.set_bend(bend, network)
     if not is_list:
         model.init_linear()
-    return model
+    return compile_as(model, first)
 
 
 def _named(start, end):

@@ -12,6 +12,7 @@ from curves.curve import Curve
 from curves.finite_loss import FiniteLoss
 from curves.geometry import relative_speed, segment_lengths
 from curves.parametrization import Bezier, Parametrization, as_path
+from keras_fge.core.compile_as import compile_as
 from keras_fge.core.keras_internals import (
     all_layers,
     compiled_loss_lent,
@@ -225,11 +226,11 @@ class CurveModel(keras.Model):
         return self.whole_network("weights_at").weights_at(t)
 
     def network_at(self, t: float) -> keras.Model:
-        """A plain `keras.Model` with the weights at `t`, independent of this curve."""
+        """A plain `keras.Model` with the weights at `t`, independent of this curve, compiled as it is."""
         curve = self.whole_network("network_at")
         network = clone(curve.layer)
         set_weights(network, curve.weights_at(t))
-        return network
+        return compile_as(network, self if self.compiled else curve.layer)
 
     def penalty(self, t: float) -> float:
         """The part of the loss that depends on the weights at `t` alone: regularizers and weight decay, a float."""

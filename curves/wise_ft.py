@@ -9,6 +9,7 @@ from curves.connect import connect
 from curves.parametrization import Bezier
 from keras_fge.core.arguments import as_integer
 from keras_fge.core.batch_norm import check_can_be_estimated, update_batch_norm
+from keras_fge.core.compile_as import compile_as
 from keras_fge.core.compiled import compiled_outputs
 from keras_fge.core.networks import set_weights
 
@@ -40,7 +41,7 @@ def wise_ft(
         batch_size: Samples per batch, for arrays. Default: 128.
 
     Returns:
-        A `keras.Model` of its own, not compiled.
+        A `keras.Model` of its own, compiled as `finetuned` is.
 
     Raises:
         ValueError: if the architectures differ, `finetuned` is not compiled, the network has BatchNormalization and
@@ -74,4 +75,4 @@ def wise_ft(
     if not np.isfinite(min(losses)):
         raise ValueError("The predictions of both networks, and between them, are not finite.")
     put(positions[np.argmin(losses[::-1])])
-    return network
+    return compile_as(network, finetuned)

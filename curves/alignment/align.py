@@ -9,6 +9,7 @@ from curves.alignment.activations import BATCH, inputs_of
 from curves.alignment.graph import is_graph
 from curves.alignment.matching import Matching
 from keras_fge.core.architecture import check_same_architecture
+from keras_fge.core.compile_as import compile_as
 from keras_fge.core.keras_internals import all_layers
 from keras_fge.core.networks import clone, locked, set_weights
 
@@ -48,8 +49,8 @@ def align(
         verbose: Whether to print which part of the weights could be matched, and the distance before and after.
 
     Returns:
-        A `keras.Model` of its own, not compiled, that computes what `network` does. This is checked, on `data` or
-        random inputs, to 1e-4 of the largest output (2e-2 in half precision).
+        A `keras.Model` of its own, compiled as `network` is, that computes what `network` does. This is checked, on
+        `data` or random inputs, to 1e-4 of the largest output (2e-2 in half precision).
 
     Raises:
         ValueError: if the architectures differ, a network is not built or is of a class of its own, `data` do not fit
@@ -84,7 +85,7 @@ def align(
         if method == "activations":
             groups = matching.match_activations(network, reference, data)
         matching.match_weights(groups, np.random.default_rng(seed))
-        aligned = clone(network)
+        aligned = compile_as(clone(network), network)
         set_weights(aligned, matching.moved_weights(network))
         _check_same_function(network, aligned, data, seed)
     if verbose:

@@ -49,7 +49,7 @@ def _answer(loss, tensor, array, from_logits, task):
     if task == "regression":
         return None, task
     width = (tensor if array is None else array).shape[-1] if tensor is not None or array is not None else None
-    said = _said_by(loss, width)
+    said = said_by_loss(loss, width)
     if from_logits == AS_COMPILED:
         if said and not (task and said[0] is None):
             from_logits = said[0]
@@ -67,7 +67,7 @@ def _answer(loss, tensor, array, from_logits, task):
     return from_logits, task
 
 
-def _said_by(loss, width):
+def said_by_loss(loss, width):
     """(from_logits, task), or None if a loss does not tell; a task of None follows from the other."""
     if isinstance(loss, str):
         loss = keras.losses.get(loss)

@@ -11,7 +11,8 @@ import numpy as np
 from keras_fge.core.architecture import check_same_architecture
 from keras_fge.core.arguments import as_number
 from keras_fge.core.batch_norm import check_can_be_estimated
-from keras_fge.core.compiled import check_metrics, compiled_metrics
+from keras_fge.core.compile_as import compile_as
+from keras_fge.core.compiled import AS_COMPILED, check_metrics, compiled_metrics, compiled_outputs
 from keras_fge.core.files import naming
 from keras_fge.core.keras_internals import has_graph
 from keras_fge.core.networks import clone, set_weights
@@ -96,7 +97,7 @@ class Ensemble:
     def of(
         cls,
         networks: Sequence[keras.Model],
-        from_logits: FromLogits = False,
+        from_logits: Any = AS_COMPILED,
         task: Task = None,
         *,
         weights: Sequence[float] | None = None,
@@ -105,11 +106,13 @@ class Ensemble:
 
         Args:
             networks: Built networks. The first one is what the members are put into, and keeps its weights.
-            from_logits, task, weights: As for the constructor.
+            from_logits, task: As for the constructor. Default: as the losses say with which they are compiled; else as
+                for the constructor.
+            weights: As for the constructor.
 
         Raises:
             ValueError: if their architectures differ, by weights, layers or graph; the message names the first that
-                does.
+                does. If the compiled losses do not say what the networks output, or say different things.
 
         Example:
             keras_fge.Ensemble.of([net_a, net_b]).evaluate(x_test, y_test)
@@ -121,6 +124,8 @@ class Ensemble:
             check_same_architecture(networks[0], network, "`networks[0]`", f"`networks[{index}]`")
         if not networks:
             raise ValueError("`networks` is empty: an ensemble needs at least one member.")
+        if from_logits == AS_COMPILED:
+            from_logits, task = _outputs_of(networks, task)
         first = Snapshot.of(networks[0])
         others = [Snapshot.of(network, like=first) for network in networks[1:]]
         return cls(networks[0], [first, *others], from_logits, task, weights=weights)
@@ -309,7 +314,7 @@ class Ensemble:
             seed: Seed of the random split. Default: 0.
 
         Returns:
-            A `keras.Model` of its own, not compiled.
+            A `keras.Model` of its own, compiled as the network is.
 
         Raises:
             ValueError: if the network has BatchNormalization and `train` is missing.
@@ -323,7 +328,7 @@ class Ensemble:
         if len(chosen) == 1:
             return self[chosen[0]]
         self._members.put_mean_into(network, chosen, train, batch_size)
-        return network
+        return compile_as(network, self.network)
 
     def average_weights(self, train: Any = None, batch_size: int = 128) -> keras.Model:
         """One network with the mean of the members' weights: stochastic weight averaging (SWA) from the same run.
@@ -334,8 +339,8 @@ class Ensemble:
             batch_size: Samples per batch, for arrays. Default: 128.
 
         Returns:
-            A `keras.Model` of its own, not compiled. The mean is weighted, if the ensemble is. Weights that are no
-            floats are those of the first member.
+            A `keras.Model` of its own, compiled as the network is, with an optimizer of its own. The mean is weighted,
+            if the ensemble is. Weights that are no floats are those of the first member.
 
         Raises:
             ValueError: if the network has BatchNormalization and `train` is missing.
@@ -347,14 +352,17 @@ class Ensemble:
         check_can_be_estimated(self.network, train)
         network = clone(self.network)
         self._members.put_mean_into(network, range(len(self)), train, batch_size)
-        return network
+        return compile_as(network, self.network)
 
     def to_model(self) -> keras.Model:
         """The ensemble as one `keras.Model` that outputs mean probabilities: to save as .keras, export, or serve.
 
         It holds all members side by side, and only layers of Keras' own, so a file of it loads without this package.
         Layers whose weights all members share, as those of a frozen backbone, are in it once, and run once where their
-        input is the same.
+        input is the same. Its outputs have the names of those of the network.
+
+        It is compiled as the network is, with a loss and metrics of probabilities where those take logits. Only if a
+        loss of your own takes logits, it is not compiled.
 
         Raises:
             ValueError: if the network is of a class of its own: only functional and Sequential networks tell what goes
@@ -448,7 +456,7 @@ class Ensemble:
             return Ensemble(self.network, self.snapshots[index], self.from_logits, self.task, weights=weights)
         network = clone(self.network)
         set_weights(network, self.snapshots[index].weights)
-        return network
+        return compile_as(network, self.network)
 
     def __iter__(self) -> Iterator[keras.Model]:
         return (self[index] for index in range(len(self)))
@@ -470,6 +478,14 @@ class Ensemble:
         if metrics == "compiled":
             return compiled_metrics(self.network, self._outputs, outputs, labels, weights)
         return self._outputs.metrics(self.network, outputs, labels, weights, calibrate)
+
+
+def _outputs_of(networks, task):
+    """(from_logits, task) as the losses of those networks say that are compiled."""
+    said = [compiled_outputs(network, None, AS_COMPILED, task) for network in networks if network.compiled]
+    if any(outputs != said[0] for outputs in said):
+        raise ValueError(f"`networks` are compiled with losses of different kinds: say `from_logits`. Received: {said}")
+    return (said[0].from_logits, said[0].task) if said else (False, task)
 
 
 def _checked_weights(weights, members):

@@ -4,8 +4,9 @@ from collections.abc import Sequence
 
 import keras
 
+from keras_fge.core.compile_as import compile_as
 from keras_fge.core.networks import clone, set_weights
-from keras_fge.core.tasks import Outputs, at_least_float32
+from keras_fge.core.tasks import Outputs, at_least_float32, output_names
 from keras_fge.run import Snapshot, sharing
 
 
@@ -40,8 +41,11 @@ def one_model(
         member.trainable = False
         share = 1 if weights is None else weights[index] * len(snapshots)
         predictions.append(_scaled(outputs.layers(tensors), share))
-    mean = keras.tree.map_structure(_mean_layer, *predictions)
-    return keras.Model(inputs, mean, name=f"{network.name}_ensemble")
+    names = iter(output_names(network))  # Losses and metrics may be given by name, and clients may ask by it.
+    mean = keras.tree.map_structure(lambda *tensors: _mean_layer(next(names, None), *tensors), *predictions)
+    model = keras.Model(inputs, mean, name=f"{network.name}_ensemble")
+    takes_logits = any(output.from_logits for output in outputs.each(len(model.outputs)))
+    return compile_as(model, network, instead_of_logits=takes_logits)
 
 
 def _shared_layers(network, snapshots):
@@ -89,5 +93,8 @@ def _scaled(tensors, factor):
     return keras.tree.map_structure(scaled, tensors)
 
 
-def _mean_layer(*tensors):
-    return keras.layers.Average(dtype=at_least_float32(tensors[0].dtype))(tensors) if len(tensors) > 1 else tensors[0]
+def _mean_layer(name, *tensors):
+    dtype = at_least_float32(tensors[0].dtype)
+    if len(tensors) > 1:
+        return keras.layers.Average(dtype=dtype, name=name)(tensors)
+    return keras.layers.Identity(dtype=dtype, name=name)(tensors[0])

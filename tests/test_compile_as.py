@@ -1,0 +1,181 @@
+"""What comes back can be used at once: copies are compiled as the user's network is, with objects of their own."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+import curves
+import keras_fge
+from conftest import logits_loss, values
+
+rng = np.random.default_rng(0)
+X, Y = rng.normal(size=(60, 5)).astype("float32"), rng.integers(0, 3, 60)
+
+
+def plain(activation="softmax", width=3):
+    return keras.Sequential([keras.Input((5,)), layers.Dense(6, "tanh"), layers.Dense(width, activation)])
+
+
+def network(loss=None, activation="softmax", metrics=("accuracy",), width=3):
+    model = plain(activation, width)
+    loss = loss or keras.losses.SparseCategoricalCrossentropy()
+    model.compile(keras.optimizers.SGD(0.05, momentum=0.9), loss, metrics=list(metrics))
+    return model
+
+
+def fge_of(model, y=Y, **options):
+    fge = keras_fge.FGE(0.05, cycle_epochs=2, **options)
+    model.fit(X, y, 20, epochs=4, verbose=0, callbacks=[fge])
+    return fge
+
+
+MADE = {
+    "member": lambda e, a, b: e[0],
+    "average_weights": lambda e, a, b: e.average_weights(),
+    "soup": lambda e, a, b: e.soup(X, Y),
+    "sample": lambda e, a, b: keras_fge.SWAG(e).sample(1)[0],
+    "network_at": lambda e, a, b: curves.connect(a, b).network_at(0.5),
+    "connect": lambda e, a, b: curves.connect(a, b),
+    "wise_ft": lambda e, a, b: curves.wise_ft(a, b, X, Y, num_points=3),
+    "align": lambda e, a, b: curves.align(b, a, verbose=False),
+}
+
+
+@pytest.mark.parametrize("kind", MADE)
+@pytest.mark.parametrize("logits", [False, True], ids=["probabilities", "logits"])
+def test_copies_evaluate_and_fit_as_the_network(kind, logits):
+    def make():
+        return network(logits_loss(), None) if logits else network()
+
+    a, b = make(), make()
+    b.fit(X, Y, verbose=0)
+    made = MADE[kind](fge_of(a).ensemble(), a, b)
+    theirs = [a.optimizer, *a.metrics, *a.optimizer.variables]
+    assert not {id(part) for part in (made.optimizer, *made.metrics)} & {id(part) for part in theirs}
+    evaluated = made.evaluate(X, Y, verbose=0, return_dict=True)
+    oracle = keras_fge.classification_metrics(
+        keras.ops.convert_to_numpy(keras.ops.softmax(made.predict(X, verbose=0)))
+        if logits
+        else made.predict(X, verbose=0),
+        Y,
+    )
+    assert evaluated["loss"] == pytest.approx(oracle["nll"], abs=1e-5)
+    assert evaluated["accuracy"] == pytest.approx(1 - oracle["error"], abs=1e-6)
+    before = [np.array(v) for v in values([*a.variables, *a.optimizer.variables])]
+    made.fit(X, Y, 20, epochs=2, verbose=0)
+    assert float(made.optimizer.learning_rate) == float(a.optimizer.learning_rate)
+    assert all(np.array_equal(p, q) for p, q in zip(before, values([*a.variables, *a.optimizer.variables])))
+    made.compile("adam", logits_loss() if logits else "sparse_categorical_crossentropy")  # As ever.
+    made.fit(X, Y, 20, verbose=0)
+
+
+def test_what_is_not_compiled_gives_what_is_not_compiled():
+    networks = [plain(), plain()]
+    assert not keras_fge.Ensemble.of(networks)[0].compiled and not curves.connect(*networks).compiled
+
+
+def test_to_model_measures_probabilities_where_the_network_outputs_logits():
+    metrics = [keras.metrics.SparseCategoricalCrossentropy(from_logits=True, name="nll"), "accuracy"]
+    ensemble = fge_of(network(logits_loss(), None, metrics)).ensemble()
+    evaluated = ensemble.to_model().evaluate(X, Y, verbose=0, return_dict=True)
+    expected = ensemble.evaluate(X, Y)
+    assert evaluated["loss"] == pytest.approx(expected["nll"], abs=1e-5)
+    assert evaluated["nll"] == pytest.approx(expected["nll"], abs=1e-5)
+    assert evaluated["accuracy"] == pytest.approx(1 - expected["error"], abs=1e-6)
+
+
+def test_to_model_of_one_logit_takes_the_sigmoid_of_thresholds():
+    y = (Y > 0).astype("float32")[:, None]
+    metrics = [keras.metrics.BinaryAccuracy(threshold=0.3, name="cut"), keras.metrics.AUC(from_logits=True, name="auc")]
+    model = network(keras.losses.BinaryCrossentropy(from_logits=True), None, metrics, width=1)
+    ensemble = fge_of(model, y).ensemble()[:1]
+    ours, theirs = (m.evaluate(X, y, verbose=0, return_dict=True) for m in (ensemble.to_model(), ensemble[0]))
+    assert ours == pytest.approx(theirs, abs=1e-4)
+
+
+def test_to_model_keeps_names_of_outputs_for_losses_by_name(tmp_path):
+    inputs = keras.Input((5,))
+    model = keras.Model(inputs, [layers.Dense(3, name="kind")(inputs), layers.Dense(1, name="size")(inputs)])
+    model.compile("sgd", {"kind": logits_loss(), "size": "mse"}, metrics={"kind": "accuracy"})
+    targets = {"kind": Y, "size": X[:, :1]}
+    ensemble = fge_of(model, targets).ensemble()
+    for size in (1, 2):
+        one = ensemble[:size].to_model()
+        assert one.output_names == ["kind", "size"]
+        evaluated = one.evaluate(X, targets, verbose=0, return_dict=True)
+        assert evaluated["kind_accuracy"] == pytest.approx(
+            1 - ensemble[:size].evaluate(X, targets)["kind_error"], abs=1e-6
+        )
+        one.save(tmp_path / f"{size}.keras")
+        loaded = keras.saving.load_model(tmp_path / f"{size}.keras")
+        assert loaded.evaluate(X, targets, verbose=0, return_dict=True) == pytest.approx(evaluated, abs=1e-6)
+
+
+def own_loss(y, logits):
+    return keras.ops.mean(keras.losses.sparse_categorical_crossentropy(y, logits, from_logits=True))
+
+
+class Odd(keras.metrics.Mean):
+    """A metric without a `get_config` of its own, so that no copy can be made."""
+
+    def __init__(self, share, name="odd"):
+        super().__init__(name)
+        self.share = share
+
+    def update_state(self, y, prediction, sample_weight=None):
+        super().update_state(self.share)
+
+
+def test_losses_and_metrics_of_ones_own():
+    model = network(own_loss, None, [Odd(0.25)])
+    ensemble = fge_of(model, from_logits=True).ensemble()
+    with pytest.warns(UserWarning, match="without the `metrics` of the network.*that of Odd does not have share"):
+        member = ensemble[0]
+    evaluated = member.evaluate(X, Y, verbose=0, return_dict=True)
+    oracle = keras_fge.classification_metrics(ensemble[:1].predict(X), Y)["nll"]
+    assert evaluated.keys() == {"loss"} and evaluated["loss"] == pytest.approx(oracle, abs=1e-5)
+    assert not ensemble.to_model().compiled  # A loss of logits that nobody can turn into one of probabilities.
+
+
+@keras.saving.register_keras_serializable()
+class OwnCompile(keras.Model):
+    def __init__(self, **arguments):
+        super().__init__(**arguments)
+        self.dense = layers.Dense(1)
+
+    def call(self, inputs):
+        return self.dense(inputs)
+
+    def compile(self, strength, **arguments):
+        super().compile(**arguments)
+        self.strength = strength
+
+    def get_compile_config(self):
+        return {"strength": self.strength}
+
+    def compile_from_config(self, config):
+        self.compile(config["strength"], optimizer="sgd", loss="mse")
+
+
+def test_a_compile_of_ones_own_is_copied_by_its_own_config():
+    model = OwnCompile()
+    model(X)
+    model.compile(3, optimizer="sgd", loss="mse")
+    member = keras_fge.Ensemble(model, [model.get_weights()], None)[0]
+    assert member.strength == 3 and np.isfinite(member.evaluate(X, X[:, :1], verbose=0))
+
+
+def test_ensemble_of_networks_knows_from_their_losses_what_they_output():
+    a, b = network(logits_loss(), None), network(logits_loss(), None)
+    line = curves.connect(a, b)
+    for networks in ([a, b], [line.network_at(t) for t in (0.0, 0.5, 1.0)]):
+        assert keras_fge.Ensemble.of(networks).from_logits is True
+    values = network("mse", None, width=1)
+    assert keras_fge.Ensemble.of([values]).from_logits is None
+    assert keras_fge.Ensemble.of([a], from_logits=False).from_logits is False
+    assert keras_fge.Ensemble.of([plain()]).from_logits is False  # Not compiled: as ever.
+    with pytest.raises(ValueError, match="compiled with losses of different kinds: say `from_logits`"):
+        keras_fge.Ensemble.of([a, network(None, None)])
+    with pytest.raises(ValueError, match=r"the loss .* does not tell"):
+        keras_fge.Ensemble.of([network(own_loss, None)])
