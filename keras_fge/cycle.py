@@ -1,7 +1,6 @@
 """Cycles of steps: how long they are, where their minimum lies, when a snapshot is due. Arithmetic, without Keras."""
 
 import dataclasses
-import math
 
 from keras_fge.core.arguments import as_integer
 
@@ -35,21 +34,15 @@ def length_in_steps(cycle_epochs: int | None, cycle_steps: int | None, steps_per
     return cycle_epochs * steps_per_epoch
 
 
-def middle(cycle_steps: int, cycle_epochs: int | None = None) -> int:
-    """Returns c/2, the step of FGE's minimum. `cycle_epochs` is what the user gave, for the error.
+def middle(cycle_steps: int) -> int:
+    """The step of FGE's minimum: c/2, or (c + 1)/2, the second of the two steps with the smallest rate, if c is odd.
 
     Raises:
-        ValueError: if c is odd.
+        ValueError: if c is 1: the rate would be the largest one all the time.
     """
-    if cycle_steps % 2:
-        epochs = f" ({cycle_epochs} epochs)" if cycle_epochs is not None else ""
-        cure = "an even `cycle_epochs`, or " if epochs else ""
-        neighbours = " or ".join(str(steps) for steps in (cycle_steps - 1, cycle_steps + 1) if steps)
-        raise ValueError(
-            f"A cycle must have an even number of iterations, to have its minimum after half of them. Received: "
-            f"{cycle_steps}{epochs}. Use {cure}`cycle_steps={neighbours}`."
-        )
-    return cycle_steps // 2
+    if cycle_steps < 2:
+        raise ValueError(f"A cycle must have at least 2 iterations, to have a minimum. Received: {cycle_steps}")
+    return (cycle_steps + 1) // 2
 
 
 def start_of_cycles(calls: int, accumulated: int) -> int:
@@ -105,7 +98,7 @@ class Cycle:
             raise ValueError(
                 f"The snapshot after {self.minimum} of the {self.length} steps of a cycle would fall between two "
                 f"updates, which come every gradient_accumulation_steps={accumulated} steps. Use a cycle of a multiple "
-                f"of {accumulated * self.length // math.gcd(self.length, self.minimum)} steps."
+                f"of {accumulated if self.minimum == self.length else 2 * accumulated} steps."
             )
 
     def check_reached(self, steps_done: int, epochs_left: int, steps_per_epoch: int | None, start_epoch: int) -> None:

@@ -22,15 +22,16 @@ class FGE(CyclicEnsemble):
             cycles begin; docs/choosing.md says when another one is better. (With `fit(verbose=1)` it is printed.)
         min_learning_rate: alpha_2, in its middle; at least 0, below `max_learning_rate`. Default: a hundredth of that.
         cycle_epochs: Length c of a cycle in epochs. Default: 2, unless `cycle_steps` is given. The paper uses 2 or 4.
-        cycle_steps: Length c of a cycle in iterations, instead of `cycle_epochs`. Must be even.
+        cycle_steps: Length c of a cycle in iterations, instead of `cycle_epochs`; at least 2. If c is odd, two steps,
+            (c - 1)/2 and (c + 1)/2, have the same smallest rate, and weights are collected after the second.
         **options: `start_epoch`, `validation_data`, `directory`, `resume`, `rescale_momentum`, `from_logits`, `task`
             and `metrics`: see `CyclicEnsemble`.
 
     Raises:
-        ValueError: on bad arguments here; by `fit`, before the first update, if the cycle has an odd number of
-            iterations, does not fit `steps_per_execution` or gradient accumulation, or is so long that no snapshot
-            would be taken; if the optimizer has several learning rates, or is driven by another such callback; if
-            `directory` holds the run of another network or with other settings.
+        ValueError: on bad arguments here; by `fit`, before the first update, if the cycle does not fit
+            `steps_per_execution` or gradient accumulation, or is so long that no snapshot would be taken; if the
+            optimizer has several learning rates, or is driven by another such callback; if `directory` holds the run of
+            another network or with other settings.
         OSError: if a member or the state cannot be written. The snapshots are in `snapshots`, and those before in the
             folder, whole.
 
@@ -58,7 +59,7 @@ class FGE(CyclicEnsemble):
         cycle_epochs = 2 if cycle_epochs is None and cycle_steps is None else cycle_epochs
         super().__init__(cycle_epochs, cycle_steps, **options)
         if cycle_steps is not None:
-            middle(cycle_steps)  # Raises an error, if it is odd.
+            middle(cycle_steps)  # Raises an error, if it is 1.
         self._chooses_rates = max_learning_rate is None
         if not self._chooses_rates:
             largest = as_number("max_learning_rate", max_learning_rate)
@@ -81,7 +82,7 @@ class FGE(CyclicEnsemble):
         return functools.partial(triangular, **rates, cycle_steps=cycle_steps)
 
     def _minimum(self, cycle_steps):
-        return middle(cycle_steps, self.cycle_epochs)
+        return middle(cycle_steps)
 
 
 class SnapshotEnsemble(CyclicEnsemble):
@@ -96,7 +97,7 @@ class SnapshotEnsemble(CyclicEnsemble):
         **options: As for `FGE`; see `CyclicEnsemble`.
 
     Raises:
-        ValueError, OSError: As for `FGE`, but a cycle may have an odd number of iterations.
+        ValueError, OSError: As for `FGE`.
 
     Example:
         sse = keras_fge.SnapshotEnsemble(0.1, cycle_epochs=2)

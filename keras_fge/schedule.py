@@ -21,12 +21,13 @@ def triangular(step: ArrayLike, max_learning_rate: float, min_learning_rate: flo
         alpha(i) = (2 - 2 t) alpha_2 + (2 t - 1) alpha_1    for 1/2 < t <= 1
 
     with i = `step`, c = `cycle_steps`, alpha_1 = `max_learning_rate`, alpha_2 = `min_learning_rate`. The minimum is
-    reached at i = c/2, 3c/2, ...: there FGE collects its snapshots.
+    reached at i = c/2, 3c/2, ...: there FGE collects its snapshots. If c is odd, the two steps around c/2 have the same
+    rate, alpha_2 + (alpha_1 - alpha_2) / c, the smallest of the cycle.
 
     Args:
         step: Iteration, 1 for the first: integer, array or tensor.
         max_learning_rate, min_learning_rate: Learning rates at the ends and in the middle of a cycle.
-        cycle_steps: Length of a cycle in iterations, an even number.
+        cycle_steps: Length of a cycle in iterations.
 
     Returns:
         float32 tensor of the shape of `step`.

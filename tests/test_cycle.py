@@ -1,5 +1,7 @@
 """The arithmetic of cycles, against counting step by step. No network and no backend is needed for it."""
 
+import fractions
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -33,11 +35,32 @@ def test_a_minimum_that_was_passed_is_due_at_the_next_look(length, looks, horizo
 
 def test_lengths():
     assert length_in_steps(None, 12, None) == 12 and length_in_steps(2, None, 5) == 10
-    assert middle(10) == 5 and [start_of_cycles(calls, 3) for calls in (0, 2, 3, 7)] == [0, 0, 3, 6]
+    assert middle(10) == 5 and middle(2) == 1 and [start_of_cycles(calls, 3) for calls in (0, 2, 3, 7)] == [0, 0, 3, 6]
     with pytest.raises(ValueError, match="`cycle_epochs` needs data of known length"):
         length_in_steps(2, None, None)
-    with pytest.raises(ValueError, match=r"Received: 15 \(3 epochs\). Use an even `cycle_epochs`, or `cycle_steps=14"):
-        middle(15, 3)
+    with pytest.raises(ValueError, match=r"A cycle must have at least 2 iterations, to have a minimum\. Received: 1"):
+        middle(1)
+
+
+@given(st.integers(2, 60))
+def test_the_middle_has_the_smallest_rate_of_the_cycle(length):
+    def rate(step):  # The formula of the paper, in exact fractions.
+        t = fractions.Fraction((step - 1) % length + 1, length)
+        return (1 - 2 * t) * 5 + 2 * t if t <= fractions.Fraction(1, 2) else (2 - 2 * t) + (2 * t - 1) * 5
+
+    rates = {step: rate(step) for step in range(1, length + 1)}
+    smallest = [step for step in rates if rates[step] == min(rates.values())]
+    assert middle(length) == smallest[-1] and len(smallest) == 1 + length % 2
+
+
+@given(st.sampled_from([1, 2]), st.integers(1, 6), st.integers(1, 40))
+def test_the_cycle_that_an_error_names_fits_accumulation(kind, accumulated, length):
+    cycle = Cycle(length + 1, middle(length + 1) if kind == 1 else length + 1)
+    try:
+        cycle.check_accumulation(accumulated)
+    except ValueError as error:
+        named = int(str(error).split("a multiple of ")[1].split()[0])
+        Cycle(named, middle(named) if kind == 1 else named).check_accumulation(accumulated)
 
 
 @pytest.mark.parametrize(
