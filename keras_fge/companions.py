@@ -52,8 +52,9 @@ def validation_of_fit(
 def check_companions(fit: Fit, name: str, start_epoch: int, metrics: Sequence[str]) -> None:
     """Looks at the other callbacks of `fit`.
 
-    One that would change the learning rate in the cycles is refused. One that stands before the callback `name`, and so
-    does not see its `metrics` in the logs, as Keras hands each callback what those before have left, gets a warning.
+    A `PaperTraining` that would change the learning rate in the cycles is refused, and callbacks of Keras that try get
+    a warning. So does one that stands before the callback `name`, and so does not see its `metrics` in the logs, as
+    Keras hands each callback what those before have left.
 
     Raises:
         ValueError: if there is a `PaperTraining` after `start_epoch`, with which the cycles begin.
@@ -63,6 +64,15 @@ def check_companions(fit: Fit, name: str, start_epoch: int, metrics: Sequence[st
             raise ValueError(
                 f"PaperTraining would change the learning rate in the cycles of {name}: give it `until={start_epoch}`, "
                 f"or leave it out. Received: until={other.until}"
+            )
+    changers = (keras.callbacks.ReduceLROnPlateau, keras.callbacks.LearningRateScheduler)
+    for other in (*fit.before, *fit.after):
+        if isinstance(other, changers):
+            start = f" from epoch {start_epoch} on" if start_epoch else ""
+            warnings.warn(
+                f"{type(other).__name__} does not change the learning rate in the cycles: {name} sets it{start}. "
+                "Afterwards the optimizer has the rate that it had when they began.",
+                stacklevel=2,
             )
     loggers = (keras.callbacks.CSVLogger, keras.callbacks.TensorBoard)
     ours = ("ensemble_", "member_", "distance_")

@@ -6,23 +6,24 @@ import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypedDict
 
-import keras
 from keras import ops
 
 from keras_fge import cycle as cycles
 from keras_fge.companions import check_companions, check_own_validation, validation_of_fit
 from keras_fge.core.compiled import AS_COMPILED, check_metrics, compiled_outputs
-from keras_fge.core.keras_internals import last_learning_rate
-from keras_fge.core.pages import as_html
+from keras_fge.core.keras_internals import last_learning_rate, random_states_kept, shorten_progress
 from keras_fge.core.tasks import Outputs
 from keras_fge.ensemble import Ensemble
 from keras_fge.learning_rate import CyclicRate, check_largest_rate, check_optimizer
-from keras_fge.outcome import Outcome
-from keras_fge.run import Collector, CyclicCounters, Resumable, Snapshot, Validation
+from keras_fge.outcome import Comparison, Outcome, compare
+from keras_fge.run import Batches, Collector, CyclicCounters, Resumable, Snapshot, Validation
 
 if TYPE_CHECKING:
     import pandas
     from matplotlib.figure import Figure
+
+
+SHOWN = 4  # How many of its values the progress bar shows, the learning rate among them.
 
 
 class Options(TypedDict, total=False):
@@ -36,6 +37,7 @@ class Options(TypedDict, total=False):
     from_logits: Any
     task: Any
     metrics: str | None
+    comparison: bool
 
 
 class CyclicEnsemble(Resumable):
@@ -51,12 +53,12 @@ class CyclicEnsemble(Resumable):
     `keras_fge.learning_rate`). Adam and the like keep moments of the gradients alone, without the learning rate, and
     need nothing. With `use_ema`, snapshots are the weights of the last step, not the average.
 
-    Each epoch logs "learning_rate" and "snapshots", their number. From the first snapshot on, it also logs what
-    `Snapshot.metrics` holds of the last one: "distance_from_start" and "distance_from_last", ||w - v|| over the
-    trainable weights, from where the cycles began and from the snapshot before; and with validation data,
-    "member_error" and "ensemble_error", "ensemble_nll" of the ensemble so far (or the metrics that fit other outputs;
-    see `Ensemble.evaluate`). Until the first snapshot these are missing; if a CSVLogger follows, which takes its
-    columns from the first epoch, they are NaN.
+    Each epoch logs "learning_rate", "snapshots", their number, and what `Snapshot.metrics` holds of the last one:
+    "distance_from_start" and "distance_from_last", ||w - v|| over the trainable weights, from where the cycles began
+    and from the snapshot before; and with validation data, "member_error" and "ensemble_error", "ensemble_nll" of the
+    ensemble so far (or the metrics that fit other outputs; see `Ensemble.evaluate`). All stand there from the first
+    epoch on: until the first snapshot of the `fit`, "member_" and "ensemble_" metrics are those of the network itself,
+    at the end of the epoch, and distances are 0. The progress bar shows four of them.
 
     Without `validation_data`, those of `fit` are taken, also the part that `validation_split` keeps back: arrays as
     they are, a data set if it can be read again in the same order. If they cannot be measured, a warning says why, and
@@ -89,8 +91,13 @@ class CyclicEnsemble(Resumable):
         task: "classification", "multilabel" or "regression", or a list, as for `Ensemble`. Default: as the losses say.
         metrics: "compiled": validation data are measured by the compiled loss and metrics, "ensemble_loss" and so on,
             for whatever task. Default: by those of `Ensemble.evaluate`.
+        comparison: Whether to measure, at the end of `fit` and on the validation data, the last network and the mean of
+            the members' weights beside the ensemble. That is a pass over the validation data for each; and one over
+            the training data, if they are `Batches` and the network has BatchNormalization. Default: True.
 
     Attributes:
+        comparison: `{"last network": {"error", "nll", ...}, "ensemble": {...}, "averaged weights": {...}}`, a
+            `Comparison`, after a `fit` with validation data that took a snapshot; else None.
         snapshots: List of `Snapshot`, one for each cycle so far.
         epoch: The epoch that `fit` is in, 0 before.
     """
@@ -115,6 +122,7 @@ class CyclicEnsemble(Resumable):
         from_logits: Any = AS_COMPILED,
         task: Any = None,
         metrics: str | None = None,
+        comparison: bool = True,
     ):
         cycles.check_arguments(cycle_epochs, cycle_steps, start_epoch)
         if resume and directory is None:
@@ -127,6 +135,8 @@ class CyclicEnsemble(Resumable):
         check_metrics(metrics)
         self.from_logits, self.task, self.metrics = from_logits, task, metrics
         self.rescale_momentum = bool(rescale_momentum)
+        self._compares = bool(comparison)
+        self.comparison: Comparison | None = None
         self._validation: Validation | None = None
         self.validation_data = validation_data
         self._collector = Collector(self._lock)
@@ -134,7 +144,7 @@ class CyclicEnsemble(Resumable):
         self._cycle: cycles.Cycle | None = None
         self._rate: CyclicRate | None = None
         self._steps_before = 0  # Steps of the cycles before this epoch.
-        self._takes_columns = False  # Whether a CSVLogger follows, which takes its columns from the first epoch.
+        self._train: Any = None  # What `fit` trains on, if these are `Batches`.
 
     @property
     def snapshots(self) -> list[Snapshot]:
@@ -192,11 +202,11 @@ class CyclicEnsemble(Resumable):
     @property
     def outcome(self) -> Outcome:
         """What the last run brought, to print, plot and look at."""
-        samples = self._validation.samples if self._validation else None
         collector, cycle = self._collector, self._cycle
         rate = self.schedule(cycle.length) if cycle and collector.last_step else None
         network = self.model if collector.last_step else None
-        return Outcome(repr(self), self.snapshots, collector.earlier, collector.start, rate, network, samples)
+        measured = self._validation, self.comparison
+        return Outcome(repr(self), self.snapshots, collector.earlier, collector.start, rate, network, *measured)
 
     def plot(self, path: str | os.PathLike | None = None, columns: int | None = None) -> "Figure":
         """The paper's figure of the last run; see `Outcome.plot`."""
@@ -205,6 +215,10 @@ class CyclicEnsemble(Resumable):
     def to_html(self, path: str | os.PathLike) -> None:
         """Writes a page to look at the last run in a browser; see `Outcome.to_html`."""
         self.outcome.to_html(path)
+
+    def show(self) -> None:
+        """Shows that page in the cell of a notebook, or else in a browser."""
+        self.outcome.show()
 
     def to_frame(self) -> "pandas.DataFrame":
         """A pandas table of the snapshots; see `Outcome.to_frame`."""
@@ -220,10 +234,10 @@ class CyclicEnsemble(Resumable):
         return str(self.outcome)
 
     def _repr_html_(self) -> str:
-        return as_html(str(self).splitlines())
+        return self.outcome._repr_html_()
 
     def __getstate__(self):
-        return {**super().__getstate__(), "_rate": None}
+        return {**super().__getstate__(), "_rate": None, "_train": None}
 
     # --- The hooks, in the order in which `fit` calls them ------------------------------------------------------------
 
@@ -240,9 +254,12 @@ class CyclicEnsemble(Resumable):
         self._cycle.check_accumulation(self._rate.optimizer.gradient_accumulation_steps or 1)
         self._check_reached(0)
         self._find_validation(model, fit)
+        self.comparison = None
+        self._train = fit.data.data if fit and isinstance(fit.data, Batches) else None
         if fit:
-            check_companions(fit, type(self).__name__, self.start_epoch, self._names_of_metrics())
-        self._takes_columns = any(isinstance(other, keras.callbacks.CSVLogger) for other in (fit.after if fit else ()))
+            names = self._names_of_metrics()
+            check_companions(fit, type(self).__name__, self.start_epoch, names)
+            shorten_progress(fit, ["snapshots", *sorted(names, key=_importance)[SHOWN - 1 :]])
 
     def on_epoch_begin(self, epoch, logs=None):
         is_first = not self._has_begun
@@ -279,19 +296,17 @@ class CyclicEnsemble(Resumable):
             rate = self._rate.before = last_learning_rate(self._rate.optimizer)
         else:
             step = self._steps_done()
+            self._rate.put_back()
             self._collect_if_due(step)
             rate = self._rate_of(max(step, 1))
         if logs is not None:
-            logs.update(learning_rate=rate, snapshots=len(self.snapshots))
-            if self._collector.last_step:
-                logs.update(self.snapshots[-1].metrics)
-            elif self._takes_columns:
-                logs.update(dict.fromkeys(self._names_of_metrics(), float("nan")))
+            logs.update(learning_rate=rate, snapshots=len(self.snapshots), **self._metrics_so_far())
         super().on_epoch_end(epoch, logs)
 
     def on_train_end(self, logs=None):
         _ = self.model  # On JAX, this brings the optimizer up to date.
         self._rate.end()
+        self._compare()
         is_finished = self.directory is not None and not self._has_begun
         super().on_train_end(logs)
         if is_finished:
@@ -319,12 +334,32 @@ class CyclicEnsemble(Resumable):
             when = f"in epoch {self.epoch + 1}, step {step} of the cycles.{kept}"
             self._collector.take(self.model, step, self._rate_of(step), when, self._validation)
 
+    def _metrics_so_far(self):
+        """Those of the last snapshot of this `fit`; before it, those of the network itself."""
+        if self._collector.last_step:
+            return self.snapshots[-1].metrics
+        measured = self._validation.measure_alone(self.model) if self._validation else {}
+        return {"distance_from_start": 0.0, "distance_from_last": 0.0, **measured}
+
+    def _compare(self):
+        """Sets `comparison`, and prints it where `fit` prints."""
+        is_measured = self._validation and self._collector.last_step and self._validation.count == len(self.snapshots)
+        if self._compares and is_measured and not self._termination.is_requested:
+            try:
+                with random_states_kept():  # What comes after `fit` is as without.
+                    self.comparison = compare(self.model, self.snapshots, self._validation, self._train)
+            except Exception as error:  # The training is done, and nothing of it may be lost for a comparison.
+                warnings.warn(f"The ensemble was not compared with the last network: {error}", stacklevel=3)
+            if self.comparison and self.params.get("verbose"):
+                print("\n".join(self.comparison.sentences()))
+        self._train = None
+
     def _why_there_is_none(self):
         if self._rate.start is None:
             return f"training ended before epoch {self.start_epoch}, with which the cycles begin (`start_epoch`)."
         steps, cycle = self._steps_done(), self._cycle
         fitting = steps * cycle.length // cycle.minimum
-        cure = f" `cycle_steps={fitting - fitting % 2}` would have fitted." if fitting >= 2 else ""
+        cure = f" `cycle_steps={fitting}` would have fitted." if fitting >= 2 else ""
         return f"training ended after {steps} steps of the cycles; the first is due after {cycle.minimum}.{cure}"
 
     def _find_validation(self, model, fit):
@@ -338,7 +373,7 @@ class CyclicEnsemble(Resumable):
             self._validation.sum_up(model, self.snapshots)
 
     def _names_of_metrics(self):
-        """What the metrics of a snapshot will be, known before: CSVLogger takes the columns of the first epoch."""
+        """What the metrics of a snapshot will be, known before."""
         measured = self._validation.names() if self._validation else []
         return ["distance_from_start", "distance_from_last", *measured]
 
@@ -404,3 +439,8 @@ class CyclicEnsemble(Resumable):
             "rate": self._rate.of_last_update(),
             "largest_rate": None if self._rate.start is None else self.max_learning_rate,
         }
+
+
+def _importance(name):
+    """By which the progress bar shows what a callback logs: first what the ensemble is, then its members."""
+    return [not name.startswith(kind) for kind in ("ensemble_", "member_")]

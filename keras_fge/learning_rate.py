@@ -30,6 +30,7 @@ from keras_fge.core.keras_internals import (
     learning_rate_replaced,
     new_train_function,
     optimizer_calls,
+    own_learning_rate,
     set_train_function,
     train_function,
     velocities,
@@ -200,6 +201,7 @@ class CyclicRate:
         self.rescales = rescales and has_momentum(self.optimizer)
         self.start: Any = None
         self.before = last_learning_rate(self.optimizer)
+        self._own: float | None = None  # The learning rate of the optimizer in the cycles, if it is a number.
         self.schedule: Any = None
         self._step: Any = None
         self._steps_per_execution = model.steps_per_execution
@@ -216,6 +218,7 @@ class CyclicRate:
 
     def compile(self, model: keras.Model) -> None:
         """Makes the compiled step of `model`."""
+        self._own = own_learning_rate(self.optimizer)
         before = max(self.before, self.schedule.least) if self.rescales else None
         self._step = ScheduledStep(model, self.optimizer, self.schedule, before)
 
@@ -245,8 +248,14 @@ class CyclicRate:
         if self.rescales and self.steps_done():
             scale_velocities(self.optimizer, self.schedule.of_last_update(self.optimizer) / rate)
 
+    def put_back(self) -> None:
+        """Gives the optimizer its own learning rate again, if another callback has changed that in the cycles."""
+        if self._own is not None and own_learning_rate(self.optimizer) != self._own:
+            self.optimizer.learning_rate = self._own
+
     def end(self) -> None:
         """Ends the cycles with their `fit`. On JAX, the model must have been brought up to date."""
+        self.put_back()
         if self.rescales and self.schedule:  # Also of a run that was finished: its velocity came from the folder.
             _unsettled.setdefault(self.optimizer, (self.schedule, optimizer_calls(self.optimizer)))
         settle(self.optimizer)

@@ -149,14 +149,22 @@ def snapshots(members, ensembles, name="error"):
 def test_sentences_about_a_run():
     good = of_run(snapshots([0.30, 0.31, 0.30, 0.31], [0.30, 0.27, 0.26, 0.25]), 10000)
     assert good == ["The ensemble of 4 has a validation error of 25 %, its members 30.5 % on average (30 to 31)."]
-    alike = of_run(snapshots([0.30] * 4, [0.30] * 4), 10000)
-    assert "hardly differ in what they predict: together they gain 0 %" in alike[1]
+    # Whether members differ is a matter of what they predict, not of what the ensemble gains.
+    no_gain = snapshots([0.30] * 4, [0.30] * 4)
+    alike = of_run(no_gain, 10000, 0.02)
+    assert alike[1].startswith(
+        "The members hardly differ: two of them disagree on 2 % of the predictions. Larger rates"
+    )
+    assert len(of_run(no_gain, 10000, 0.38)) == 2 and "hardly differ" not in " ".join(of_run(no_gain, 10000, 0.38))
+    assert "hardly differ" not in " ".join(of_run(no_gain, 10000))  # Not known.
     worse = of_run(snapshots([0.30, 0.30, 0.40, 0.40], [0.30, 0.28, 0.27, 0.26]), 10000)
     assert len(worse) == 2 and "The members get worse, from 30 to 40" in worse[1]
     few = of_run(snapshots([0.30, 0.31, 0.30, 0.31], [0.30, 0.27, 0.26, 0.25]), 100)
     assert few[1].startswith("On 100 validation samples an error has a standard error of 4.6 points")
     values = of_run(snapshots([2.0, 2.0], [2.0, 1.5], "mse"), 100)
     assert values == ["The ensemble of 2 has a validation mse of 1.5, its members 2 on average (2 to 2)."]
+    values = of_run(snapshots([2.0, 2.0], [2.0, 1.99], "mse"), 100)
+    assert values[1].startswith("The members hardly differ: the variance of what they predict is 0.01.")
     assert of_run([keras_fge.Snapshot([np.zeros(1)])], 100) == []  # Nothing was measured.
 
 

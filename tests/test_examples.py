@@ -13,6 +13,7 @@ from conftest import slow_elsewhere
 FOLDER = pathlib.Path(__file__).parent.parent / "examples"
 SIZES = {
     "tabular": {"epochs": 4},
+    "scikit_learn": {"epochs": 4},
     "regression": {"epochs": 4},
     "fine_tuning": {"pretrain_epochs": 1, "epochs": 20},
     "learned_line": {"count": 200, "epochs": 2},

@@ -12,7 +12,7 @@ import inspect
 import random
 import warnings
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import keras
@@ -267,6 +267,24 @@ def compiled_loss_lent(owner: keras.Model, network: keras.Model) -> Iterator[Non
         vars(network)["_compile_loss"] = own
 
 
+def compile_arguments(model: keras.Model) -> dict[str, Any]:
+    """The arguments that a compiled `model` got, the objects themselves (`Trainer._compile_config`)."""
+    return dict(_get(_get(model, "_compile_config"), "config"))
+
+
+def shorten_progress(fit: Fit, names: Iterable[str]) -> None:
+    """Has the progress bar of `fit` leave out the logs `names` at the end of an epoch; other callbacks have them."""
+    hidden = frozenset(names)
+    for callback in (*fit.before, *fit.after):
+        if isinstance(callback, keras.callbacks.ProgbarLogger):
+            vars(callback)["on_epoch_end"] = functools.partial(_show_epoch, callback, hidden)
+
+
+def _show_epoch(callback, hidden, epoch, logs=None):
+    shown = {name: value for name, value in (logs or {}).items() if name not in hidden}
+    type(callback).on_epoch_end(callback, epoch, shown)
+
+
 def build_metrics(model: keras.Model, batch: tuple) -> None:
     """Makes the variables of the compiled loss and metrics of `model`, by a batch (`Trainer._symbolic_build`)."""
     _get(model, "_symbolic_build")(data_batch=batch)
@@ -322,6 +340,12 @@ def learning_rate_replaced(optimizer: keras.optimizers.Optimizer, schedule: Any)
         yield
     finally:
         optimizer._learning_rate = own
+
+
+def own_learning_rate(optimizer: keras.optimizers.Optimizer) -> float | None:
+    """The learning rate of `optimizer`, if it is a number that can be set, and no schedule."""
+    own = _get(optimizer, "_learning_rate")
+    return float(ops.convert_to_numpy(own.value)) if isinstance(own, keras.Variable) else None
 
 
 def last_learning_rate(optimizer: keras.optimizers.Optimizer) -> float:

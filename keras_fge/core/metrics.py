@@ -7,6 +7,7 @@ from keras_fge.core.arguments import as_integer
 
 ECE_BINS = 15
 FOLDS = 5
+OTHERWISE = 'If they are values, set task="regression"; metrics="compiled" measures by the compiled loss and metrics.'
 
 
 def classification_metrics(
@@ -64,19 +65,22 @@ def checked_labels(labels: ArrayLike, samples: int, classes: int) -> np.ndarray:
             sums = labels.sum(axis=1)
             raise ValueError(
                 f"`y` of shape {labels.shape} must be one-hot, or soft labels: no row is negative, and each sums to 1. "
-                f"Received: sums from {sums.min():g} to {sums.max():g}"
+                f"Received: sums from {sums.min():g} to {sums.max():g}. If they are labels that do not exclude each "
+                f'other, set task="multilabel". {OTHERWISE}'
             )
         return np.argmax(labels, axis=1) if np.all(np.isin(labels, (0, 1))) else labels.astype("float64")
     if labels.shape not in ((samples,), (samples, 1)):
         raise ValueError(
             f"`y` must have shape ({samples},), ({samples}, 1) or ({samples}, {classes}), one label for each "
-            f"prediction. Received: shape {labels.shape}"
+            f"prediction. Received: shape {labels.shape}. {OTHERWISE}"
         )
     if not np.all(labels == np.floor(labels)):  # Also where there is a NaN.
-        raise ValueError(f"`y` must hold classes, integers. Received: {labels[labels != np.floor(labels)].flat[0]}")
+        received = labels[labels != np.floor(labels)].flat[0]
+        raise ValueError(f"`y` must hold classes, integers. Received: {received}. {OTHERWISE}")
     labels = labels.reshape(samples).astype("int64")
     if samples and not (labels.min() >= 0 and labels.max() < classes):
-        raise ValueError(f"`y` must hold classes 0 to {classes - 1}. Received: {labels.min()} to {labels.max()}")
+        received = f"{labels.min()} to {labels.max()}"
+        raise ValueError(f"`y` must hold classes 0 to {classes - 1}. Received: {received}. {OTHERWISE}")
     return labels
 
 
@@ -147,16 +151,69 @@ def regression_metrics(
     """
     predictions, targets = np.asarray(predictions, "float64"), np.asarray(targets, "float64")
     if predictions.shape != targets.shape and predictions.shape != (*targets.shape, 1):
-        raise ValueError(f"`y` must have the shape of the predictions, {predictions.shape}. Received: {targets.shape}")
+        raise ValueError(
+            f"`y` must have the shape of the predictions, {predictions.shape}. Received: {targets.shape}. If the "
+            'outputs are classes, set task="classification"; metrics="compiled" measures by the compiled loss and '
+            "metrics."
+        )
     difference = predictions.reshape(targets.shape) - targets
     weights = _broadcast(sample_weight, targets.shape)
     squares, sizes = np.where(weights, difference**2, 0.0), np.where(weights, np.abs(difference), 0.0)
     return {"mse": float(np.average(squares, weights=weights)), "mae": float(np.average(sizes, weights=weights))}
 
 
-def _metrics(probabilities, labels, weights):
+def classification_differences(
+    first: ArrayLike, second: ArrayLike, labels: ArrayLike, sample_weight: ArrayLike | None = None
+) -> dict[str, tuple[float, float]]:
+    """`{"error", "nll"}` of the probabilities `first` minus those of `second`: (difference, standard error).
+
+    Both are measured on the same samples, so what is hard for both cancels: with the difference d_n of sample n,
+    weights w_n, and d = sum w_n d_n / sum w_n, the standard error is sqrt(N / (N - 1) sum (w_n (d_n - d))^2) / sum w_n.
+    Positions of a sequence or an image are added up first, as those of one sample depend on each other.
+
+    Args:
+        first, second, labels, sample_weight: As for `classification_metrics`.
+    """
+    (ours, labels_of_ours, weights, owners), (theirs, *_) = (
+        _checked(p, labels, sample_weight) for p in (first, second)
+    )
+    errors = [_correct(p, labels_of_ours) for p in (theirs, ours)]
+    losses = [negative_log_likelihoods(p, labels_of_ours) for p in (ours, theirs)]
+    return {
+        name: _mean_and_standard_error(np.subtract(*pair), weights, owners)
+        for name, pair in (("error", errors), ("nll", losses))
+    }
+
+
+def regression_differences(
+    first: ArrayLike, second: ArrayLike, targets: ArrayLike, sample_weight: ArrayLike | None = None
+) -> dict[str, tuple[float, float]]:
+    """`{"mse"}` of the values `first` minus that of `second`: (difference, standard error) over the samples."""
+    targets = np.asarray(targets, "float64")
+    weights = _broadcast(sample_weight, targets.shape)
+    squares = [(np.asarray(p, "float64").reshape(targets.shape) - targets) ** 2 for p in (first, second)]
+    owners = np.broadcast_to(np.arange(len(targets)).reshape(-1, *[1] * (targets.ndim - 1)), targets.shape)
+    counts = weights > 0
+    return {"mse": _mean_and_standard_error(np.subtract(*squares)[counts], weights[counts], owners[counts])}
+
+
+def _mean_and_standard_error(values, weights, owners):
+    """Of a weighted mean, with the standard error over the samples that own the values."""
+    mean, total = np.average(values, weights=weights), np.sum(weights)
+    parts = np.bincount(owners, weights=weights * (values - mean))
+    count = len(np.unique(owners))
+    spread = np.sqrt(count / (count - 1) * np.sum(parts**2)) / total if count > 1 else np.nan
+    return float(mean), float(spread)
+
+
+def _correct(probabilities, labels):
+    """Whether the largest probability is that of the label; of soft labels, how likely."""
     best = np.argmax(probabilities, axis=1)
-    correct = best == labels if labels.ndim == 1 else _at(labels, best)
+    return (best == labels).astype("float64") if labels.ndim == 1 else _at(labels, best)
+
+
+def _metrics(probabilities, labels, weights):
+    correct = _correct(probabilities, labels)
     confidence = np.max(probabilities, axis=1)
     bins = np.clip(np.ceil(confidence * ECE_BINS).astype(int) - 1, 0, ECE_BINS - 1)  # (b/15, (b+1)/15]
     gaps = np.bincount(bins, weights=weights * (correct - confidence), minlength=ECE_BINS)
@@ -209,7 +266,8 @@ def _checked(probabilities, labels, weights):
         raise ValueError(
             "The outputs of the network are no probabilities: they must be non-negative and sum to 1. If they are "
             'logits, set from_logits=True; if they are independent labels, task="multilabel"; if the network is no '
-            f"classifier, from_logits=None. Received: sums from {np.min(sums):.3g} to {np.max(sums):.3g}"
+            f'classifier, from_logits=None; metrics="compiled" measures by the compiled loss and metrics. Received: '
+            f"sums from {np.min(sums):.3g} to {np.max(sums):.3g}"
         )
     return probabilities, checked_labels(labels, *probabilities.shape), shares[counts], owners[counts]
 
@@ -222,7 +280,7 @@ def _flat_labels(labels, positions, classes):
     if labels.shape not in (positions, (*positions, 1)):
         raise ValueError(
             f"`y` must have shape {positions}, {(*positions, 1)} or {(*positions, classes)}, one label for each "
-            f"position. Received: shape {labels.shape}"
+            f"position. Received: shape {labels.shape}. {OTHERWISE}"
         )
     return labels.reshape(-1)
 

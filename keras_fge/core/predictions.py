@@ -61,6 +61,36 @@ class RunningVariance(RunningMean):
         return keras.tree.map_structure(lambda squares: squares / self.count, self.squares)
 
 
+class Votes:
+    """How often networks, one after the other, predict each class at each position: how much they disagree."""
+
+    def __init__(self):
+        self.count = 0
+        self._votes: Any = None
+
+    def add(self, classes: np.ndarray) -> None:
+        """Adds the classes, or labels of 0 and 1, that one more network predicts."""
+        flat = np.asarray(classes).astype("int64").ravel()
+        most = int(flat.max(initial=0)) + 1
+        if self._votes is None:
+            self._votes = np.zeros((flat.size, most), "int32")
+        elif most > self._votes.shape[1]:
+            self._votes = np.pad(self._votes, ((0, 0), (0, most - self._votes.shape[1])))
+        self._votes[np.arange(flat.size), flat] += 1
+        self.count += 1
+
+    def disagreement(self) -> float | None:
+        """The fraction of positions at which two networks predict different classes, mean over all pairs of networks.
+
+        Of K networks, n_c of which predict class c at a position, sum_c n_c (n_c - 1) of K (K - 1) pairs agree there.
+        None, if there are fewer than two.
+        """
+        if self.count < 2:
+            return None
+        agree = np.sum(self._votes.astype("float64") * (self._votes - 1), axis=1)
+        return float(1 - agree.mean() / (self.count * (self.count - 1)))
+
+
 def predicted(network: keras.Model, x: Any, batch_size: int | None) -> Any:
     """What `network` predicts, as numpy arrays; of no samples, empty ones, which Keras does not do on each backend."""
     shape = getattr(keras.tree.flatten(x)[0], "shape", None)

@@ -9,7 +9,14 @@ import numpy as np
 from keras import ops
 
 from keras_fge.core.keras_internals import is_functional
-from keras_fge.core.metrics import are_distributions, calibrated_metrics, classification_metrics, regression_metrics
+from keras_fge.core.metrics import (
+    are_distributions,
+    calibrated_metrics,
+    classification_differences,
+    classification_metrics,
+    regression_differences,
+    regression_metrics,
+)
 
 FromLogits = bool | None | list[bool | None]
 Task = str | None | list[str | None]
@@ -85,6 +92,14 @@ class Output:
         values = classification_metrics(array, labels, weights)
         return {**values, **calibrated_metrics(array, labels, sample_weight=weights)} if calibrate else values
 
+    def differences(self, first: np.ndarray, second: np.ndarray, labels: Any, weights: Any = None) -> dict[str, tuple]:
+        """Of the metrics that are means over samples: (first minus second, its standard error)."""
+        if self.task == "regression":
+            return regression_differences(first, second, labels, weights)
+        if self.task == "multilabel":
+            first, second = np.asarray(first)[..., None], np.asarray(second)[..., None]
+        return classification_differences(first, second, labels, weights)
+
 
 @dataclasses.dataclass(frozen=True)
 class Outputs:
@@ -155,10 +170,33 @@ class Outputs:
         self, network: keras.Model, predictions: Any, labels: Any, weights: Any = None, calibrate: bool = False
     ) -> dict[str, float]:
         """Measures mean probabilities, or values, of `network`: the metrics of `Ensemble.evaluate`, which see."""
-        names = sorted(predictions) if isinstance(predictions, dict) else output_names(network)
-        if isinstance(labels, dict) and not isinstance(predictions, dict):
+        return self._by_name(
+            network,
+            [predictions],
+            labels,
+            weights,
+            lambda output, arrays, target, share: output.metrics(*arrays, target, share, calibrate),
+        )
+
+    def differences(
+        self, network: keras.Model, first: Any, second: Any, labels: Any, weights: Any = None
+    ) -> dict[str, tuple[float, float]]:
+        """Of two networks on the same samples, by the names of `metrics`: see `Output.differences`."""
+        return self._by_name(
+            network,
+            [first, second],
+            labels,
+            weights,
+            lambda output, arrays, target, share: output.differences(*arrays, target, share),
+        )
+
+    def _by_name(self, network, predictions, labels, weights, function):
+        """What `function` returns of each output, of one or several networks, with the name of the output before."""
+        names = sorted(predictions[0]) if isinstance(predictions[0], dict) else output_names(network)
+        if isinstance(labels, dict) and not isinstance(predictions[0], dict):
             labels = [labels.get(name) for name in names]
-        arrays, targets = keras.tree.flatten(predictions), keras.tree.flatten(labels)  # Dictionaries by their keys.
+        arrays = list(zip(*map(keras.tree.flatten, predictions)))  # Dictionaries by their keys.
+        targets = keras.tree.flatten(labels)
         if len(arrays) != len(targets):
             raise ValueError(f"`y` must hold labels for {len(arrays)} outputs. Received: {len(targets)} arrays")
         shares = keras.tree.flatten(weights) if weights is not None else [None]
@@ -168,7 +206,7 @@ class Outputs:
         names = names or [f"output_{index + 1}" for index in range(len(arrays))]
         metrics = {}
         for name, output, array, target, share in zip(names, self.each(len(arrays)), arrays, targets, shares):
-            values = output.metrics(array, target, share, calibrate)
+            values = function(output, array, target, share)
             metrics.update({f"{name}_{key}" if len(arrays) > 1 else key: value for key, value in values.items()})
         return metrics
 

@@ -1,5 +1,6 @@
 """`Outcome`: what a run brought, to print, plot, tabulate and look at in a browser."""
 
+import contextlib
 import os
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -7,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from keras import ops
 
-from keras_fge.core.pages import as_html
+from keras_fge.core.pages import as_table, show
+from keras_fge.outcome.comparison import Comparison
 from keras_fge.outcome.page import write_run_page
 from keras_fge.outcome.plot import plot_run
 from keras_fge.outcome.sentences import of_run
-from keras_fge.run import Snapshot, distances_between
+from keras_fge.run import Snapshot, Validation, distances_between
 
 if TYPE_CHECKING:
     import pandas
@@ -30,11 +32,13 @@ class Outcome:
         start: The weights with which the cycles of the last run began, or None.
         rate: The learning rate of the last run as a function of the iteration, or None.
         network: The network, or None.
-        samples: How many validation samples there were; None: not known.
+        validation: The validation data that the members were measured on, or None.
+        comparison: What `compare` found at the end of the run, or None.
 
     Attributes:
         snapshots: All snapshots.
         of_run: Those of the last run.
+        comparison: As given.
     """
 
     def __init__(
@@ -45,15 +49,19 @@ class Outcome:
         start: Any,
         rate: Callable[[Any], Any] | None,
         network: Any,
-        samples: int | None,
+        validation: Validation | None,
+        comparison: Comparison | None,
     ):
-        self.title, self.samples = title, samples
+        self.title, self.comparison = title, comparison
+        self._samples = validation.samples if validation else None
+        self._disagreement = validation.disagreement() if validation else None
         self.snapshots, self.of_run = list(snapshots), list(snapshots[earlier:])
         self._start, self._rate, self._network = start, rate, network
 
     def sentences(self) -> list[str]:
         """What was measured on validation data, in sentences, and what to distrust in it."""
-        return of_run(self.snapshots, self.samples) if self.snapshots else []
+        compared = self.comparison.sentences() if self.comparison else []
+        return [*compared, *(of_run(self.snapshots, self._samples, self._disagreement) if self.snapshots else [])]
 
     def plot(self, path: str | os.PathLike | None = None, columns: int | None = None) -> "Figure":
         """The paper's figure of the run: learning rate, error, and distances, against the iteration (figure 4).
@@ -90,6 +98,10 @@ class Outcome:
         sentences = self.sentences() or [self.title]
         write_run_page(steps, rates, self.of_run, distances, sentences, path, self.title.partition("(")[0])
 
+    def show(self) -> None:
+        """Shows the page of `to_html`: in the cell of a notebook, or else in a browser."""
+        show(self.to_html, "run")
+
     def to_frame(self) -> "pandas.DataFrame":
         """A pandas table of the snapshots: "step", "learning_rate", and what was measured."""
         import pandas
@@ -108,4 +120,8 @@ class Outcome:
         return "\n".join([self.title, *self.sentences()])
 
     def _repr_html_(self) -> str:
-        return as_html([self.title, *self.sentences()])
+        rows = {k: {"step": s.step, **s.metrics} for k, s in enumerate(self.snapshots, 1)}
+        figure = None
+        with contextlib.suppress(ImportError, ValueError):  # Without matplotlib, or without a snapshot.
+            figure = self.plot()
+        return as_table([self.title, *self.sentences()], rows, figure)

@@ -1,7 +1,7 @@
 """What a run with cyclical rates has made, in sentences, and what to distrust in it.
 
-Each function looks at the snapshots of a run and the number of validation samples (None: not known), and returns a
-sentence, or None if there is nothing to say.
+Each function looks at the snapshots of a run, the number of validation samples (None: not known), and how often two
+members disagree (None: not known), and returns a sentence, or None if there is nothing to say.
 """
 
 from collections.abc import Sequence
@@ -11,8 +11,12 @@ import numpy as np
 from keras_fge.core.metrics import standard_error_of_error
 from keras_fge.run import Snapshot
 
+# Members hardly differ below these shares. Networks whose errors had nothing in common would disagree on more samples
+# than one of them errs on; and the mean squared error of members is that of their mean plus their variance.
+ALIKE, ALIKE_VALUES = 0.1, 0.02
 
-def of_run(snapshots: Sequence[Snapshot], samples: int | None) -> list[str]:
+
+def of_run(snapshots: Sequence[Snapshot], samples: int | None, disagreement: float | None = None) -> list[str]:
     """The sentences about a run; none, if nothing was measured on validation data, or not one error or mse."""
     for name, scale, unit in (("error", 100, " %"), ("mse", 1, "")):
         if all({f"member_{name}", f"ensemble_{name}"} <= snapshot.metrics.keys() for snapshot in snapshots):
@@ -25,7 +29,8 @@ def of_run(snapshots: Sequence[Snapshot], samples: int | None) -> list[str]:
                 uncertain = 100 * standard_error_of_error(float(members.mean()) / 100, samples)
             said = [_gain(members, ensembles, name, unit)]
             if len(snapshots) > 1:
-                said += [_alike(members, ensembles, uncertain, unit), _worse(members, uncertain)]
+                said.append(_alike(members, disagreement) if name == "error" else _alike_values(members, ensembles))
+                said.append(_worse(members, uncertain))
                 said.append(_few_samples(members, ensembles, samples, uncertain))
             return [sentence for sentence in said if sentence]
     return []
@@ -38,12 +43,20 @@ def _gain(members, ensembles, name, unit):
     )
 
 
-def _alike(members, ensembles, uncertain, unit):
-    gain = members.mean() - ensembles[-1]
-    if gain <= (0.02 * members.mean() if uncertain is None else uncertain / 2):
+def _alike(members, disagreement):
+    if disagreement is not None and 100 * disagreement <= ALIKE * members.mean():
         return (
-            f"The members hardly differ in what they predict: together they gain {gain:.2g}{unit or ' of mse'}. Larger "
-            "rates or longer cycles take them further apart."
+            f"The members hardly differ: two of them disagree on {100 * disagreement:.2g} % of the predictions. "
+            "Larger rates or longer cycles take them further apart."
+        )
+
+
+def _alike_values(members, ensembles):
+    variance = members.mean() - ensembles[-1]
+    if variance <= ALIKE_VALUES * members.mean():
+        return (
+            f"The members hardly differ: the variance of what they predict is {max(variance, 0):.2g}. Larger rates or "
+            "longer cycles take them further apart."
         )
 
 

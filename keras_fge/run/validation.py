@@ -8,9 +8,9 @@ import numpy as np
 
 from keras_fge.core.compiled import AS_COMPILED, compiled_metrics, compiled_outputs
 from keras_fge.core.data import batches_of, check_data, checksum_of_data
+from keras_fge.core.keras_internals import random_states_kept
 from keras_fge.core.networks import borrowed, reset_states, restored, set_weights
-from keras_fge.core.predictions import RunningMean, check_order, predict_with_labels
-from keras_fge.core.tasks import Outputs
+from keras_fge.core.predictions import RunningMean, Votes, check_order, predict_with_labels
 from keras_fge.run.batches import arrays_of
 from keras_fge.run.snapshots import Snapshot
 
@@ -42,12 +42,12 @@ class Validation:
         self.data = data
         data = arrays_of(data)  # `fit` shuffles Batches anew before each of its own passes.
         self._parts = data if isinstance(data, tuple) else (data,)
-        self._running = RunningMean()
+        self._running, self._votes = RunningMean(), Votes()
         self._labels: Any = None
         self._weights: Any = None
         self._given = from_logits, task
         self._metrics = metrics
-        self.outputs: Outputs | None = None
+        self.outputs: Any = None  # `Outputs`, once predicted.
         self._names: list[str] = []
 
     @property
@@ -66,8 +66,8 @@ class Validation:
             ValueError: if outputs or labels do not fit, or the compiled losses do not say what the outputs are.
         """
         self._labels = self.outputs = None
-        outputs = self._predict(model)
-        metrics = self._measured(model, outputs)
+        outputs = self.predict(model)
+        metrics = self.metrics(model, outputs)
         self._names = [*self._named("member", metrics), *self._named("ensemble", metrics)]
         if len(self._parts) == 1:  # A data set, which may come in another order the next time.
             again = [keras.tree.map_structure(np.asarray, batch[1]) for batch in batches_of(self._parts[0])]
@@ -76,14 +76,19 @@ class Validation:
 
     def measure(self, model: keras.Model) -> dict[str, float]:
         """Adds `model` as it is, and returns its metrics, "member_...", and those of all so far, "ensemble_..."."""
-        outputs = self._predict(model)
-        self._running.add(outputs)
-        member, ensemble = self._measured(model, outputs), self._measured(model, self._running.mean())
+        outputs = self._add(model)
+        member, ensemble = self.metrics(model, outputs), self.metrics(model, self.mean())
         return {**self._named("member", member), **self._named("ensemble", ensemble)}
+
+    def measure_alone(self, model: keras.Model) -> dict[str, float]:
+        """What `measure` would return of `model` if it were the only member; it is not added."""
+        with random_states_kept():  # On torch, a pass over data draws a number, and training is to go on as without.
+            metrics = self.metrics(model, self.predict(model))
+        return {**self._named("member", metrics), **self._named("ensemble", metrics)}
 
     def sum_up(self, model: keras.Model, snapshots: Sequence[Snapshot]) -> None:
         """Begins anew with the members that are there already."""
-        self._with_each(model, snapshots, lambda snapshot: self._running.add(self._predict(model)))
+        self._with_each(model, snapshots, lambda snapshot: self._add(model))
 
     def measure_again(self, model: keras.Model, snapshots: Sequence[Snapshot]) -> None:
         """Does what `sum_up` does, and replaces what was measured of each member."""
@@ -96,7 +101,7 @@ class Validation:
 
     def _with_each(self, model, snapshots, function):
         """Begins anew: calls `function` with each member, which then stands in `model`."""
-        self._running = RunningMean()
+        self._running, self._votes = RunningMean(), Votes()
         with borrowed(model):
             for snapshot in snapshots:
                 set_weights(model, snapshot.weights)
@@ -110,7 +115,22 @@ class Validation:
         """The names in what `measure` will return, known after `check`."""
         return self._names
 
-    def _measured(self, model, outputs):
+    def mean(self) -> Any:
+        """The mean of the probabilities of all members so far."""
+        return self._running.mean()
+
+    def disagreement(self) -> float | None:
+        """In which fraction of the predictions two members differ, on average; None of values, or several outputs."""
+        return self._votes.disagreement()
+
+    def differences(self, model: keras.Model, first: Any, second: Any) -> dict[str, tuple[float, float]]:
+        """Of two predictions: (first minus second, its standard error) by metric; none of compiled metrics."""
+        if self._metrics == "compiled" or self.outputs is None:
+            return {}
+        return self.outputs.differences(model, first, second, self._labels, self._weights)
+
+    def metrics(self, model: keras.Model, outputs: Any) -> dict[str, float]:
+        """All metrics of predictions."""
         if self._metrics == "compiled":
             return compiled_metrics(model, self.outputs, outputs, self._labels, self._weights)
         return self.outputs.metrics(model, outputs, self._labels, self._weights)
@@ -123,8 +143,15 @@ class Validation:
             kept = [key for key in metrics if key.endswith(("error", "mse", *(["nll"] if name == "ensemble" else [])))]
         return {f"{name}_{key}": metrics[key] for key in kept}
 
-    def _predict(self, model):
-        """Probabilities."""
+    def _add(self, model):
+        outputs = self.predict(model)
+        self._running.add(outputs)
+        if isinstance(outputs, np.ndarray) and (output := self.outputs.each(1)[0]).task != "regression":
+            self._votes.add(output.classes(outputs))
+        return outputs
+
+    def predict(self, model: keras.Model) -> Any:
+        """Probabilities that `model` predicts, as it is."""
         with restored(model, only_on_error=True):
             reset_states(model)
             outputs, labels, self._weights = predict_with_labels(model, *self._parts)

@@ -3,8 +3,9 @@
 Drawing needs matplotlib, pages need plotly; both are loaded when something is drawn.
 """
 
-from keras_fge.core.pages.figures import COLORS, GREY, WIDTHS, Sizes, as_html, new_figure, style
+from keras_fge.core.pages.figures import COLORS, GREY, WIDTHS, Sizes, as_html, as_table, new_figure, style
 from keras_fge.core.pages.page import Panel, layout, marker, write_page
+from keras_fge.core.pages.show import show
 
 __all__ = [
     "COLORS",
@@ -13,9 +14,11 @@ __all__ = [
     "Panel",
     "Sizes",
     "as_html",
+    "as_table",
     "layout",
     "marker",
     "new_figure",
+    "show",
     "style",
     "write_page",
 ]

@@ -1,9 +1,10 @@
 """What a notebook shows at the end of a cell: figures, without pyplot, texts and tables. Drawing needs matplotlib."""
 
+import base64
 import contextlib
 import html
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -53,8 +54,43 @@ def as_html(sentences: Sequence[str], rows: Sequence[str] = ()) -> str:
     return f"<p><b>{first}</b></p>" + (f"<ul>{items}</ul>" if items else "") + (f"<pre>{numbers}</pre>" if rows else "")
 
 
+def as_table(sentences: Sequence[str], rows: Mapping[Any, Mapping[str, Any]], figure: "Figure | None" = None) -> str:
+    """Sentences, a table with a row of numbers for each name, and a figure below them."""
+    columns = list(dict.fromkeys(name for row in rows.values() for name in row))
+    head = "".join(f"<th>{html.escape(name.replace('_', ' '))}</th>" for name in columns)
+    body = "".join(
+        f"<tr><th>{html.escape(str(name))}</th>"
+        + "".join(f"<td>{_shown(row[column]) if column in row else ''}</td>" for column in columns)
+        + "</tr>"
+        for name, row in rows.items()
+    )
+    picture = ""
+    if figure is not None:
+        content = io.BytesIO()
+        figure.savefig(content, format="png", dpi=80)
+        picture = f'<img alt="figure" src="data:image/png;base64,{base64.b64encode(content.getvalue()).decode()}">'
+    table = f"<table><thead><tr><th></th>{head}</tr></thead><tbody>{body}</tbody></table>" if rows else ""
+    return (as_html(sentences) if sentences else "") + table + picture
+
+
+def _shown(value):
+    return str(value) if isinstance(value, int) else f"{value:.4g}"
+
+
 class Sizes(dict):
     """Metrics of ensembles of the first 1, 2, ..., K members: a dictionary of arrays, that can also be a table."""
+
+    def _repr_html_(self) -> str:
+        count = len(next(iter(self.values())))
+        rows = {k + 1: {name: float(values[k]) for name, values in self.items()} for k in range(count)}
+        figure = None
+        with contextlib.suppress(ImportError):
+            figure = new_figure(figsize=(6, 2), layout="constrained")
+            for axes, (name, values) in zip(figure.subplots(1, min(3, len(self)), squeeze=False)[0], self.items()):
+                axes.plot(range(1, count + 1), values, "o-", markersize=3, color=COLORS[0])
+                axes.set(title=name.replace("_", " "), xlabel="members")
+                axes.grid(alpha=0.3)
+        return as_table([], rows, figure)
 
     def to_frame(self) -> "pandas.DataFrame":
         """A pandas table with a row for each number of members."""
