@@ -4,6 +4,7 @@
 #   make test        lint and tests on TensorFlow      make test-jax, make test-torch    the same tests there
 #   make test-oldest the tests on the oldest Keras and TensorFlow that setup.cfg allows
 #   make test-nightly the tests on the nightly build of the next Keras, with JAX; make test-nightly-tensorflow, -torch
+#   make test-companions what people use beside it: tuners, trackers, and the runtimes that an ensemble is exported to
 #   make test-install the README's examples with the built wheel, in a fresh environment for each backend
 #   make docs        the documentation as a site, in build/site; make package: wheel and sdist, checked, in build/dist
 #   make test-slow   on all three backends, the tests that the others leave out because they take long
@@ -13,7 +14,7 @@ PYTHON ?= python3
 TORCH = torch==2.13.0
 OLDEST = keras==3.12.0 tensorflow==2.18.0 "numpy==2.0.*"
 
-.PHONY: demo test test-jax test-torch test-oldest test-nightly test-slow test-install docs package lint format clean
+.PHONY: demo test test-jax test-torch test-oldest test-nightly test-slow test-companions test-install docs package lint format clean
 
 demo: .venv/ready
 	KERAS_BACKEND=tensorflow TF_CPP_MIN_LOG_LEVEL=3 .venv/bin/python benchmarks/cifar.py
@@ -34,6 +35,11 @@ test-nightly: test-nightly-jax
 
 test-nightly-%: .venv-nightly-%/ready
 	KERAS_BACKEND=$* TF_CPP_MIN_LOG_LEVEL=3 .venv-nightly-$*/bin/python -m pytest
+
+test-companions: .venv-companions/ready
+	for backend in tensorflow jax torch; do \
+		KERAS_BACKEND=$$backend TF_CPP_MIN_LOG_LEVEL=3 .venv-companions/bin/python -m pytest tests/test_companions.py tests/test_serving.py || exit 1; \
+	done
 
 test-slow: .venv/ready .venv-jax/ready .venv-torch/ready
 	KERAS_BACKEND=tensorflow TF_CPP_MIN_LOG_LEVEL=3 .venv/bin/python -m pytest -m slow
@@ -70,6 +76,7 @@ format: .venv/ready
 
 .venv/ready: PACKAGES = -e ".[tensorflow,tfds,hub,benchmarks,ray,docs,dev]"
 .venv-jax/ready: PACKAGES = -e ".[jax,benchmarks,dev]"
+.venv-companions/ready: PACKAGES = "$(TORCH)" -e ".[tensorflow,jax,benchmarks,dev,companions,serving]"
 .venv-oldest/ready: PACKAGES = $(OLDEST) -e ".[tensorflow,benchmarks,dev]"
 .venv-torch/ready: PACKAGES = "$(TORCH)" -e ".[torch,benchmarks,dev]"
 .venv-nightly-jax/ready: PACKAGES = -e ".[jax,benchmarks,dev]"

@@ -4,6 +4,8 @@ import dataclasses
 import json
 import pathlib
 import re
+import sys
+import types
 
 import keras
 import numpy as np
@@ -118,12 +120,45 @@ def test_tables(run):
     assert len(frame) == 25 and at["train_loss"].item() == 10
 
 
-def test_what_a_run_shows(run, tmp_path):
+def test_show_opens_the_page(run, monkeypatch, capsys):
     fge, *_ = run
+    uris = []
+    monkeypatch.setattr("webbrowser.open", uris.append)
+    fge.show()
+    file = pathlib.Path(capsys.readouterr().out.strip())
+    assert uris == [file.as_uri()] and content(file)["texts"][0] == "start"
+    path(0.1 + 0.01 * BUMP, 10 + BUMP).show()
+    plane(5).show()
+    assert len(uris) == 3
+
+
+def test_show_in_a_notebook_is_in_the_cell(run, monkeypatch, capsys):
+    shell, shown = types.SimpleNamespace(kernel=True), []
+    display = types.SimpleNamespace(HTML=lambda text: text, display=shown.append)
+    monkeypatch.setitem(sys.modules, "IPython", types.SimpleNamespace(get_ipython=lambda: shell, display=display))
+    monkeypatch.setitem(sys.modules, "IPython.display", display)
+    monkeypatch.setattr("webbrowser.open", lambda uri: pytest.fail("a browser was opened"))
+    run[0].show()
+    assert len(shown) == 1 and shown[0].startswith("<iframe srcdoc=") and "principal component" in shown[0]
+    assert capsys.readouterr().out == ""
+
+
+def test_what_a_run_shows(run, tmp_path):
+    fge, *data = run
     lines = str(fge).splitlines()
-    assert lines[0] == repr(fge) and lines[1].startswith("The ensemble of 3 has a validation error of ")
-    assert "<li>The ensemble of 3" in fge._repr_html_()
-    assert "member 3: iteration 10, distance_from_start" in fge.ensemble()._repr_html_()
+    assert lines[0] == repr(fge) and any(line.startswith("The ensemble of 3 has a validation error") for line in lines)
+    assert any("On 96 validation samples: last network" in line for line in lines)
+    sizes = fge.ensemble().evaluate_sizes(*data)
+    shown = [fge, fge.ensemble(), sizes, fge.comparison]
+    for part, text in zip(shown, ["<li>The ensemble of 3", "<b>Ensemble(3 members", "<th>brier</th>", "last network"]):
+        page = part._repr_html_()
+        assert text in page
+        assert page.count("<tr>") == 4 and ("data:image/png;base64," in page) is (part is not fge.comparison)
+    last = fge.snapshots[2].metrics
+    for part in (fge, fge.ensemble()):
+        row = part._repr_html_().split("<tr>")[-1]
+        assert f"<th>3</th><td>10</td><td>{last['distance_from_start']:.4g}</td>" in row
+    assert f"<td>{sizes['nll'][0]:.4g}</td>" in sizes._repr_html_().split("<tr>")[2]
     fge.to_html(tmp_path / "run.html")
     shown = content(tmp_path / "run.html")
     assert shown["texts"] == ["start", *[f"member {k}, iteration {s.step}" for k, s in enumerate(fge.snapshots, 1)]]

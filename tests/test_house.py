@@ -12,6 +12,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 FILES = sorted(path for part in ("curves", "keras_fge") for path in (ROOT / part).rglob("*.py"))
 FLOORS = ["keras_fge.core", "keras_fge.run", "keras_fge.ensemble"]  # Each stands on those before it.
 OPTIONAL = {
+    "IPython",
     "h5py",
     "matplotlib",
     "pandas",

@@ -10,7 +10,7 @@ from curves.results.data import PathData, PlaneData
 from curves.results.diagnosis import name_of, of_path, of_plane
 from curves.results.explorer import explore
 from curves.results.plots import plot_paths, plot_planes
-from keras_fge.core.pages import as_html
+from keras_fge.core.pages import as_html, show
 
 if TYPE_CHECKING:
     import pandas
@@ -86,6 +86,10 @@ class PathResult(PathData):
         """Writes a page to look at in a browser, with a slider for t; see `curves.explore`, for several together."""
         explore({name_of(self): self}, path)
 
+    def show(self) -> None:
+        """Shows that page in the cell of a notebook, or else in a browser."""
+        show(self.to_html, "path")
+
     def plot(
         self, path: str | os.PathLike | None = None, line: PathData | None = None, columns: int | None = None
     ) -> "Figure":
@@ -146,6 +150,10 @@ class PlaneResult(PlaneData):
     def to_html(self, path: str | os.PathLike) -> None:
         """Writes a page to look at in a browser, with contours, a surface, and a slider for t; see `curves.explore`."""
         explore({"plane": self}, path)
+
+    def show(self) -> None:
+        """Shows that page in the cell of a notebook, or else in a browser."""
+        show(self.to_html, "plane")
 
     def plot(
         self,

@@ -16,14 +16,15 @@ from keras_fge.core.compiled import AS_COMPILED, check_metrics, compiled_metrics
 from keras_fge.core.files import naming
 from keras_fge.core.keras_internals import has_graph
 from keras_fge.core.networks import clone, set_weights
-from keras_fge.core.pages import Sizes, as_html
+from keras_fge.core.pages import Sizes, as_table, small_figure
 from keras_fge.core.predictions import RunningMean, RunningVariance
 from keras_fge.core.tasks import FromLogits, Outputs, Task
+from keras_fge.ensemble.card import model_card
 from keras_fge.ensemble.export import one_model
 from keras_fge.ensemble.members import Members
 from keras_fge.ensemble.selection import greedy_ensemble, greedy_soup
 from keras_fge.ensemble.uncertainty import disagreement, ood_auroc, uncertainty
-from keras_fge.run import Folder, Snapshot, StoredSnapshot, check_fits, distances_between, sharing
+from keras_fge.run import Folder, Snapshot, StoredSnapshot, check_fits, distances_between, measured, sharing
 
 
 class Ensemble:
@@ -375,10 +376,16 @@ class Ensemble:
             )
         return one_model(self.network, self.snapshots, self._outputs, self.weights)
 
-    def save(self, directory: str | os.PathLike) -> None:
+    def save(self, directory: str | os.PathLike, about: str = "") -> None:
         """Writes the ensemble to a new folder: the network (.keras), a file for each member, and a manifest.
 
         Each file is complete or not there, nothing is pickled, and the manifest has the SHA-256 of network and members.
+        Beside them stands a model card, README.md, unless there is one: what this is, its members with their steps,
+        rates and metrics, the versions, and how to load it.
+
+        Args:
+            directory: The folder.
+            about: What the card is to say first, such as on which data and how the members were trained. Default: "".
 
         Raises:
             ValueError: if there is an ensemble in `directory` already.
@@ -390,8 +397,9 @@ class Ensemble:
         for snapshot in self.snapshots:  # What is frozen stands in the file of the first one.
             shared = sharing(snapshot, members[0] if members else None, self.network)
             members.append(StoredSnapshot.write(shared, directory, "member"))
-        about = {"network": network, "from_logits": self.from_logits, "task": self.task, "weights": self.weights}
-        folder.write_manifest(members, about)
+        known = {"network": network, "from_logits": self.from_logits, "task": self.task, "weights": self.weights}
+        folder.write_manifest(members, known)
+        folder.write_card(model_card(self, about))
 
     @classmethod
     def load(
@@ -466,12 +474,10 @@ class Ensemble:
         return f"Ensemble({len(self)} members of '{self.network.name}', from_logits={self.from_logits}{task})"
 
     def _repr_html_(self) -> str:
-        rows = [
-            f"member {k}: iteration {s.step}" + "".join(f", {name} {value:.4g}" for name, value in s.metrics.items())
-            for k, s in enumerate(self.snapshots, 1)
-            if s.step
-        ]
-        return as_html([repr(self)], rows)
+        rows = {k: {"step": s.step, **s.metrics} for k, s in enumerate(self.snapshots, 1) if s.step}
+        names = [name for name in measured(self.snapshots, "") if name.startswith("ensemble_")]
+        series = {name: [row[name] for row in rows.values() if name in row] for name in names}
+        return as_table([repr(self)], rows, small_figure(series, "members"))
 
     def _metrics(self, outputs, labels, weights=None, calibrate=False, metrics=None):
         check_metrics(metrics)

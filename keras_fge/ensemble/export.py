@@ -44,6 +44,7 @@ def one_model(
     names = iter(output_names(network))  # Losses and metrics may be given by name, and clients may ask by it.
     mean = keras.tree.map_structure(lambda *tensors: _mean_layer(next(names, None), *tensors), *predictions)
     model = keras.Model(inputs, mean, name=f"{network.name}_ensemble")
+    model(inputs)  # Keras exports to ONNX only what was called.
     takes_logits = any(output.from_logits for output in outputs.each(len(model.outputs)))
     return compile_as(model, network, instead_of_logits=takes_logits)
 

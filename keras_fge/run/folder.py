@@ -37,6 +37,7 @@ class Folder:
     manifest.json     members with steps, learning rates, metrics; checksums of all, and of itself
     member-*.npz      the weights of one member; the name is made of the content
     network.keras     the network
+    README.md         for people: what it is, and how to load it; of an ensemble that was saved
 
     Args:
         path: The folder.
@@ -136,6 +137,11 @@ class Folder:
                 f"The network '{path}' cannot be loaded: give `network`, or import the module that registers its "
                 f"classes. Keras says: {error}"
             ) from error
+
+    def write_card(self, text: str) -> None:
+        """Writes README.md, unless there is one, which is the user's."""
+        if not os.path.exists(self._in("README.md")):
+            write_atomically(self._in("README.md"), text.encode(), self.check)
 
     def write_manifest(self, members: Sequence[Any], about: Mapping[str, Any]) -> None:
         """Replaces the list of members, and what there is to say `about` them, as JSON can hold it."""

@@ -22,10 +22,17 @@ class OtherCallbacks:
     def __init__(self, fit: Fit | None):
         self._before = _not_ours(fit.before if fit else [])
         self._after = _not_ours(fit.after if fit else [])
+        self._at_begin: list[dict[str, Any]] = []
+
+    def begin(self) -> None:
+        """Notes how they are at the begin of the first epoch: those listed after ours have heard of it only then."""
         self._at_begin = [_marks(callback) for callback in (*self._before, *self._after)]
 
     def counters(self) -> list[dict[str, Any]]:
-        """For each callback its class, what is kept of it, by attribute, and the names of what is lost."""
+        """For each callback its class, what is kept of it, by attribute, and the names of what is lost.
+
+        Before the first epoch, there is nothing to keep.
+        """
         callbacks, result = [*self._before, *self._after], []
         for index, (callback, at_begin) in enumerate(zip(callbacks, self._at_begin)):
             changed = [name for name, mark in _marks(callback).items() if mark != at_begin.get(name)]

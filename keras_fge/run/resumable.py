@@ -151,6 +151,8 @@ class Resumable(keras.callbacks.Callback, abc.ABC):
     def on_epoch_begin(self, epoch, logs=None):
         self.epoch = epoch
         self._awaits_batches = not self._has_begun
+        if not self._has_begun:
+            self._others.begin()
         self._restore_history()
 
     def on_train_batch_begin(self, batch, logs=None):

@@ -3,7 +3,7 @@
 Drawing needs matplotlib, pages need plotly; both are loaded when something is drawn.
 """
 
-from keras_fge.core.pages.figures import COLORS, GREY, WIDTHS, Sizes, as_html, as_table, new_figure, style
+from keras_fge.core.pages.figures import COLORS, GREY, WIDTHS, Sizes, as_html, as_table, new_figure, small_figure, style
 from keras_fge.core.pages.page import Panel, layout, marker, write_page
 from keras_fge.core.pages.show import show
 
@@ -19,6 +19,7 @@ __all__ = [
     "marker",
     "new_figure",
     "show",
+    "small_figure",
     "style",
     "write_page",
 ]

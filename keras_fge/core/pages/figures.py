@@ -73,6 +73,20 @@ def as_table(sentences: Sequence[str], rows: Mapping[Any, Mapping[str, Any]], fi
     return (as_html(sentences) if sentences else "") + table + picture
 
 
+def small_figure(series: Mapping[str, Sequence[float]], label: str) -> "Figure | None":
+    """Up to three series of values at 1, 2, ..., side by side; None without matplotlib, or without values."""
+    chosen = list(series.items())[:3]
+    try:
+        figure = new_figure(figsize=(2.4 * len(chosen), 2), layout="constrained") if chosen else None
+    except ImportError:
+        return None
+    for axes, (name, values) in zip(figure.subplots(1, len(chosen), squeeze=False)[0] if figure else (), chosen):
+        axes.plot(range(1, len(values) + 1), values, "o-", markersize=3, color=COLORS[0])
+        axes.set(title=name.replace("_", " "), xlabel=label)
+        axes.grid(alpha=0.3)
+    return figure
+
+
 def _shown(value):
     return str(value) if isinstance(value, int) else f"{value:.4g}"
 
@@ -83,14 +97,7 @@ class Sizes(dict):
     def _repr_html_(self) -> str:
         count = len(next(iter(self.values())))
         rows = {k + 1: {name: float(values[k]) for name, values in self.items()} for k in range(count)}
-        figure = None
-        with contextlib.suppress(ImportError):
-            figure = new_figure(figsize=(6, 2), layout="constrained")
-            for axes, (name, values) in zip(figure.subplots(1, min(3, len(self)), squeeze=False)[0], self.items()):
-                axes.plot(range(1, count + 1), values, "o-", markersize=3, color=COLORS[0])
-                axes.set(title=name.replace("_", " "), xlabel="members")
-                axes.grid(alpha=0.3)
-        return as_table([], rows, figure)
+        return as_table([], rows, small_figure(self, "members"))
 
     def to_frame(self) -> "pandas.DataFrame":
         """A pandas table with a row for each number of members."""
