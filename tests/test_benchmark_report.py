@@ -106,7 +106,7 @@ def test_report_is_made_of_the_records_alone(smoke, tmp_path):
 
 
 @pytest.mark.once
-@slow_elsewhere
+@pytest.mark.slow
 def test_what_is_recorded_is_not_done_again(smoke):
     folder, _ = smoke
     before = (folder / "records.jsonl").read_bytes()

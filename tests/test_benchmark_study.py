@@ -53,8 +53,8 @@ def small_settings():
     )
 
 
-@slow_elsewhere
-@pytest.mark.parametrize("what", [pytest.param("network", marks=pytest.mark.slow), "curve"])
+@pytest.mark.slow
+@pytest.mark.parametrize("what", ["network", "curve"])
 def test_an_interrupted_training_ends_with_the_same_weights(what, tmp_path, monkeypatch):
     monkeypatch.setattr(StateFile, "is_due", lambda self: True)
     settings = small_settings()

@@ -42,8 +42,7 @@ MADE = {
 }
 
 
-@pytest.mark.parametrize("kind", MADE)
-@pytest.mark.parametrize("logits", [False, True], ids=["probabilities", "logits"])
+@pytest.mark.parametrize(("kind", "logits"), [*((kind, False) for kind in MADE), ("member", True), ("connect", True)])
 def test_copies_evaluate_and_fit_as_the_network(kind, logits):
     def make():
         return network(logits_loss(), None) if logits else network()

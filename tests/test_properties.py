@@ -7,6 +7,7 @@ import warnings
 import keras
 import numpy as np
 import pandas as pd
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from keras import layers, ops
@@ -101,8 +102,9 @@ def fit(kind, folder, frozen, epochs):
 FLAGS = st.lists(st.booleans(), min_size=4, max_size=4).filter(lambda flags: not all(flags))
 
 
-@settings(max_examples=12, **PROFILE)
-@given(kind=st.sampled_from(["fge", "checkpoint"]), before=FLAGS, after=FLAGS, same=st.booleans())
+RESUMES = {"kind": st.sampled_from(["fge", "checkpoint"]), "before": FLAGS, "after": FLAGS, "same": st.booleans()}
+
+
 def check_resume(kind, before, after, same):
     after = before if same else after
     with tempfile.TemporaryDirectory() as parts, tempfile.TemporaryDirectory() as whole, warnings.catch_warnings():
@@ -120,9 +122,10 @@ def check_resume(kind, before, after, same):
 
 
 @slow_elsewhere
-def test_any_layers_may_be_frozen_at_a_resume():
+@pytest.mark.parametrize("count", [5, pytest.param(12, marks=pytest.mark.slow)])
+def test_any_layers_may_be_frozen_at_a_resume(count):
     seen.clear()
-    check_resume()
+    settings(max_examples=count, **PROFILE)(given(**RESUMES)(check_resume))()
     assert seen["refused"] > 1 and seen["exact"] > 1
 
 
@@ -144,14 +147,15 @@ CONTAINERS = {
 }
 
 
-@settings(max_examples=40, **PROFILE)
-@given(
-    kinds=st.tuples(*[st.sampled_from([*CONTAINERS])] * 3),
-    size=st.integers(2, 30),
-    batch_size=st.integers(1, 12),
-    kind=st.sampled_from(["float32", "float16", "int32", "uint8"]),
-    seed=st.integers(0, 99),
-)
+DATA = {
+    "kinds": st.tuples(*[st.sampled_from([*CONTAINERS])] * 3),
+    "size": st.integers(2, 30),
+    "batch_size": st.integers(1, 12),
+    "kind": st.sampled_from(["float32", "float16", "int32", "uint8"]),
+    "seed": st.integers(0, 99),
+}
+
+
 def check_containers(kinds, size, batch_size, kind, seed):
     rng = np.random.default_rng(seed)
     arrays = rng.integers(0, 9, (size, 4)).astype(kind), rng.integers(0, 2, size), rng.uniform(0.5, 2, size)
@@ -179,7 +183,8 @@ CLASSIFIER = keras.Sequential([keras.Input((4,)), layers.Dense(2, "softmax")])
 ENSEMBLE = keras_fge.Ensemble(CLASSIFIER, [[np.eye(4, 2), np.zeros(2)], [np.eye(4, 2) / 2, np.ones(2)]], False)
 
 
-def test_data_in_any_container_give_the_same():
+@pytest.mark.parametrize("count", [12, pytest.param(40, marks=pytest.mark.slow)])
+def test_data_in_any_container_give_the_same(count):
     seen.clear()
-    check_containers()
-    assert seen["right"] >= 40
+    settings(max_examples=count, **PROFILE)(given(**DATA)(check_containers))()
+    assert seen["right"] >= count
