@@ -38,7 +38,8 @@ test-nightly-%: .venv-nightly-%/ready
 
 test-companions: .venv-companions/ready
 	for backend in tensorflow jax torch; do \
-		KERAS_BACKEND=$$backend TF_CPP_MIN_LOG_LEVEL=3 .venv-companions/bin/python -m pytest tests/test_companions.py tests/test_serving.py || exit 1; \
+		KERAS_BACKEND=$$backend TF_CPP_MIN_LOG_LEVEL=3 \
+		.venv-companions/bin/python -m pytest -m '' tests/test_companions.py tests/test_serving.py || exit 1; \
 	done
 
 test-slow: .venv/ready .venv-jax/ready .venv-torch/ready

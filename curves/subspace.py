@@ -12,6 +12,7 @@ from curves.measuring import Meter, Points
 from curves.model import CurveModel
 from keras_fge import Ensemble, Snapshot
 from keras_fge.core.arguments import as_integer, as_number
+from keras_fge.core.compile_as import compile_as
 from keras_fge.core.compiled import compiled_outputs
 from keras_fge.core.data import check_data
 from keras_fge.core.files import checksum_of_arrays
@@ -140,7 +141,7 @@ class _Posterior:
 
     def __init__(self, model, train, temperature, prior_scale, batch_size):
         curve = model.whole_network("sample_subspace")
-        self.labels, self.temperature = train[1], temperature
+        self.model, self.labels, self.temperature = model, train[1], temperature
         self.bends = [[read(variable) for variable in slot] for slot in zip(*curve.bends)]
         count = curve.curve.num_bends
         gram = gram_of_differences(curve.bends)
@@ -188,4 +189,4 @@ class _Posterior:
         for z in positions:
             self.put(z)
             snapshots.append(Snapshot.of(self.network, like=snapshots[0] if snapshots else None))
-        return Ensemble(self.network, snapshots, self.outputs.from_logits, self.outputs.task)
+        return Ensemble(compile_as(self.network, self.model), snapshots, self.outputs.from_logits, self.outputs.task)

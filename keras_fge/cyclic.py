@@ -78,7 +78,8 @@ class CyclicEnsemble(Resumable):
     Args:
         start_epoch: The epoch, counted from 0, with which the cycles begin. Default: 0.
         validation_data: Arrays `(x, y)` or `(x, y, sample_weight)`, or a data set of such batches, on which each
-            snapshot and the ensemble so far are measured, one pass for each cycle. Default: those of `fit`.
+            snapshot and the ensemble so far are measured: one pass for each epoch before the first snapshot, and then
+            for each cycle. Default: those of `fit`.
         directory: Folder for members and state. A network that is not built yet must be called first. Default: members
             stay in memory.
         resume: Whether to continue the run in `directory`, if there is one. Default: a run there is an error.

@@ -45,7 +45,9 @@ if keras.backend.backend() == "tensorflow":
 IS_BEFORE_3_14 = tuple(map(int, keras.__version__.split(".")[:2])) < (3, 14)
 
 # For tests that take long and see little of the backend: everywhere but on TensorFlow, only `make test-slow` runs them.
-slow_elsewhere = (lambda test: test) if keras.backend.backend() == "tensorflow" else pytest.mark.slow
+# `SLOW_ELSEWHERE` is for whole files, as their `pytestmark`.
+SLOW_ELSEWHERE = [] if keras.backend.backend() == "tensorflow" else [pytest.mark.slow]
+slow_elsewhere = pytest.mark.slow if SLOW_ELSEWHERE else (lambda test: test)
 
 
 def pytest_collection_modifyitems(config, items):

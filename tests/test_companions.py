@@ -9,8 +9,10 @@ import pytest
 from keras import layers
 
 import keras_fge
+from conftest import SLOW_ELSEWHERE
 from keras_fge.core.keras_internals import random_states
 
+pytestmark = SLOW_ELSEWHERE
 C = keras.callbacks
 rng = np.random.default_rng(0)
 X = rng.normal(size=(90, 6)).astype("float32")

@@ -178,3 +178,12 @@ def test_ensemble_of_networks_knows_from_their_losses_what_they_output():
         keras_fge.Ensemble.of([a, network(None, None)])
     with pytest.raises(ValueError, match=r"the loss .* does not tell"):
         keras_fge.Ensemble.of([network(own_loss, None)])
+
+
+def test_to_model_whose_last_layer_all_members_share():
+    model = network()
+    model.layers[-1].trainable = False
+    model.compile("sgd", "sparse_categorical_crossentropy", metrics=["accuracy"])
+    ensemble = fge_of(model).ensemble()
+    one = ensemble.to_model()
+    assert one.evaluate(X, Y, verbose=0)[0] == pytest.approx(ensemble.evaluate(X, Y)["nll"], abs=1e-5)

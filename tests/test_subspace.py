@@ -303,7 +303,7 @@ def test_what_cannot_be_sampled():
     with pytest.raises(ValueError, match="`model` must be a curves"):
         curves.sample_subspace(network(), (X, Y), 2)
     with pytest.raises(ValueError, match="must be compiled"):
-        curves.sample_subspace(curves.connect(network(0), network(1)), (X, Y), 2)
+        curves.sample_subspace(curves.CurveModel(curves.Curve(keras.models.clone_model(curve.body.layer))), (X, Y), 2)
     with pytest.raises(ValueError, match="`train` must be arrays"):
         curves.sample_subspace(curve, keras_fge.Batches(X, Y, 10, 0), 2)
     with pytest.raises(ValueError, match="`temperature`"):

@@ -56,7 +56,10 @@ def _shared_layers(network, snapshots):
     indices = frozenset.intersection(*shared, *([first.shared] if first.base else [])) if shared else frozenset()
     fixed = {id(network.weights[index]) for index in indices}
     layers = [layer for layer in network.layers if layer.weights and all(id(v) in fixed for v in layer.weights)]
-    return {id(layer): clone(layer) for layer in layers}
+    copies = {id(layer): clone(layer) for layer in layers}
+    for copy in copies.values():  # The names of the network's outputs are those of the means.
+        copy.name = f"{copy.name}_shared"
+    return copies
 
 
 def _with_shared_layers(network, inputs, shared, results, number):
