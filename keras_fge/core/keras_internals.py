@@ -40,13 +40,20 @@ def warn_of_newer_keras() -> None:
         )
 
 
+_told_of_scan: weakref.WeakSet[keras.Model] = weakref.WeakSet()
+
+
 def warn_of_slow_scan(model: keras.Model) -> None:
-    """Warns if `fit` runs several steps of `model` as one scan on a CPU, where Keras on JAX does so from 3.16 on."""
-    if keras.backend.backend() != "jax" or keras_version() < (3, 16):
+    """Warns, once for a model, if `fit` runs several of its steps as one scan on a CPU: Keras on JAX does from 3.16 on.
+
+    (A curve and a callback in one `fit` both ask.)
+    """
+    if keras.backend.backend() != "jax" or keras_version() < (3, 16) or model in _told_of_scan:
         return
     import jax
 
     if model.steps_per_execution > 1 and model.jit_compile and jax.default_backend() == "cpu":
+        _told_of_scan.add(model)
         warnings.warn(
             f"Keras {keras.__version__} on JAX runs steps_per_execution={model.steps_per_execution} steps as one scan, "
             "in which convolutions are many times slower on a CPU: compile with steps_per_execution=1 there.",
