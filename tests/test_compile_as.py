@@ -187,3 +187,20 @@ def test_to_model_whose_last_layer_all_members_share():
     ensemble = fge_of(model).ensemble()
     one = ensemble.to_model()
     assert one.evaluate(X, Y, verbose=0)[0] == pytest.approx(ensemble.evaluate(X, Y)["nll"], abs=1e-5)
+
+
+def test_what_is_loaded_is_compiled(tmp_path):
+    model = network(logits_loss(), None, [keras.metrics.SparseTopKCategoricalAccuracy(2, name="top")])
+    fge = fge_of(model, directory=tmp_path / "run")
+    fge.ensemble().save(tmp_path / "saved")
+    expected = fge.ensemble()[1].evaluate(X, Y, verbose=0, return_dict=True)
+    for folder in ("run", "saved"):
+        member = keras_fge.Ensemble.load(tmp_path / folder)[1]
+        assert member.evaluate(X, Y, verbose=0, return_dict=True) == pytest.approx(expected, abs=1e-6)
+        assert expected.keys() == {"loss", "top"} and float(member.optimizer.learning_rate) == pytest.approx(0.05)
+
+
+def test_own_losses_that_keras_cannot_load_leave_it_uncompiled(tmp_path):
+    fge_of(network(lambda y, p: own_loss(y, p), None), from_logits=True, directory=tmp_path / "run")
+    ensemble = keras_fge.Ensemble.load(tmp_path / "run")
+    assert not ensemble.network.compiled and len(ensemble) == 2

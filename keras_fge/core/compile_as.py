@@ -1,6 +1,8 @@
-"""`compile_as`: gives a network the losses, metrics and optimizer of another one."""
+"""`compile_as`: gives a network the losses, metrics and optimizer of another one, or of a file."""
 
+import contextlib
 import inspect
+import json
 import warnings
 from typing import Any
 
@@ -42,6 +44,22 @@ def compile_as(network: keras.Model, original: keras.Model, instead_of_logits: b
         name: _copied(name, arguments[name], instead_of_logits) for name in ("optimizer", "metrics", "weighted_metrics")
     }
     network.compile(**{**arguments, "loss": losses, **copied})
+    return network
+
+
+def compile_config(network: keras.Model) -> dict[str, Any] | None:
+    """How `network` is compiled, as JSON can hold it; None if it is not, or Keras cannot say it so."""
+    if network.compiled and type(network).compile is keras.Model.compile:
+        with contextlib.suppress(Exception):  # As of a loss of a user's own without a `get_config` that works.
+            return json.loads(json.dumps(network.get_compile_config()))
+    return None
+
+
+def compile_by_config(network: keras.Model, config: dict[str, Any] | None) -> keras.Model:
+    """Compiles `network` as `compile_config` says, and returns it; leaves it if Keras does not know all names there."""
+    if config is not None:
+        with contextlib.suppress(Exception):  # Predicting needs none of it.
+            network.compile(**keras.saving.deserialize_keras_object(config))
     return network
 
 

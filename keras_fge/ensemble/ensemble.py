@@ -11,7 +11,7 @@ import numpy as np
 from keras_fge.core.architecture import check_same_architecture
 from keras_fge.core.arguments import as_number
 from keras_fge.core.batch_norm import check_can_be_estimated
-from keras_fge.core.compile_as import compile_as
+from keras_fge.core.compile_as import compile_as, compile_by_config, compile_config
 from keras_fge.core.compiled import AS_COMPILED, check_metrics, compiled_metrics, compiled_outputs
 from keras_fge.core.files import naming
 from keras_fge.core.keras_internals import has_graph
@@ -398,6 +398,7 @@ class Ensemble:
             shared = sharing(snapshot, members[0] if members else None, self.network)
             members.append(StoredSnapshot.write(shared, directory, "member"))
         known = {"network": network, "from_logits": self.from_logits, "task": self.task, "weights": self.weights}
+        known["compiled"] = compile_config(self.network)
         folder.write_manifest(members, known)
         folder.write_card(model_card(self, about))
 
@@ -413,6 +414,8 @@ class Ensemble:
         verify: bool = True,
     ) -> "Ensemble":
         """The ensemble that `save` or a callback with `directory=` wrote. Weights are read when they are needed.
+
+        The network is compiled as it was, if Keras knows the losses and metrics: own ones must be registered.
 
         Args:
             directory: The folder.
@@ -446,6 +449,7 @@ class Ensemble:
             raise ValueError(f"Say `Ensemble.load('{directory}', from_logits=...)`: the losses of the run do not tell.")
         if network is None:
             network = folder.load_network(about["network"] if verify else None)
+            compile_by_config(network, about.get("compiled"))
         shares = about["weights"] and [about["weights"][index] for index in kept]
         with naming(directory):
             return cls(network, [members[index] for index in kept], from_logits, task, weights=shares)

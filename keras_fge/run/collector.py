@@ -8,6 +8,7 @@ from typing import Any
 import keras
 
 from keras_fge.core.architecture import architecture
+from keras_fge.core.compile_as import compile_config
 from keras_fge.core.compiled import AS_COMPILED, compiled_outputs
 from keras_fge.core.keras_internals import averaged_weights, averages_weights, inner_optimizer, is_chief
 from keras_fge.core.networks import borrowed, check_finite, distance
@@ -68,7 +69,8 @@ class Collector:
         """Makes the folder of a new run; the manifest, by which it can be found, is written by `write_manifest`."""
         network = self.folder.create(model)
         identity = secrets.token_hex(8)  # Files of two runs with the same settings are not to be mixed up.
-        self.about = {"run": identity, "network": network, "weights": None, **_said_of(model, from_logits, task)}
+        said = {"compiled": compile_config(model), **_said_of(model, from_logits, task)}
+        self.about = {"run": identity, "network": network, "weights": None, **said}
 
     def read(self, model: keras.Model, stored: State, from_logits: Any, task: Any) -> None:
         """Takes over the run in the folder, as far as its state goes.

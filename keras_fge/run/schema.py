@@ -40,6 +40,7 @@ class Manifest(TypedDict):
     network: NetworkEntry | None
     weights: list[Annotated[float, Meta(gt=0)]] | None
     members: list[MemberEntry]
+    compiled: NotRequired[dict[str, Any] | None]
     run: NotRequired[str]
 
 
