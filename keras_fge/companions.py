@@ -71,7 +71,18 @@ def check_companions(fit: Fit, name: str, start_epoch: int, metrics: Sequence[st
             start = f" from epoch {start_epoch} on" if start_epoch else ""
             warnings.warn(
                 f"{type(other).__name__} does not change the learning rate in the cycles: {name} sets it{start}. "
-                "Afterwards the optimizer has the rate that it had when they began.",
+                "Afterwards the optimizer has the rate that it had when they began."
+                + (
+                    " Listed after, it also writes 'learning_rate' into the logs: list it before."
+                    * (other in fit.after)
+                ),
+                stacklevel=2,
+            )
+    for other in fit.after:
+        if isinstance(other, keras.callbacks.EarlyStopping) and other.restore_best_weights:
+            warnings.warn(
+                f"EarlyStopping stands after {name}, so it restores its best weights after {name} has compared the "
+                "last network with the ensemble.",
                 stacklevel=2,
             )
     loggers = (keras.callbacks.CSVLogger, keras.callbacks.TensorBoard)

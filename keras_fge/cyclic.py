@@ -1,6 +1,7 @@
 """`CyclicEnsemble`: the hooks that `FGE` and `SnapshotEnsemble` share, from the first step to the ensemble."""
 
 import abc
+import contextlib
 import os
 import warnings
 from collections.abc import Callable
@@ -58,7 +59,7 @@ class CyclicEnsemble(Resumable):
     and from the snapshot before; and with validation data, "member_error" and "ensemble_error", "ensemble_nll" of the
     ensemble so far (or the metrics that fit other outputs; see `Ensemble.evaluate`). All stand there from the first
     epoch on: until the first snapshot of the `fit`, "member_" and "ensemble_" metrics are those of the network itself,
-    at the end of the epoch, and distances are 0. The progress bar shows four of them.
+    at the end of the epoch, and distances are 0. The progress bar shows up to four of them.
 
     Without `validation_data`, those of `fit` are taken, also the part that `validation_split` keeps back: arrays as
     they are, a data set if it can be read again in the same order. If they cannot be measured, a warning says why, and
@@ -307,9 +308,11 @@ class CyclicEnsemble(Resumable):
     def on_train_end(self, logs=None):
         _ = self.model  # On JAX, this brings the optimizer up to date.
         self._rate.end()
-        self._compare()
         is_finished = self.directory is not None and not self._has_begun
-        super().on_train_end(logs)
+        try:
+            self._compare()
+        finally:  # Also if somebody interrupts that.
+            super().on_train_end(logs)
         if is_finished:
             warnings.warn(f"There was nothing to train: '{self.directory}' holds the finished run.", stacklevel=2)
         elif not self._collector.last_step:
@@ -339,7 +342,11 @@ class CyclicEnsemble(Resumable):
         """Those of the last snapshot of this `fit`; before it, those of the network itself."""
         if self._collector.last_step:
             return self.snapshots[-1].metrics
-        measured = self._validation.measure_alone(self.model) if self._validation else {}
+        measured = {}
+        if self._validation:
+            measured = dict.fromkeys(self._validation.names(), float("nan"))
+            with contextlib.suppress(ValueError):  # Outputs that are not finite end no training; others' callbacks may.
+                measured = self._validation.measure_alone(self.model)
         return {"distance_from_start": 0.0, "distance_from_last": 0.0, **measured}
 
     def _compare(self):
@@ -349,10 +356,10 @@ class CyclicEnsemble(Resumable):
             try:
                 with random_states_kept():  # What comes after `fit` is as without.
                     self.comparison = compare(self.model, self.snapshots, self._validation, self._train)
+                if self.params.get("verbose"):
+                    print("\n".join(self.comparison.sentences()))
             except Exception as error:  # The training is done, and nothing of it may be lost for a comparison.
                 warnings.warn(f"The ensemble was not compared with the last network: {error}", stacklevel=3)
-            if self.comparison and self.params.get("verbose"):
-                print("\n".join(self.comparison.sentences()))
         self._train = None
 
     def _why_there_is_none(self):

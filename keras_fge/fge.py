@@ -24,8 +24,8 @@ class FGE(CyclicEnsemble):
         cycle_epochs: Length c of a cycle in epochs. Default: 2, unless `cycle_steps` is given. The paper uses 2 or 4.
         cycle_steps: Length c of a cycle in iterations, instead of `cycle_epochs`; at least 2. If c is odd, two steps,
             (c - 1)/2 and (c + 1)/2, have the same smallest rate, and weights are collected after the second.
-        **options: `start_epoch`, `validation_data`, `directory`, `resume`, `rescale_momentum`, `from_logits`, `task`
-            and `metrics`: see `CyclicEnsemble`.
+        **options: `start_epoch`, `validation_data`, `directory`, `resume`, `rescale_momentum`, `from_logits`, `task`,
+            `metrics` and `comparison`: see `CyclicEnsemble`.
 
     Raises:
         ValueError: on bad arguments here; by `fit`, before the first update, if the cycle does not fit

@@ -75,7 +75,7 @@ def test_statistics_of_batch_normalization_come_from_batches_or_the_row_is_missi
     assert fge.comparison["averaged weights"]["nll"] == pytest.approx(expected["nll"], abs=1e-5)
     fge = run(network(layers.BatchNormalization()))
     assert list(fge.comparison) == ["last network", "ensemble"]
-    assert "no averaged weights to compare with: their BatchNormalization" in str(fge)
+    assert "No comparison with the averaged weights: their BatchNormalization" in str(fge)
 
 
 def test_the_network_is_as_without(capsys):
@@ -125,9 +125,9 @@ def test_several_outputs_are_compared_one_by_one():
     model.fit(X, targets, epochs=4, verbose=0, validation_data=(X, targets), callbacks=[fge])
     said = fge.comparison.sentences()
     assert any(
-        "On 120 validation samples for 'kind': last network" in sentence and "NLL" in sentence for sentence in said
+        "On 120 validation samples of 'kind': last network" in sentence and "NLL" in sentence for sentence in said
     )
-    assert any("for 'size': last network mean squared error" in sentence for sentence in said)
+    assert any("of 'size': last network mean squared error" in sentence for sentence in said)
 
 
 # --- Differences ------------------------------------------------------------------------------------------------------
@@ -186,7 +186,7 @@ def test_disagreement_of_a_run_is_that_of_its_ensemble():
 def comparison(nll, error=(0.06, 0.06, 0.06), standard_error=0.004, error_error=0.01, names=3):
     kinds = ["last network", "ensemble", "averaged weights"][:names]
     rows = {kind: {"error": e, "nll": n} for kind, e, n in zip(kinds, error, nll)}
-    pairs = [(kinds[a], kinds[b]) for a, b in ((1, 0), (2, 0), (2, 1)) if a < names]
+    pairs = [(kinds[a], kinds[b]) for a, b in ((1, 0), (2, 0), (1, 2)) if max(a, b) < names]
     differences = {
         (a, b): {
             "nll": (rows[a]["nll"] - rows[b]["nll"], standard_error),
@@ -208,7 +208,7 @@ def test_the_sentence():
         "(standard error 1)."
     )
     assert said[-1] == (
-        "These samples do not tell that the ensemble is better than the last network: about 512 would, if the "
+        "These samples do not tell that anything is better than the last network: about 512 would, if the "
         "difference is as measured."
     )
 
@@ -216,12 +216,12 @@ def test_the_sentence():
 @pytest.mark.parametrize(
     ("made", "first", "last"),
     [
-        (comparison((0.25, 0.27, 0.26)), "The last network is the best of these by NLL.", "Take the last network."),
+        (comparison((0.25, 0.27, 0.26)), "By the NLL, the last network is better than", "Take the last network."),
         (comparison((0.25, 0.20, 0.24)), "On 200", "Take the ensemble."),
         (comparison((0.25, 0.20, 0.30), names=2), "On 200", "Take the ensemble."),
         (comparison((0.25, 0.20, 0.203)), "On 200", "Take the averaged weights: they are one network, and these"),
         (comparison((0.25, 0.20, 0.19)), "On 200", "Take the averaged weights."),
-        (comparison((0.25, 0.244, 0.245)), "On 200", "These samples do not tell that the ensemble is better"),
+        (comparison((0.25, 0.244, 0.245)), "On 200", "These samples do not tell that anything is better"),
         (
             comparison((0.25, 0.20, 0.24), (0.06, 0.09, 0.06)),
             "On 200",
@@ -231,7 +231,7 @@ def test_the_sentence():
         (
             comparison((0.25, 0.20, 0.20), standard_error=np.nan),
             "On 200",
-            "These samples do not tell that the ensemble",
+            "These samples do not tell that anything",
         ),
     ],
     ids=[
@@ -250,3 +250,59 @@ def test_what_to_take(made, first, last):
     said = made.sentences()
     assert said[0].startswith(first) and said[-1].startswith(last)
     assert last.endswith("by more") or "by more than chance" not in said[-1]
+
+
+def test_the_ensemble_is_taken_though_the_average_may_be_better_by_chance():
+    made = comparison((0.25, 0.20, 0.195))
+    made.differences["averaged weights", "last network"]["nll"] = (-0.055, 0.04)
+    assert made.sentences()[-1] == "Take the ensemble."
+
+
+def test_of_several_outputs_each_sentence_names_its_own():
+    rows = {"last network": {"a_nll": 0.3, "b_mse": 1.0}, "ensemble": {"a_nll": 0.2, "b_mse": 2.0}}
+    pair = {("ensemble", "last network"): {"a_nll": (-0.1, 0.01), "b_mse": (1.0, 0.1)}}
+    said = Comparison(rows, pair, 50, 3, {}).sentences()
+    assert [s for s in said if "Take" in s] == ["For 'a': Take the ensemble.", "For 'b': Take the last network."]
+    assert all("'a'" in sentence or "'b'" in sentence for sentence in said)
+
+
+def test_a_last_network_that_diverged_is_not_the_best():
+    inputs = keras.Input((6,))
+    model = keras.Model(inputs, layers.Dense(1)(inputs))
+    model.compile("sgd", "mse")
+    fge = keras_fge.FGE(0.01, cycle_epochs=2)
+
+    class Diverge(keras.callbacks.Callback):
+        def on_train_end(self, logs=None):
+            self.model.set_weights([w * np.nan for w in self.model.get_weights()])
+
+    data = X, X[:, :1]
+    model.fit(*data, epochs=2, verbose=0, validation_data=data, callbacks=[Diverge(), fge])
+    assert list(fge.comparison) == ["ensemble", "averaged weights"]
+    assert "No comparison with the last network: what it predicts is not finite." in str(fge)
+
+
+def test_outputs_that_are_not_finite_before_the_first_snapshot_end_no_training():
+    class Spoil(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            if epoch == 1:
+                self.model.set_weights([w * np.nan for w in self.model.get_weights()])
+
+    model, fge = network(), keras_fge.FGE(0.1, cycle_epochs=2, start_epoch=3)
+    callbacks = [Spoil(), keras.callbacks.TerminateOnNaN(), fge]
+    with pytest.warns(UserWarning, match="collected no snapshot"):
+        history = model.fit(X[:80], Y[:80], 20, epochs=6, verbose=0, validation_data=VALIDATION, callbacks=callbacks)
+    assert np.isnan(history.history["ensemble_nll"][-1]) and len(history.epoch) == 2
+
+
+def test_positions_without_weight_do_not_count_as_agreement():
+    votes, classes = Votes(), rng.integers(0, 3, (2, 20, 4))
+    weights = (rng.uniform(size=(20, 4)) > 0.5).astype(float)
+    for row in classes:
+        votes.add(row, weights)
+    assert votes.disagreement() == pytest.approx(np.average(classes[0] != classes[1], weights=weights))
+    samples = Votes()
+    for row in classes:
+        samples.add(row, weights[:, 0])
+    counted = weights[:, 0] > 0
+    assert samples.disagreement() == pytest.approx(np.mean(classes[0][counted] != classes[1][counted]))

@@ -1,5 +1,7 @@
 """What comes back can be used at once: copies are compiled as the user's network is, with objects of their own."""
 
+import zipfile
+
 import keras
 import numpy as np
 import pytest
@@ -50,7 +52,7 @@ def test_copies_evaluate_and_fit_as_the_network(kind, logits):
     a, b = make(), make()
     b.fit(X, Y, verbose=0)
     made = MADE[kind](fge_of(a).ensemble(), a, b)
-    theirs = [a.optimizer, *a.metrics, *a.optimizer.variables]
+    theirs = [part for model in (a, b) for part in (model.optimizer, *model.metrics, *model.optimizer.variables)]
     assert not {id(part) for part in (made.optimizer, *made.metrics)} & {id(part) for part in theirs}
     evaluated = made.evaluate(X, Y, verbose=0, return_dict=True)
     oracle = keras_fge.classification_metrics(
@@ -61,10 +63,11 @@ def test_copies_evaluate_and_fit_as_the_network(kind, logits):
     )
     assert evaluated["loss"] == pytest.approx(oracle["nll"], abs=1e-5)
     assert evaluated["accuracy"] == pytest.approx(1 - oracle["error"], abs=1e-6)
-    before = [np.array(v) for v in values([*a.variables, *a.optimizer.variables])]
+    before = [np.array(v) for v in values([v for m in (a, b) for v in (*m.variables, *m.optimizer.variables)])]
     made.fit(X, Y, 20, epochs=2, verbose=0)
     assert float(made.optimizer.learning_rate) == float(a.optimizer.learning_rate)
-    assert all(np.array_equal(p, q) for p, q in zip(before, values([*a.variables, *a.optimizer.variables])))
+    after = values([v for m in (a, b) for v in (*m.variables, *m.optimizer.variables)])
+    assert all(np.array_equal(p, q) for p, q in zip(before, after, strict=True))
     made.compile("adam", logits_loss() if logits else "sparse_categorical_crossentropy")  # As ever.
     made.fit(X, Y, 20, verbose=0)
 
@@ -129,7 +132,7 @@ class Odd(keras.metrics.Mean):
 def test_losses_and_metrics_of_ones_own():
     model = network(own_loss, None, [Odd(0.25)])
     ensemble = fge_of(model, from_logits=True).ensemble()
-    with pytest.warns(UserWarning, match="without the `metrics` of the network.*that of Odd does not have share"):
+    with pytest.warns(UserWarning, match="compiled without its `metrics`: the `get_config` of Odd does not have share"):
         member = ensemble[0]
     evaluated = member.evaluate(X, Y, verbose=0, return_dict=True)
     oracle = keras_fge.classification_metrics(ensemble[:1].predict(X), Y)["nll"]
@@ -204,3 +207,79 @@ def test_own_losses_that_keras_cannot_load_leave_it_uncompiled(tmp_path):
     fge_of(network(lambda y, p: own_loss(y, p), None), from_logits=True, directory=tmp_path / "run")
     ensemble = keras_fge.Ensemble.load(tmp_path / "run")
     assert not ensemble.network.compiled and len(ensemble) == 2
+    assert "__lambda__" not in (tmp_path / "run/manifest.json").read_text()  # No code in a folder.
+
+
+@pytest.mark.parametrize("kind", ["attribute", "own constructor"])
+def test_a_loss_class_of_ones_own_is_never_taken_for_one_of_probabilities(kind):
+    class Attribute(keras.losses.Loss):
+        def __init__(self):
+            super().__init__()
+            self.from_logits = True
+
+        def call(self, y, logits):
+            return own_loss(y, logits)
+
+    class Constructor(keras.losses.SparseCategoricalCrossentropy):
+        def __init__(self, share):
+            super().__init__(from_logits=True)
+
+    model = network(Attribute() if kind == "attribute" else Constructor(0.5), None)
+    assert not fge_of(model).ensemble().to_model().compiled
+
+
+def test_metrics_of_logits_that_are_ones_own_are_left_out():
+    def own(y, logits):
+        return own_loss(y, logits)
+
+    ensemble = fge_of(network(logits_loss(), None, [own, "accuracy"])).ensemble()
+    with pytest.warns(UserWarning, match=r"without its `metrics`.*a metric of your own"):
+        one = ensemble.to_model()
+    assert one.evaluate(X, Y, verbose=0) == pytest.approx(ensemble.evaluate(X, Y)["nll"], abs=1e-5)
+
+
+def test_loss_scaling_is_copied():
+    model = network()
+    model.compile(keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.1)), "sparse_categorical_crossentropy")
+    member = keras_fge.Ensemble.of([model])[0]
+    assert isinstance(member.optimizer, keras.optimizers.LossScaleOptimizer) and member.optimizer is not model.optimizer
+
+
+def test_ensemble_of_networks_that_are_compiled_without_a_loss():
+    model = plain()
+    model.compile("sgd")
+    assert keras_fge.Ensemble.of([model]).from_logits is False
+
+
+@pytest.mark.parametrize("kind", ["frozen", "twice", "sequential", "activation"])
+def test_to_model_of_networks_with_any_names(kind):
+    """Names that Keras gives by itself may be those that copies, or layers of ours, would get."""
+    keras.backend.clear_session()
+    inputs = keras.Input((5,), name="x")
+    if kind == "twice":
+        head = layers.Dense(3, "softmax", name="head")
+        model = keras.Model(inputs, [head(inputs), head(keras.ops.tanh(inputs))])
+    elif kind == "sequential":
+        model = plain()
+    else:
+        frozen = layers.Dense(6, name="frozen")
+        x = layers.Dense(3, name="dense_1")(layers.Dense(6, name="dense")(frozen(inputs)))
+        model = keras.Model(inputs, layers.Activation("softmax", name="average")(x) if kind == "activation" else x)
+        frozen.trainable = kind == "activation"
+    first = keras_fge.Snapshot.of(model)
+    shared = 2 if kind == "frozen" else 0
+    model.set_weights([w if index < shared else w + 0.1 for index, w in enumerate(model.get_weights())])
+    ensemble = keras_fge.Ensemble(model, [first, keras_fge.Snapshot.of(model, like=first)], kind == "frozen")
+    one = ensemble.to_model()
+    if kind != "twice":
+        assert one.output_names == keras.Model(model.inputs, model.outputs).output_names
+    for ours, theirs in zip(keras.tree.flatten(one.predict(X, verbose=0)), keras.tree.flatten(ensemble.predict(X))):
+        np.testing.assert_allclose(ours, theirs, atol=1e-5)
+
+
+def test_files_name_no_class_that_needs_another_backend(tmp_path):
+    fge = fge_of(network(), directory=tmp_path / "run")
+    fge.ensemble().to_model().save(tmp_path / "one.keras")
+    with zipfile.ZipFile(tmp_path / "one.keras") as file:
+        assert b"keras.src.backend" not in file.read("config.json")
+    assert "keras.src.backend" not in (tmp_path / "run/manifest.json").read_text()

@@ -23,57 +23,88 @@ def compile_as(network: keras.Model, original: keras.Model, instead_of_logits: b
     Args:
         network: A network with the same outputs.
         original: What says how.
-        instead_of_logits: Whether `network` outputs probabilities where `original` outputs logits: losses and metrics
-            with `from_logits` become those of probabilities. If a loss does not tell what it takes, as a user's own may
-            not, `network` stays as it is.
+        instead_of_logits: Whether `network` outputs probabilities where `original` outputs logits: Keras' losses and
+            metrics with `from_logits` become those of probabilities, and thresholds of its metrics, if there is one
+            output, their sigmoid. If a user's own loss takes logits, or does not tell, `network` stays as it is; own
+            metrics are left out, with a warning.
     """
     if not original.compiled:
         return network
     if type(original).compile is not keras.Model.compile:
         can_copy = type(original).compile_from_config is not keras.Model.compile_from_config
         if can_copy and type(network) is type(original):
-            network.compile_from_config(original.get_compile_config())
+            with _said_if_it_fails("what its `compile` sets"):
+                network.compile_from_config(original.get_compile_config())
         return network
     arguments = compile_arguments(original)
     losses = arguments["loss"]
     if instead_of_logits:
-        if any(said_by_loss(loss, None) is None for loss in keras.tree.flatten(losses)):
+        if not all(map(_can_take_probabilities, keras.tree.flatten(losses))):
             return network
         losses = keras.tree.map_structure(_of_probabilities, losses)
-    copied = {
-        name: _copied(name, arguments[name], instead_of_logits) for name in ("optimizer", "metrics", "weighted_metrics")
-    }
-    network.compile(**{**arguments, "loss": losses, **copied})
+    # That of `compile` may have been wrapped, to scale the loss.
+    parts = {"optimizer": original.optimizer, **{n: arguments[n] for n in ("metrics", "weighted_metrics")}}
+    has_one_output = instead_of_logits and len(network.outputs) == 1
+    copied = {name: _copied(name, part, instead_of_logits, has_one_output) for name, part in parts.items()}
+    network.compile(**{**arguments, "loss": losses, **copied, "auto_scale_loss": False})
     return network
 
 
 def compile_config(network: keras.Model) -> dict[str, Any] | None:
-    """How `network` is compiled, as JSON can hold it; None if it is not, or Keras cannot say it so."""
-    if network.compiled and type(network).compile is keras.Model.compile:
-        with contextlib.suppress(Exception):  # As of a loss of a user's own without a `get_config` that works.
-            return json.loads(json.dumps(network.get_compile_config()))
+    """How `network` is compiled, as JSON can hold it; None if it is not, or Keras cannot say it so without code."""
+    if not network.compiled or type(network).compile is not keras.Model.compile:
+        return None
+    parts = keras.tree.flatten(compile_arguments(network))
+    if any(getattr(part, "__name__", "") == "<lambda>" for part in parts):
+        return None
+    with contextlib.suppress(Exception):  # As of a loss of a user's own without a `get_config` that works.
+        return _portable(json.loads(json.dumps(network.get_compile_config())))
     return None
 
 
+def _portable(config):
+    """The configuration with the public names of optimizers: that of torch's own classes needs torch to be loaded."""
+    if isinstance(config, list):
+        return [_portable(part) for part in config]
+    if not isinstance(config, dict):
+        return config
+    config = {name: _portable(part) for name, part in config.items()}
+    is_of_backend = str(config.get("module")).startswith("keras.src.backend")
+    if is_of_backend and config.get("class_name") in vars(keras.optimizers):
+        config |= {"module": "keras.optimizers", "registered_name": None}
+    return config
+
+
 def compile_by_config(network: keras.Model, config: dict[str, Any] | None) -> keras.Model:
-    """Compiles `network` as `compile_config` says, and returns it; leaves it if Keras does not know all names there."""
+    """Compiles `network` as `compile_config` says, and returns it; leaves it, with a warning, if Keras cannot."""
     if config is not None:
-        with contextlib.suppress(Exception):  # Predicting needs none of it.
+        with _said_if_it_fails("losses and metrics, as own ones must be registered"):
             network.compile(**keras.saving.deserialize_keras_object(config))
     return network
 
 
-def _copied(name, structure, instead_of_logits):
+@contextlib.contextmanager
+def _said_if_it_fails(what):
+    """An error in the block is a warning: predicting needs nothing of it."""
+    try:
+        yield
+    except Exception as error:
+        warnings.warn(f"The network is left without {what}: {error}", stacklevel=4)
+
+
+def _copied(name, structure, instead_of_logits, has_one_output):
     """Copies of the parts of an argument of `compile`; None, with a warning, if one cannot be copied."""
     try:
-        return keras.tree.map_structure(lambda part: _copy(part, instead_of_logits), structure)
+        return keras.tree.map_structure(lambda part: _copy(part, instead_of_logits, has_one_output), structure)
     except Exception as error:
-        warnings.warn(
-            f"A copy of the network is compiled without the `{name}` of the network, which would need a `get_config` "
-            f"that returns the constructor arguments: {error}",
-            stacklevel=4,
-        )
+        warnings.warn(f"A copy of the network is compiled without its `{name}`: {error}", stacklevel=4)
         return None
+
+
+def _can_take_probabilities(loss):
+    """Whether a loss of logits can be made one of probabilities, or takes these, or values."""
+    said = said_by_loss(loss, None)
+    return said is not None and (not said[0] or _is_of_keras(loss))
 
 
 def _of_probabilities(loss):
@@ -81,14 +112,24 @@ def _of_probabilities(loss):
     return type(loss).from_config({**loss.get_config(), "from_logits": False}) if takes_logits else loss
 
 
-def _copy(part, instead_of_logits):
+def _is_of_keras(part):
+    return type(part).__module__.split(".")[0] == "keras"
+
+
+def _copy(part, instead_of_logits, has_one_output):
     """A copy of an optimizer or a metric; a name or a function as it is."""
-    if not isinstance(part, keras.optimizers.Optimizer | keras.metrics.Metric):
+    is_metric = isinstance(part, keras.metrics.Metric)
+    if instead_of_logits and not isinstance(part, str | None | keras.optimizers.Optimizer) and not _is_of_keras(part):
+        is_function_of_keras = vars(keras.metrics).get(getattr(part, "__name__", "")) is part
+        if not is_function_of_keras:
+            raise ValueError(f"{getattr(part, 'name', part)} is a metric of your own, of logits as it seems.")
+    if not is_metric and not isinstance(part, keras.optimizers.Optimizer):
         return part
     config = part.get_config()
     if missing := _left_out(type(part), config):
-        raise ValueError(f"that of {type(part).__name__} does not have {', '.join(missing)}.")
-    return type(part).from_config(_config_of_probabilities(config) if instead_of_logits else config)
+        raise ValueError(f"the `get_config` of {type(part).__name__} does not have {', '.join(missing)}.")
+    changes = instead_of_logits and is_metric
+    return type(part).from_config(_config_of_probabilities(config, has_one_output) if changes else config)
 
 
 def _left_out(kind, config):
@@ -100,9 +141,12 @@ def _left_out(kind, config):
     return [name for name in named if name not in config]
 
 
-def _config_of_probabilities(config: dict[str, Any]) -> dict[str, Any]:
-    """The configuration of a metric, or loss, of probabilities that measures what this one measures of logits."""
+def _config_of_probabilities(config: dict[str, Any], has_one_output: bool) -> dict[str, Any]:
+    """The configuration of a metric of Keras' own that measures of probabilities what this one measures of logits.
+
+    A threshold of 1/2, the default, stays: it was meant for probabilities.
+    """
     if "from_logits" in config:
         return {**config, "from_logits": False}
-    cuts = {name: config[name] for name in ("threshold", "thresholds") if config.get(name) is not None}
-    return {**config, **{name: (1 / (1 + np.exp(-np.asarray(cut, "float64")))).tolist() for name, cut in cuts.items()}}
+    names = [name for name in ("threshold", "thresholds") if has_one_output and config.get(name) not in (None, 0.5)]
+    return {**config, **{name: (1 / (1 + np.exp(-np.asarray(config[name], "float64")))).tolist() for name in names}}

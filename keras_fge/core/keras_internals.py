@@ -279,6 +279,11 @@ def compile_arguments(model: keras.Model) -> dict[str, Any]:
     return dict(_get(_get(model, "_compile_config"), "config"))
 
 
+def forget_optimizer(model: keras.Model) -> None:
+    """Has a file of `model`, which trains nothing, name no class of an optimizer: torch's needs torch to be loaded."""
+    _get(_get(model, "_compile_config"), "config")["optimizer"] = "rmsprop"
+
+
 def shorten_progress(fit: Fit, names: Iterable[str]) -> None:
     """Has the progress bar of `fit` leave out the logs `names` at the end of an epoch; other callbacks have them."""
     hidden = frozenset(names)

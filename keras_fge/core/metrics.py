@@ -4,6 +4,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from keras_fge.core.arguments import as_integer
+from keras_fge.core.temperature import best_temperature, softmax
 
 ECE_BINS = 15
 FOLDS = 5
@@ -130,11 +131,21 @@ def calibrated_metrics(
     scaled, temperatures = np.empty_like(logits), []
     for fold in np.array_split(np.random.default_rng(seed).permutation(samples), folds):
         inside = np.isin(owners, fold)
-        temperatures.append(_best_temperature(logits[~inside], classes[~inside], weights[~inside]))
-        scaled[inside] = _softmax(logits[inside] / temperatures[-1])
+        others = logits[~inside]
+        temperatures.append(best_temperature(others, _at(others, classes[~inside]), weights[~inside])[0])
+        scaled[inside] = softmax(logits[inside] / temperatures[-1])
     metrics = _metrics(scaled, classes, weights)
     calibrated = {f"calibrated_{name}": metrics[name] for name in ("nll", "brier", "ece")}
     return {**calibrated, "temperature": float(np.mean(temperatures))}
+
+
+def fit_temperature(
+    probabilities: ArrayLike, labels: ArrayLike, sample_weight: ArrayLike | None = None
+) -> tuple[float, float]:
+    """The temperature with the least NLL on these samples, and its relative standard error; see `best_temperature`."""
+    checked, classes, weights, _ = _checked(probabilities, labels, sample_weight)
+    logits = np.log(np.maximum(checked, 1e-7))
+    return best_temperature(logits, _at(logits, classes), weights)
 
 
 def regression_metrics(
@@ -225,22 +236,6 @@ def _metrics(probabilities, labels, weights):
         "brier": float(np.average(squares, weights=weights)),
         "ece": float(np.sum(np.abs(gaps)) / np.sum(weights)),
     }
-
-
-def _best_temperature(logits, labels, weights):
-    """The T with the least NLL: it is convex in 1/T, so its slope there is brought to 0 by bisection."""
-    of_labels = _at(logits, labels)
-    low, high = -6.0, 6.0  # log2(1/T)
-    for _ in range(30):
-        middle = (low + high) / 2
-        slope = np.average(np.sum(_softmax(logits * 2**middle) * logits, axis=1) - of_labels, weights=weights)
-        low, high = (low, middle) if slope > 0 else (middle, high)
-    return 2 ** -((low + high) / 2)
-
-
-def _softmax(logits):
-    exponentials = np.exp(logits - np.max(logits, axis=1, keepdims=True))
-    return exponentials / np.sum(exponentials, axis=1, keepdims=True)
 
 
 def _checked(probabilities, labels, weights):

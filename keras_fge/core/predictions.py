@@ -66,29 +66,39 @@ class Votes:
 
     def __init__(self):
         self.count = 0
+        self._agreeing = 0  # Pairs of networks that agree, over all positions.
         self._votes: Any = None
 
-    def add(self, classes: np.ndarray) -> None:
-        """Adds the classes, or labels of 0 and 1, that one more network predicts."""
-        flat = np.asarray(classes).astype("int64").ravel()
+    def add(self, classes: np.ndarray, weights: Any = None) -> None:
+        """Adds the classes, or labels of 0 and 1, that one more network predicts.
+
+        Args:
+            classes: Shape `(N, ...)`.
+            weights: Of samples or positions, as for metrics; positions of weight 0 do not count. Default: all do.
+        """
+        flat = np.asarray(classes).astype("int64")
+        if weights is not None:
+            shares = np.asarray(weights)
+            shares = shares.reshape(shares.shape[: flat.ndim] + (1,) * (flat.ndim - shares.ndim))
+            flat = flat[np.broadcast_to(shares > 0, flat.shape)]
+        flat = flat.ravel()
         most = int(flat.max(initial=0)) + 1
         if self._votes is None:
-            self._votes = np.zeros((flat.size, most), "int32")
+            self._votes = np.zeros((flat.size, most), "uint16")
         elif most > self._votes.shape[1]:
             self._votes = np.pad(self._votes, ((0, 0), (0, most - self._votes.shape[1])))
-        self._votes[np.arange(flat.size), flat] += 1
+        positions = np.arange(flat.size)
+        self._agreeing += int(self._votes[positions, flat].sum(dtype="int64"))
+        self._votes[positions, flat] += 1
         self.count += 1
 
     def disagreement(self) -> float | None:
         """The fraction of positions at which two networks predict different classes, mean over all pairs of networks.
 
-        Of K networks, n_c of which predict class c at a position, sum_c n_c (n_c - 1) of K (K - 1) pairs agree there.
-        None, if there are fewer than two.
+        None, if there are fewer than two networks, or no positions.
         """
-        if self.count < 2:
-            return None
-        agree = np.sum(self._votes.astype("float64") * (self._votes - 1), axis=1)
-        return float(1 - agree.mean() / (self.count * (self.count - 1)))
+        pairs = self.count * (self.count - 1) / 2 * (0 if self._votes is None else len(self._votes))
+        return 1 - self._agreeing / pairs if pairs else None
 
 
 def predicted(network: keras.Model, x: Any, batch_size: int | None) -> Any:

@@ -14,12 +14,15 @@ from keras_fge.core.metrics import (
     calibrated_metrics,
     classification_differences,
     classification_metrics,
+    fit_temperature,
     regression_differences,
     regression_metrics,
 )
+from keras_fge.core.temperature import temperature_layers, with_temperature
 
 FromLogits = bool | None | list[bool | None]
 Task = str | None | list[str | None]
+Temperature = float | dict[str, float] | None
 TASKS = ("classification", "multilabel", "regression")
 
 
@@ -91,6 +94,21 @@ class Output:
             array = np.asarray(array)[..., None]
         values = classification_metrics(array, labels, weights)
         return {**values, **calibrated_metrics(array, labels, sample_weight=weights)} if calibrate else values
+
+    def fit_temperature(self, array: np.ndarray, labels: Any, weights: Any = None) -> dict[str, tuple[float, float]]:
+        """{"temperature": (T, its relative standard error)}; of values, nothing."""
+        if self.task == "regression":
+            return {}
+        array = np.asarray(array)[..., None] if self.task == "multilabel" else array
+        return {"temperature": fit_temperature(array, labels, weights)}
+
+    def with_temperature(self, array: np.ndarray, temperature: float | None) -> np.ndarray:
+        """Probabilities with a temperature; None: as they are."""
+        return array if temperature is None else with_temperature(array, temperature, self.task == "multilabel")
+
+    def temperature_layers(self, tensor: Any, temperature: float | None) -> Any:
+        """The same of a symbolic tensor."""
+        return tensor if temperature is None else temperature_layers(tensor, temperature, self.task == "multilabel")
 
     def differences(self, first: np.ndarray, second: np.ndarray, labels: Any, weights: Any = None) -> dict[str, tuple]:
         """Of the metrics that are means over samples: (first minus second, its standard error)."""
@@ -190,9 +208,37 @@ class Outputs:
             lambda output, arrays, target, share: output.differences(*arrays, target, share),
         )
 
+    def fit_temperature(self, network: keras.Model, predictions: Any, labels: Any, weights: Any = None) -> dict:
+        """(T, its relative standard error) of each output that has probabilities, by name; "" if there is but one."""
+        found = self._by_name(
+            network,
+            [predictions],
+            labels,
+            weights,
+            lambda output, arrays, target, share: output.fit_temperature(*arrays, target, share),
+        )
+        return {"" if name == "temperature" else name.removesuffix("_temperature"): v for name, v in found.items()}
+
+    def with_temperature(self, network: keras.Model, predictions: Any, temperature: Temperature) -> Any:
+        """Probabilities with a temperature, or one for each output by name."""
+        return self._with(Output.with_temperature, network, predictions, temperature)
+
+    def temperature_layers(self, network: keras.Model, tensors: Any, temperature: Temperature) -> Any:
+        """The same of symbolic tensors."""
+        return self._with(Output.temperature_layers, network, tensors, temperature)
+
+    def _with(self, function, network, structure, temperature):
+        if temperature is None:
+            return structure
+        flat = keras.tree.flatten(structure)
+        names = _names(network, structure, len(flat))
+        given = [temperature.get(name) if isinstance(temperature, dict) else temperature for name in names]
+        results = [function(*row) for row in zip(self.each(len(flat)), flat, given)]
+        return keras.tree.pack_sequence_as(structure, results)
+
     def _by_name(self, network, predictions, labels, weights, function):
         """What `function` returns of each output, of one or several networks, with the name of the output before."""
-        names = sorted(predictions[0]) if isinstance(predictions[0], dict) else output_names(network)
+        names = _names(network, predictions[0], len(keras.tree.flatten(predictions[0])))
         if isinstance(labels, dict) and not isinstance(predictions[0], dict):
             labels = [labels.get(name) for name in names]
         arrays = list(zip(*map(keras.tree.flatten, predictions)))  # Dictionaries by their keys.
@@ -203,7 +249,6 @@ class Outputs:
         if len(shares) not in (1, len(arrays)):
             raise ValueError(f"`sample_weight` must hold 1 or {len(arrays)} arrays. Received: {len(shares)}")
         shares = shares * len(arrays) if len(shares) == 1 else shares
-        names = names or [f"output_{index + 1}" for index in range(len(arrays))]
         metrics = {}
         for name, output, array, target, share in zip(names, self.each(len(arrays)), arrays, targets, shares):
             values = function(output, array, target, share)
@@ -220,6 +265,12 @@ def output_names(model: keras.Model) -> list[str]:
     """The names of the outputs; none, if a class of one's own does not tell."""
     # A class of one's own may have them too, as a CurveModel does.
     return model.output_names if is_functional(model) else vars(model).get("output_names", [])
+
+
+def _names(network, predictions, count):
+    """The names of `count` outputs, in the order of flattened predictions."""
+    names = sorted(predictions) if isinstance(predictions, dict) else output_names(network)
+    return names or [f"output_{index + 1}" for index in range(count)]
 
 
 def _listed(value, count):

@@ -8,6 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_fge.core.keras_internals import has_graph
 from keras_fge.core.tasks import output_names
 
 OUTPUTS = {True: "logits", False: "probabilities", None: "values"}
@@ -21,19 +22,23 @@ def model_card(ensemble: Any, about: str) -> str:
         about: What stands first.
     """
     network, members = ensemble.network, ensemble.snapshots
-    each = ensemble.from_logits if isinstance(ensemble.from_logits, list) else [ensemble.from_logits]
-    outputs = ", ".join(output_names(network)) or "one"
+    names = output_names(network) or ["one"]
+    given = ensemble.from_logits
+    each = list(given) if isinstance(given, list | tuple) else [given] * len(names)
+    outputs = ", ".join(f"{name}: {OUTPUTS[kind]}" for name, kind in zip(names, each))
+    one = 'ensemble.to_model().save("ensemble.keras")  # One Keras model, which does not need keras-fge.\n'
     parts = [
         "---\nlibrary_name: keras\ntags:\n- ensemble\n- keras-fge\n---",
         f"# Ensemble of {len(members)} members of '{network.name}'",
         about.strip(),
         f"One prediction is the mean of what the members predict. Network: {type(network).__name__} with "
-        f"{network.count_params():,} weights; outputs: {outputs}, {', '.join(OUTPUTS[value] for value in each)}"
-        f"{f', for {ensemble.task}' if ensemble.task else ''}.",
+        f"{network.count_params():,} weights; outputs: {outputs}"
+        f"{f', for {ensemble.task}' if ensemble.task else ''}"
+        f"{'' if ensemble.temperature is None else f'; temperature: {ensemble.temperature}'}.",
         "## Members\n\n" + _table(members, ensemble.weights),
         "## Use\n\n```python\nimport keras_fge  # pip install keras-fge\n\n"
         'ensemble = keras_fge.Ensemble.load("this folder")\nensemble.predict(x)\n'
-        'ensemble.to_model().save("ensemble.keras")  # One Keras model, which does not need keras-fge.\n```',
+        f"{one if has_graph(network) else ''}```",
         "## Versions\n\n" + "\n".join(f"- {name} {version}" for name, version in _versions().items()),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"

@@ -18,7 +18,8 @@ from keras_fge.core.keras_internals import has_graph
 from keras_fge.core.networks import clone, set_weights
 from keras_fge.core.pages import Sizes, as_table, small_figure
 from keras_fge.core.predictions import RunningMean, RunningVariance
-from keras_fge.core.tasks import FromLogits, Outputs, Task
+from keras_fge.core.tasks import FromLogits, Outputs, Task, Temperature
+from keras_fge.ensemble.calibration import as_temperature, checked_temperature
 from keras_fge.ensemble.card import model_card
 from keras_fge.ensemble.export import one_model
 from keras_fge.ensemble.members import Members
@@ -47,6 +48,8 @@ class Ensemble:
             logits go through a sigmoid. "regression": values. Default: "regression" if `from_logits` is None, else
             "classification".
         weights: Shares v_k of the members, positive, brought to the sum 1: p = sum_k v_k p_k. Default: equal ones.
+        temperature: T of the mean, p_T = softmax(log(p) / T), or one for each output by name; see `calibrated`.
+            Default: none.
 
     Raises:
         ValueError: if there is no snapshot, or one that does not fit the network, or `from_logits` and `task` are
@@ -71,6 +74,7 @@ class Ensemble:
         task: Task = None,
         *,
         weights: Sequence[float] | None = None,
+        temperature: Temperature = None,
     ):
         snapshots = list(snapshots)
         if models := [s for s in snapshots if isinstance(s, keras.Model)]:
@@ -89,6 +93,7 @@ class Ensemble:
         self.from_logits = from_logits
         self.task = task
         self.weights = _checked_weights(weights, len(members))
+        self.temperature = as_temperature(temperature)
 
     @property
     def _members(self):
@@ -166,11 +171,11 @@ class Ensemble:
                 lambda *arrays: np.stack(arrays), *self._members.all_predictions(x, batch_size)
             )
         if hasattr(x, "__next__"):
-            means = [self._members.add_up(RunningMean(), _inputs(batch), None).mean() for batch in x]
+            means = [self._scaled(self._members.add_up(RunningMean(), _inputs(batch), None).mean()) for batch in x]
             if not means:
                 raise ValueError("`x` holds no batches: it may have been read before.")
             return keras.tree.map_structure(lambda *arrays: np.concatenate(arrays), *means)
-        return self._members.add_up(RunningMean(), x, batch_size).mean()
+        return self._scaled(self._members.add_up(RunningMean(), x, batch_size).mean())
 
     def predict_variance(self, x: Any, batch_size: int | None = None) -> Any:
         """The variance over the members, sum_k v_k (p_k - p)^2, of what `predict` averages. Same shape, float64."""
@@ -229,7 +234,7 @@ class Ensemble:
         """
         for part in self._members.growing(x, y, sample_weight, batch_size):
             running, labels, shares = part  # In the end, those of all members.
-        values = self._metrics(running.mean(), labels, shares, calibrate, metrics)
+        values = self._metrics(self._scaled(running.mean()), labels, shares, calibrate, metrics)
         if ood is not None:
             scores = [self.uncertainty(data, batch_size) for data in (x, ood)]
             for name in scores[0]:
@@ -255,6 +260,48 @@ class Ensemble:
             for running, labels, shares in self._members.growing(x, y, sample_weight, batch_size)
         ]
         return Sizes({name: np.array([row[name] for row in rows]) for name in rows[0]})
+
+    def calibrated(
+        self, x: Any, y: Any = None, batch_size: int | None = None, *, sample_weight: Any = None
+    ) -> "Ensemble":
+        """The same members with the temperature that fits validation data best: probabilities that mean what they say.
+
+            p_T = softmax(log(p) / T),   T = argmin of the NLL of p_T on these data,   1/64 <= T <= 64
+
+        where p is the mean of the members' probabilities. T > 1 makes predictions less sure. The class that is
+        predicted does not change. `predict`, `evaluate`, `to_model`, `save` and `load` have the temperature, which is
+        the attribute `temperature`: a float, or of several outputs a dictionary by name. It belongs to this mean: what
+        has other members (slices, `+`, `select`, `soup`, averaged weights, the sizes of `evaluate_sizes`), and what is
+        of the members alone (`uncertainty`, `predict(members=True)`), is without it.
+
+        Args:
+            x, y, batch_size, sample_weight: Validation data, as for `evaluate`. Never test data, nor those on which it
+                was trained.
+
+        Warns:
+            UserWarning: if the data are too few to tell T by less than 20 % (standard error), or the best T is at the
+                edge of where it is looked for.
+
+        Raises:
+            ValueError: if no output has probabilities: for values, `predict_variance` says how far members differ.
+
+        Example:
+            ensemble = keras_fge.Ensemble(net_a, [net_a.get_weights(), net_b.get_weights()])
+            calibrated = ensemble.calibrated(x_test[:300], y_test[:300])
+            calibrated.temperature, calibrated.evaluate(x_test[300:], y_test[300:])["nll"]
+
+        References:
+            Guo et al., On Calibration of Modern Neural Networks, ICML 2017, https://arxiv.org/abs/1706.04599; Rahaman
+            and Thiery, Uncertainty Quantification and Deep Ensembles, NeurIPS 2021, https://arxiv.org/abs/2007.08792
+            (of the mean, not of each member)
+        """
+        for part in self._members.growing(x, y, sample_weight, batch_size):
+            running, labels, shares = part  # In the end, those of all members.
+        found = self._outputs.fit_temperature(self.network, running.mean(), labels, shares)
+        temperature = checked_temperature(found)
+        return Ensemble(
+            self.network, self.snapshots, self.from_logits, self.task, weights=self.weights, temperature=temperature
+        )
 
     def uncertainty(self, x: Any, batch_size: int | None = None) -> dict[str, np.ndarray]:
         """Predictive entropy and mutual information for each sample, of a classifier with one output.
@@ -374,7 +421,7 @@ class Ensemble:
                 f"`to_model` needs a functional or Sequential network. Received: {type(self.network).__name__}, which "
                 "you can call inside a functional model: keras.Model(inputs, network(inputs))."
             )
-        return one_model(self.network, self.snapshots, self._outputs, self.weights)
+        return one_model(self.network, self.snapshots, self._outputs, self.weights, self.temperature)
 
     def save(self, directory: str | os.PathLike, about: str = "") -> None:
         """Writes the ensemble to a new folder: the network (.keras), a file for each member, and a manifest.
@@ -391,16 +438,16 @@ class Ensemble:
             ValueError: if there is an ensemble in `directory` already.
             OSError: if it cannot be written.
         """
-        folder = Folder(directory)
+        folder, card = Folder(directory), model_card(self, about)
         network = folder.create(self.network)
         members: list[Snapshot] = []
         for snapshot in self.snapshots:  # What is frozen stands in the file of the first one.
             shared = sharing(snapshot, members[0] if members else None, self.network)
             members.append(StoredSnapshot.write(shared, directory, "member"))
         known = {"network": network, "from_logits": self.from_logits, "task": self.task, "weights": self.weights}
-        known["compiled"] = compile_config(self.network)
+        known |= {"temperature": self.temperature, "compiled": compile_config(self.network)}
         folder.write_manifest(members, known)
-        folder.write_card(model_card(self, about))
+        folder.write_card(card)
 
     @classmethod
     def load(
@@ -431,7 +478,7 @@ class Ensemble:
         """
         folder = Folder(directory)
         members, about = folder.read_manifest(verify)
-        kept = []
+        kept: list[int] = []
         for index, snapshot in enumerate(members):
             try:
                 _ = snapshot.weights
@@ -452,7 +499,8 @@ class Ensemble:
             compile_by_config(network, about.get("compiled"))
         shares = about["weights"] and [about["weights"][index] for index in kept]
         with naming(directory):
-            return cls(network, [members[index] for index in kept], from_logits, task, weights=shares)
+            chosen, temperature = [members[index] for index in kept], about.get("temperature")
+            return cls(network, chosen, from_logits, task, weights=shares, temperature=temperature)
 
     def __len__(self) -> int:
         return len(self.snapshots)
@@ -475,13 +523,17 @@ class Ensemble:
 
     def __repr__(self) -> str:
         task = f", task={self.task!r}" if self.task else ""
-        return f"Ensemble({len(self)} members of '{self.network.name}', from_logits={self.from_logits}{task})"
+        known = f", temperature={self.temperature}" if self.temperature is not None else ""
+        return f"Ensemble({len(self)} members of '{self.network.name}', from_logits={self.from_logits}{task}{known})"
 
     def _repr_html_(self) -> str:
         rows = {k: {"step": s.step, **s.metrics} for k, s in enumerate(self.snapshots, 1) if s.step}
         names = [name for name in measured(self.snapshots, "") if name.startswith("ensemble_")]
         series = {name: [row[name] for row in rows.values() if name in row] for name in names}
         return as_table([repr(self)], rows, small_figure(series, "members"))
+
+    def _scaled(self, mean):
+        return self._outputs.with_temperature(self.network, mean, self.temperature)
 
     def _metrics(self, outputs, labels, weights=None, calibrate=False, metrics=None):
         check_metrics(metrics)
@@ -492,7 +544,8 @@ class Ensemble:
 
 def _outputs_of(networks, task):
     """(from_logits, task) as the losses of those networks say that are compiled."""
-    said = [compiled_outputs(network, None, AS_COMPILED, task) for network in networks if network.compiled]
+    compiled = [network for network in networks if network.compiled and network.loss is not None]
+    said = [compiled_outputs(network, None, AS_COMPILED, task) for network in compiled]
     if any(outputs != said[0] for outputs in said):
         raise ValueError(f"`networks` are compiled with losses of different kinds: say `from_logits`. Received: {said}")
     return (said[0].from_logits, said[0].task) if said else (False, task)

@@ -5,13 +5,18 @@ from collections.abc import Sequence
 import keras
 
 from keras_fge.core.compile_as import compile_as
+from keras_fge.core.keras_internals import forget_optimizer
 from keras_fge.core.networks import clone, set_weights
-from keras_fge.core.tasks import Outputs, at_least_float32, output_names
+from keras_fge.core.tasks import Outputs, Temperature, at_least_float32, output_names
 from keras_fge.run import Snapshot, sharing
 
 
 def one_model(
-    network: keras.Model, snapshots: Sequence[Snapshot], outputs: Outputs, weights: Sequence[float] | None
+    network: keras.Model,
+    snapshots: Sequence[Snapshot],
+    outputs: Outputs,
+    weights: Sequence[float] | None,
+    temperature: Temperature,
 ) -> keras.Model:
     """See `Ensemble.to_model`.
 
@@ -20,6 +25,7 @@ def one_model(
         snapshots: The members.
         outputs: What the network outputs.
         weights: Shares of the members; None: equal ones.
+        temperature: That of the mean; None: none.
     """
     structure = network.inputs[0] if isinstance(network, keras.Sequential) else network.input
     inputs = keras.tree.map_structure(
@@ -41,12 +47,35 @@ def one_model(
         member.trainable = False
         share = 1 if weights is None else weights[index] * len(snapshots)
         predictions.append(_scaled(outputs.layers(tensors), share))
-    names = iter(output_names(network))  # Losses and metrics may be given by name, and clients may ask by it.
-    mean = keras.tree.map_structure(lambda *tensors: _mean_layer(next(names, None), *tensors), *predictions)
+    mean = keras.tree.map_structure(_mean_layer, *predictions)
+    mean = _named(outputs.temperature_layers(network, mean, temperature), inputs, _unique_output_names(network))
     model = keras.Model(inputs, mean, name=f"{network.name}_ensemble")
     model(inputs)  # Keras exports to ONNX only what was called.
     takes_logits = any(output.from_logits for output in outputs.each(len(model.outputs)))
-    return compile_as(model, network, instead_of_logits=takes_logits)
+    if compile_as(model, network, instead_of_logits=takes_logits).compiled:
+        forget_optimizer(model)
+    return model
+
+
+def _unique_output_names(network):
+    """The names of the outputs of `network`; none if one stands twice, as of a head that is called twice."""
+    if isinstance(network, keras.Sequential):
+        network = keras.Model(network.inputs, network.outputs)
+    names = output_names(network)
+    return names if len(set(names)) == len(names) else []
+
+
+def _named(tensors, inputs, names):
+    """The tensors by these names, which losses, metrics and clients know; a layer that has one of them gets another."""
+    for layer in keras.Model(inputs, tensors).layers:
+        if layer.name in names:
+            layer.name = f"{layer.name}_inside"
+    left = iter(names)
+
+    def named(tensor):
+        return keras.layers.Identity(dtype=at_least_float32(tensor.dtype), name=next(left, None))(tensor)
+
+    return keras.tree.map_structure(named, tensors)
 
 
 def _shared_layers(network, snapshots):
@@ -56,10 +85,7 @@ def _shared_layers(network, snapshots):
     indices = frozenset.intersection(*shared, *([first.shared] if first.base else [])) if shared else frozenset()
     fixed = {id(network.weights[index]) for index in indices}
     layers = [layer for layer in network.layers if layer.weights and all(id(v) in fixed for v in layer.weights)]
-    copies = {id(layer): clone(layer) for layer in layers}
-    for copy in copies.values():  # The names of the network's outputs are those of the means.
-        copy.name = f"{copy.name}_shared"
-    return copies
+    return {id(layer): clone(layer) for layer in layers}
 
 
 def _with_shared_layers(network, inputs, shared, results, number):
@@ -71,7 +97,7 @@ def _with_shared_layers(network, inputs, shared, results, number):
         if id(layer) in shared:
             return shared[id(layer)]
         config = layer.get_config()
-        return type(layer).from_config({**config, "name": f"{config['name']}_{number}"})
+        return type(layer).from_config({**config, "name": f"{config['name']}_of_member_{number}"})
 
     copies = {id(layer) for layer in shared.values()}
 
@@ -97,8 +123,5 @@ def _scaled(tensors, factor):
     return keras.tree.map_structure(scaled, tensors)
 
 
-def _mean_layer(name, *tensors):
-    dtype = at_least_float32(tensors[0].dtype)
-    if len(tensors) > 1:
-        return keras.layers.Average(dtype=dtype, name=name)(tensors)
-    return keras.layers.Identity(dtype=dtype, name=name)(tensors[0])
+def _mean_layer(*tensors):
+    return keras.layers.Average(dtype=at_least_float32(tensors[0].dtype))(tensors) if len(tensors) > 1 else tensors[0]

@@ -50,8 +50,8 @@ class Comparison(dict):
 
     def sentences(self) -> list[str]:
         """The comparison in words: what was measured, what the samples can tell, and what to take."""
-        said = [sentence for loss in self._losses() for sentence in self._sentences(loss)]
-        return [*said, *(f"There are no {name} to compare with: {reason}" for name, reason in self.missing.items())]
+        missing = [f"No comparison with the {name}: {reason}" for name, reason in self.missing.items()]
+        return [*missing, *(sentence for loss in self._losses() for sentence in self._sentences(loss))]
 
     def to_frame(self) -> "pandas.DataFrame":
         """A pandas table with a row for each."""
@@ -66,7 +66,8 @@ class Comparison(dict):
 
     def _sentences(self, loss):
         output, _, kind = loss.rpartition("_")
-        error = f"{output}_error".lstrip("_")
+        error = f"{output}_error".lstrip("_") if kind == "nll" else ""
+        of_output = f" of {output!r}" if output else ""
         values = {name: row[loss] for name, row in self.items()}
         parts = []
         for name, row in self.items():
@@ -74,55 +75,57 @@ class Comparison(dict):
             numbers = [f"{100 * row[error]:.3g} %{words[0]}"] if error in row else []
             called = f"ensemble of {self.members}" if name == ENSEMBLE else name
             parts.append(f"{called} {', '.join([*numbers, f'{words[1]}{row[loss]:.4g}'])}")
-        of_output = f" for {output!r}" if output else ""
-        measured = f"On {self.samples} validation samples{of_output}: {'; '.join(parts)}."
         best = min(values, key=lambda name: values[name])
-        first = [f"The last network is the best of these by {LOSSES[kind]}{of_output}."] if best == LAST else []
-        differences = [self._difference(name, LAST, loss, error) for name in self if name != LAST]
-        return [*first, measured, *filter(None, differences), self._advice(values, loss, error)]
+        others = " and ".join(name for name in values if name != LAST)
+        first = [f"By the {LOSSES[kind]}{of_output}, the last network is better than {others}."]
+        return [
+            *(first if best == LAST and others else []),
+            f"On {self.samples} validation samples{of_output}: {'; '.join(parts)}.",
+            *filter(None, (self._difference(name, loss, error, of_output) for name in self if name != LAST)),
+            *([self._advice(best, loss, error, of_output)] if others else []),
+        ]
 
-    def _difference(self, name, other, loss, error):
-        found = self.differences.get((name, other), {})
+    def _difference(self, name, loss, error, of_output):
+        found = self.differences.get((name, LAST), {})
         if loss not in found:
             return None
         parts = [_lower_or_higher(LOSSES[loss.rpartition("_")[2]], *found[loss])]
         if error in found:
             difference, standard_error = found[error]
             parts.append(_lower_or_higher("error", 100 * difference, 100 * standard_error, " points"))
-        return f"{name.capitalize()} against {other}: {', '.join(parts)}."
+        return f"{name.capitalize()} against {LAST}{of_output}: {', '.join(parts)}."
 
-    def _advice(self, values, loss, error):
-        """What to take, by the loss: one network, unless the ensemble beats it by more than chance."""
-        best = min(values, key=lambda name: values[name])
+    def _advice(self, best, loss, error, of_output):
+        """What to take: one network, unless the ensemble beats it by more than chance."""
+        prefix = f"For {of_output.removeprefix(' of ')}: " if of_output else ""
         if loss not in self.differences.get((ENSEMBLE, LAST), {}):
-            return f"By this, take the {best}; how much of it is chance is not known."
+            return f"{prefix}Take the {best}, by this; how much of it is chance is not known."
         if best == LAST:
-            return "Take the last network."
-        if not self._beats(best, LAST, loss):
-            needed = self._needed(best, LAST, loss)
+            return f"{prefix}Take the last network."
+        better = [name for name in (ENSEMBLE, AVERAGED) if self._beats(name, LAST, loss)]
+        if not better:
+            needed = self._needed(best, loss)
             more = f": about {needed:,} would, if the difference is as measured" if needed else ""
-            return f"These samples do not tell that the {best} is better than the last network{more}."
-        taken, reason = best, ""
-        is_averaged_good = best == ENSEMBLE and AVERAGED in values and self._beats(AVERAGED, LAST, loss)
-        if is_averaged_good and not self._beats(ENSEMBLE, AVERAGED, loss):
+            return f"{prefix}These samples do not tell that anything is better than the last network{more}."
+        taken, reason = better[0], ""
+        if AVERAGED in better and not self._beats(ENSEMBLE, AVERAGED, loss):
             taken = AVERAGED
-            reason = ": they are one network, and these samples do not tell that the ensemble is better"
+            if best != AVERAGED:
+                reason = ": they are one network, and these samples do not tell that the ensemble is better"
         difference, standard_error = self.differences[taken, LAST].get(error, (0.0, 0.0))
         but = " Its error is higher, by more than chance: that is for its probabilities alone."
-        return f"Take the {taken}{reason}.{but if difference > 2 * standard_error else ''}"
+        return f"{prefix}Take the {taken}{reason}.{but if difference > 2 * standard_error else ''}"
 
     def _beats(self, name, other, loss):
         """Whether the loss of `name` is lower by more than twice the standard error of the difference."""
-        sign = 1 if (name, other) in self.differences else -1
-        difference, standard_error = self.differences[(name, other) if sign == 1 else (other, name)][loss]
-        return sign * difference < -2 * standard_error
+        difference, standard_error = self.differences.get((name, other), {}).get(loss, (0.0, 0.0))
+        return difference < -2 * standard_error
 
-    def _needed(self, name, other, loss):
-        """With how many samples twice the standard error would be the difference; None: nobody knows."""
-        difference, standard_error = self.differences[name, other][loss]
-        if not (difference and np.isfinite(standard_error)):
-            return None
-        return int(np.ceil(self.samples * (2 * standard_error / difference) ** 2))
+    def _needed(self, name, loss):
+        """With how many samples twice the standard error would be the difference; None: nobody knows, or too many."""
+        difference, standard_error = self.differences[name, LAST][loss]
+        ratio = 2 * standard_error / max(abs(difference), 1e-9)
+        return int(np.ceil(self.samples * ratio**2)) if self.samples * ratio**2 < 1e7 else None
 
     def _repr_html_(self) -> str:
         return as_table(self.sentences(), {name: row for name, row in self.items()})
@@ -151,8 +154,10 @@ def compare(model: keras.Model, snapshots: Sequence[Snapshot], validation: Valid
     rows = {}
     for name, predicted in list(predictions.items()):
         with _reason_of_failure(missing, name):
+            if not all(np.isfinite(array).all() for array in keras.tree.flatten(predicted)):
+                raise ValueError("what it predicts is not finite.")
             rows[name] = validation.metrics(model, predicted)
-    pairs = [(ENSEMBLE, LAST), (AVERAGED, LAST), (AVERAGED, ENSEMBLE)]
+    pairs = [(ENSEMBLE, LAST), (AVERAGED, LAST), (ENSEMBLE, AVERAGED)]
     differences = {
         pair: validation.differences(model, *(predictions[name] for name in pair))
         for pair in pairs

@@ -5,6 +5,7 @@ from typing import Annotated, Any, NotRequired, TypedDict
 import msgspec
 from msgspec import Meta
 
+Positive = Annotated[float, Meta(gt=0)]
 Count = Annotated[int, Meta(ge=0)]
 
 
@@ -38,8 +39,9 @@ class Manifest(TypedDict):
     from_logits: Any
     task: Any
     network: NetworkEntry | None
-    weights: list[Annotated[float, Meta(gt=0)]] | None
+    weights: list[Positive] | None
     members: list[MemberEntry]
+    temperature: NotRequired[Positive | dict[str, Positive] | None]
     compiled: NotRequired[dict[str, Any] | None]
     run: NotRequired[str]
 

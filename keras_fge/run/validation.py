@@ -16,7 +16,7 @@ from keras_fge.run.snapshots import Snapshot
 
 
 class Validation:
-    """Measures snapshots on `data`, one pass for each; of those before, only the sum of probabilities is kept.
+    """Measures snapshots on `data`, one pass for each; of those before, only sums are kept.
 
     Args:
         data: Arrays `(x, y)` or `(x, y, sample_weight)`, or a data set of such batches, always in the same order.
@@ -147,7 +147,7 @@ class Validation:
         outputs = self.predict(model)
         self._running.add(outputs)
         if isinstance(outputs, np.ndarray) and (output := self.outputs.each(1)[0]).task != "regression":
-            self._votes.add(output.classes(outputs))
+            self._votes.add(output.classes(outputs), self._weights)
         return outputs
 
     def predict(self, model: keras.Model) -> Any:

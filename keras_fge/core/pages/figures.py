@@ -54,7 +54,7 @@ def as_html(sentences: Sequence[str], rows: Sequence[str] = ()) -> str:
     return f"<p><b>{first}</b></p>" + (f"<ul>{items}</ul>" if items else "") + (f"<pre>{numbers}</pre>" if rows else "")
 
 
-def as_table(sentences: Sequence[str], rows: Mapping[Any, Mapping[str, Any]], figure: "Figure | None" = None) -> str:
+def as_table(sentences: Sequence[str], rows: Mapping[Any, Mapping[str, Any]], figure: Any = None) -> str:
     """Sentences, a table with a row of numbers for each name, and a figure below them."""
     columns = list(dict.fromkeys(name for row in rows.values() for name in row))
     head = "".join(f"<th>{html.escape(name.replace('_', ' '))}</th>" for name in columns)
@@ -66,9 +66,8 @@ def as_table(sentences: Sequence[str], rows: Mapping[Any, Mapping[str, Any]], fi
     )
     picture = ""
     if figure is not None:
-        content = io.BytesIO()
-        figure.savefig(content, format="png", dpi=80)
-        picture = f'<img alt="figure" src="data:image/png;base64,{base64.b64encode(content.getvalue()).decode()}">'
+        content = base64.b64encode(figure._repr_png_()).decode()
+        picture = f'<img alt="figure" src="data:image/png;base64,{content}">'
     table = f"<table><thead><tr><th></th>{head}</tr></thead><tbody>{body}</tbody></table>" if rows else ""
     return (as_html(sentences) if sentences else "") + table + picture
 

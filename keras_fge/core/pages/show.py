@@ -14,15 +14,17 @@ def show(write: Callable[[str], None], name: str) -> None:
 
     For a browser, the page stays in the folder for temporary files, whose path is printed.
     """
-    folder = tempfile.mkdtemp(prefix="keras_fge-")
-    path = os.path.join(folder, f"{name}.html")
-    write(path)
     if _is_notebook():
         from IPython.display import HTML, display
 
-        page = html.escape(pathlib.Path(path).read_text(encoding="utf-8"))
+        with tempfile.TemporaryDirectory() as folder:
+            path = os.path.join(folder, f"{name}.html")
+            write(path)
+            page = html.escape(pathlib.Path(path).read_text(encoding="utf-8"))
         display(HTML(f'<iframe srcdoc="{page}" width="100%" height="800" style="border: 0"></iframe>'))
         return
+    path = os.path.join(tempfile.mkdtemp(prefix="keras_fge-"), f"{name}.html")
+    write(path)
     print(path)
     webbrowser.open(pathlib.Path(path).as_uri())
 
