@@ -69,8 +69,8 @@ def _portable(config):
     if not isinstance(config, dict):
         return config
     config = {name: _portable(part) for name, part in config.items()}
-    is_of_backend = str(config.get("module")).startswith("keras.src.backend")
-    if is_of_backend and config.get("class_name") in vars(keras.optimizers):
+    needs_a_backend = str(config.get("module")).startswith("keras.src.backend")
+    if needs_a_backend and config.get("class_name") in vars(keras.optimizers):
         config |= {"module": "keras.optimizers", "registered_name": None}
     return config
 
