@@ -539,7 +539,7 @@ assert len(ensemble[:1]) == 1
     assert result.returncode == 0, result.stderr
     with pytest.raises(ValueError, match="holds an ensemble already"):
         ensemble.save(tmp_path / "saved")
-    assert {path.suffix for path in (tmp_path / "saved").iterdir()} == {".keras", ".json", ".npz"}
+    assert {path.suffix for path in (tmp_path / "saved").iterdir()} == {".keras", ".json", ".npz", ".md"}
 
 
 def test_greedy_selection_is_guarded_by_the_other_half():

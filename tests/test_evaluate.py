@@ -170,7 +170,7 @@ def test_subsets(trained):
     chosen = [np.sort(np.random.default_rng(0).choice(50, n, replace=False)) for n in (30, 20)]
     network = model.network_at(0.5)
     curves.update_batch_norm(network, (x[chosen[1]], y[chosen[1]]), batch_size=50)
-    network.compile(loss=logits_loss())
+    network.compile(loss=logits_loss(), metrics=[])
     expected = network.evaluate(x[chosen[0]], y[chosen[0]], verbose=0)
     assert result.train["loss"][1] == pytest.approx(expected, rel=1e-5)
     assert (result.settings["train_samples"], result.settings["bn_samples"]) == (30, 20)
@@ -354,7 +354,7 @@ def test_bad_arguments(trained):
         curves.evaluate_path(start, (x, y), (x, y))
     model = curves.connect(start, end)
     with pytest.raises(ValueError, match="must be compiled"):
-        curves.evaluate_path(model, (x, y), (x, y))
+        curves.evaluate_path(curves.CurveModel(model.body), (x, y), (x, y))
     with pytest.raises(ValueError, match="`num_points` must be an integer of at least 2"):
         curves.evaluate_path(compiled(model), (x, y), (x, y), num_points=1)
 

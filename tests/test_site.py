@@ -29,7 +29,8 @@ def test_the_reference_has_every_public_name():
             assert f"::: {getattr(package, name).__module__}.{name}" in text, name
     assert "::: keras_fge.cyclic.CyclicEnsemble" in text  # The options of FGE and SnapshotEnsemble.
     assert "::: keras_fge.outcome.outcome.Outcome" in text
-    assert sum(line.startswith(":::") for line in text) == len(curves.__all__) + len(keras_fge.__all__) + 2
+    assert "::: keras_fge.outcome.comparison.Comparison" in text
+    assert sum(line.startswith(":::") for line in text) == len(curves.__all__) + len(keras_fge.__all__) + 3
 
 
 @pytest.mark.slow

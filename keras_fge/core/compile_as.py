@@ -10,7 +10,7 @@ import keras
 import numpy as np
 
 from keras_fge.core.compiled import said_by_loss
-from keras_fge.core.keras_internals import compile_arguments
+from keras_fge.core.keras_internals import compile_arguments, is_of_backend
 
 
 def compile_as(network: keras.Model, original: keras.Model, instead_of_logits: bool = False) -> keras.Model:
@@ -69,8 +69,7 @@ def _portable(config):
     if not isinstance(config, dict):
         return config
     config = {name: _portable(part) for name, part in config.items()}
-    needs_a_backend = str(config.get("module")).startswith("keras.src.backend")
-    if needs_a_backend and config.get("class_name") in vars(keras.optimizers):
+    if is_of_backend(config.get("module")) and config.get("class_name") in vars(keras.optimizers):
         config |= {"module": "keras.optimizers", "registered_name": None}
     return config
 
@@ -122,7 +121,7 @@ def _copy(part, instead_of_logits, has_one_output):
     if instead_of_logits and not isinstance(part, str | None | keras.optimizers.Optimizer) and not _is_of_keras(part):
         is_function_of_keras = vars(keras.metrics).get(getattr(part, "__name__", "")) is part
         if not is_function_of_keras:
-            raise ValueError(f"{getattr(part, 'name', part)} is a metric of your own, of logits as it seems.")
+            raise ValueError(f"{part.name if is_metric else part} is a metric of your own, of logits as it seems.")
     if not is_metric and not isinstance(part, keras.optimizers.Optimizer):
         return part
     config = part.get_config()

@@ -297,6 +297,14 @@ def _show_epoch(callback, hidden, epoch, logs=None):
     type(callback).on_epoch_end(callback, epoch, shown)
 
 
+def is_of_backend(module: str | None) -> bool:
+    """Whether a class is one of those that Keras has for a single backend, by the module that its configuration names.
+
+    On torch, `keras.optimizers.SGD` makes one of these, and what Keras saves of it can be loaded there alone.
+    """
+    return str(module).startswith("keras.src.backend.")
+
+
 def build_metrics(model: keras.Model, batch: tuple) -> None:
     """Makes the variables of the compiled loss and metrics of `model`, by a batch (`Trainer._symbolic_build`)."""
     _get(model, "_symbolic_build")(data_batch=batch)
