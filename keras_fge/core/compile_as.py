@@ -10,7 +10,7 @@ import keras
 import numpy as np
 
 from keras_fge.core.compiled import said_by_loss
-from keras_fge.core.keras_internals import compile_arguments, is_of_backend
+from keras_fge.core.keras_internals import compile_arguments, belongs_to_backend
 
 
 def compile_as(network: keras.Model, original: keras.Model, instead_of_logits: bool = False) -> keras.Model:
@@ -69,7 +69,7 @@ def _portable(config):
     if not isinstance(config, dict):
         return config
     config = {name: _portable(part) for name, part in config.items()}
-    if is_of_backend(config.get("module")) and config.get("class_name") in vars(keras.optimizers):
+    if belongs_to_backend(config.get("module")) and config.get("class_name") in vars(keras.optimizers):
         config |= {"module": "keras.optimizers", "registered_name": None}
     return config
 

@@ -297,7 +297,7 @@ def _show_epoch(callback, hidden, epoch, logs=None):
     type(callback).on_epoch_end(callback, epoch, shown)
 
 
-def is_of_backend(module: str | None) -> bool:
+def belongs_to_backend(module: str | None) -> bool:
     """Whether a class is one of those that Keras has for a single backend, by the module that its configuration names.
 
     On torch, `keras.optimizers.SGD` makes one of these, and what Keras saves of it can be loaded there alone.
