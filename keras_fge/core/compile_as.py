@@ -10,7 +10,7 @@ import keras
 import numpy as np
 
 from keras_fge.core.compiled import said_by_loss
-from keras_fge.core.keras_internals import compile_arguments, belongs_to_backend
+from keras_fge.core.keras_internals import belongs_to_backend, compile_arguments
 
 
 def compile_as(network: keras.Model, original: keras.Model, instead_of_logits: bool = False) -> keras.Model:
