@@ -125,17 +125,17 @@ def _copy(part, instead_of_logits, has_one_output):
     if not is_metric and not isinstance(part, keras.optimizers.Optimizer):
         return part
     config = part.get_config()
-    if missing := _left_out(type(part), config):
+    if missing := _left_out(part, config):
         raise ValueError(f"the `get_config` of {type(part).__name__} does not have {', '.join(missing)}.")
     changes = instead_of_logits and is_metric
     return type(part).from_config(_config_of_probabilities(config, has_one_output) if changes else config)
 
 
-def _left_out(kind, config):
+def _left_out(part, config):
     """The arguments of a user's own class that its configuration does not have, so that a copy would have others."""
-    if kind.__module__.split(".")[0] == "keras":
+    if _is_of_keras(part):
         return []
-    parameters = inspect.signature(kind).parameters.values()
+    parameters = inspect.signature(type(part)).parameters.values()
     named = [p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
     return [name for name in named if name not in config]
 

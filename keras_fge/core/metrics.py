@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from keras_fge.core.arguments import as_integer
-from keras_fge.core.temperature import best_temperature, softmax
+from keras_fge.core.temperature import LEAST, best_temperature, softmax
 
 ECE_BINS = 15
 FOLDS = 5
@@ -43,8 +43,8 @@ def standard_error_of_error(error: float, samples: int) -> float:
 def negative_log_likelihoods(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """-log p_n[y_n] of each sample, in nats, with p clipped at 1e-7; `labels` as `checked_labels` returns them."""
     if labels.ndim == 1:
-        return -np.log(np.maximum(_at(probabilities, labels), 1e-7))
-    return -_at(np.log(np.maximum(probabilities, 1e-7)), labels)
+        return -np.log(np.maximum(_at(probabilities, labels), LEAST))
+    return -_at(np.log(np.maximum(probabilities, LEAST)), labels)
 
 
 def _at(values, labels):
@@ -127,7 +127,7 @@ def calibrated_metrics(
     samples = np.unique(owners)
     if as_integer("folds", folds, least=2) > len(samples):
         raise ValueError(f"`folds` must be from 2 to the number of samples, {len(samples)}. Received: folds={folds}")
-    logits = np.log(np.maximum(checked, 1e-7))
+    logits = np.log(np.maximum(checked, LEAST))
     scaled, temperatures = np.empty_like(logits), []
     for fold in np.array_split(np.random.default_rng(seed).permutation(samples), folds):
         inside = np.isin(owners, fold)
@@ -144,7 +144,7 @@ def fit_temperature(
 ) -> tuple[float, float]:
     """The temperature with the least NLL on these samples, and its relative standard error; see `best_temperature`."""
     checked, classes, weights, _ = _checked(probabilities, labels, sample_weight)
-    logits = np.log(np.maximum(checked, 1e-7))
+    logits = np.log(np.maximum(checked, LEAST))
     return best_temperature(logits, _at(logits, classes), weights)
 
 
@@ -203,7 +203,7 @@ def regression_differences(
     targets = np.asarray(targets, "float64")
     weights = _broadcast(sample_weight, targets.shape)
     squares = [(np.asarray(p, "float64").reshape(targets.shape) - targets) ** 2 for p in (first, second)]
-    owners = np.broadcast_to(np.arange(len(targets)).reshape(-1, *[1] * (targets.ndim - 1)), targets.shape)
+    owners = _owners(targets.shape)
     counts = weights > 0
     return {"mse": _mean_and_standard_error(np.subtract(*squares)[counts], weights[counts], owners[counts])}
 
@@ -250,7 +250,7 @@ def _checked(probabilities, labels, weights):
     *positions, classes = probabilities.shape
     shares = _broadcast(weights, positions).ravel()
     counts = shares > 0
-    owners = np.broadcast_to(np.arange(positions[0]).reshape(-1, *[1] * (len(positions) - 1)), positions).ravel()
+    owners = _owners(positions).ravel()
     if len(positions) > 1 or not counts.all():
         labels = _flat_labels(labels, tuple(positions), classes)[counts]
     probabilities = probabilities.reshape(-1, classes)[counts]
@@ -265,6 +265,11 @@ def _checked(probabilities, labels, weights):
             f"sums from {np.min(sums):.3g} to {np.max(sums):.3g}"
         )
     return probabilities, checked_labels(labels, *probabilities.shape), shares[counts], owners[counts]
+
+
+def _owners(shape):
+    """The sample that each position of an array of `shape` belongs to."""
+    return np.broadcast_to(np.arange(shape[0]).reshape(-1, *[1] * (len(shape) - 1)), shape)
 
 
 def _flat_labels(labels, positions, classes):

@@ -18,7 +18,7 @@ from keras_fge.core.metrics import (
     regression_differences,
     regression_metrics,
 )
-from keras_fge.core.temperature import temperature_layers, with_temperature
+from keras_fge.core.temperature import logits_of, temperature_layers, with_temperature
 
 FromLogits = bool | None | list[bool | None]
 Task = str | None | list[str | None]
@@ -69,10 +69,7 @@ class Output:
         """What a network with these probabilities would output: the inverse of `probabilities`, up to a constant."""
         if not self.from_logits:
             return probabilities
-        logits = np.log(np.maximum(probabilities, 1e-7))
-        if self._activation(probabilities.shape[-1]) == "sigmoid":
-            logits -= np.log(np.maximum(1 - probabilities, 1e-7))
-        return logits
+        return logits_of(probabilities, self.task == "multilabel")
 
     def layer(self, tensor: Any) -> Any:
         """`probabilities` as a layer of Keras."""

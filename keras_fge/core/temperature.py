@@ -9,6 +9,18 @@ SMALLEST, LARGEST = 1 / 64, 64  # Where T is looked for.
 LEAST = 1e-7  # Probabilities are taken to be at least this.
 
 
+def logits_of(probabilities: np.ndarray, are_independent: bool) -> np.ndarray:
+    """Logits: log p, for a softmax; or log p - log(1 - p), for a sigmoid, if elements, or one column, stand alone.
+
+    Args:
+        probabilities, are_independent: As for `with_temperature`.
+    """
+    logits = np.log(np.maximum(probabilities, LEAST))
+    if are_independent or probabilities.shape[-1] == 1:
+        logits -= np.log(np.maximum(1 - probabilities, LEAST))
+    return logits
+
+
 def with_temperature(probabilities: np.ndarray, temperature: float, are_independent: bool) -> np.ndarray:
     """p_T of probabilities, in their own type.
 
@@ -17,12 +29,9 @@ def with_temperature(probabilities: np.ndarray, temperature: float, are_independ
         temperature: T. Above 1, all classes become more alike; below, less.
         are_independent: Whether each element is a probability of its own, as for labels that do not exclude each other.
     """
-    p = np.asarray(probabilities, "float64")
-    if are_independent or p.shape[-1] == 1:
-        odds = np.log(np.maximum(p, LEAST)) - np.log(np.maximum(1 - p, LEAST))
-        scaled = 1 / (1 + np.exp(-odds / temperature))
-    else:
-        scaled = softmax(np.log(np.maximum(p, LEAST)) / temperature)
+    logits = logits_of(np.asarray(probabilities, "float64"), are_independent) / temperature
+    is_sigmoid = are_independent or logits.shape[-1] == 1
+    scaled = 1 / (1 + np.exp(-logits)) if is_sigmoid else softmax(logits)
     return scaled.astype(np.asarray(probabilities).dtype)
 
 

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 
 from keras_fge.core.keras_internals import has_graph
+from keras_fge.core.pages import as_text
 from keras_fge.core.tasks import output_names
 
 OUTPUTS = {True: "logits", False: "probabilities", None: "values"}
@@ -58,14 +59,10 @@ def _table(members: Sequence[Any], weights: Sequence[float] | None) -> str:
     ]
     names = list(dict.fromkeys(name for row in rows for name in row))
     lines = [names, ["---"] * len(names)]
-    lines += [[_shown(row[name]) if name in row else "" for name in names] for row in rows]
+    lines += [[as_text(row[name]) if name in row else "" for name in names] for row in rows]
     note = "\n\nMetrics are of the validation data of the run; those of the ensemble are of the members up to that one."
     has_metrics = any(member.metrics for member in members)
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + (note if has_metrics else "")
-
-
-def _shown(value):
-    return f"{value:.4g}" if isinstance(value, float | np.floating) else str(value)
 
 
 def _versions():

@@ -232,9 +232,8 @@ class Ensemble:
         References:
             Guo et al., On Calibration of Modern Neural Networks, ICML 2017, https://arxiv.org/abs/1706.04599
         """
-        for part in self._members.growing(x, y, sample_weight, batch_size):
-            running, labels, shares = part  # In the end, those of all members.
-        values = self._metrics(self._scaled(running.mean()), labels, shares, calibrate, metrics)
+        mean, labels, shares = self._members.together(x, y, sample_weight, batch_size)
+        values = self._metrics(self._scaled(mean), labels, shares, calibrate, metrics)
         if ood is not None:
             scores = [self.uncertainty(data, batch_size) for data in (x, ood)]
             for name in scores[0]:
@@ -295,10 +294,8 @@ class Ensemble:
             and Thiery, Uncertainty Quantification and Deep Ensembles, NeurIPS 2021, https://arxiv.org/abs/2007.08792
             (of the mean, not of each member)
         """
-        for part in self._members.growing(x, y, sample_weight, batch_size):
-            running, labels, shares = part  # In the end, those of all members.
-        found = self._outputs.fit_temperature(self.network, running.mean(), labels, shares)
-        temperature = checked_temperature(found)
+        mean, labels, shares = self._members.together(x, y, sample_weight, batch_size)
+        temperature = checked_temperature(self._outputs.fit_temperature(self.network, mean, labels, shares))
         return Ensemble(
             self.network, self.snapshots, self.from_logits, self.task, weights=self.weights, temperature=temperature
         )

@@ -68,6 +68,12 @@ class Members:
                 running.add(self.outputs.probabilities(outputs), share)
                 yield running, labels, sample_weights
 
+    def together(self, x: Any, y: Any, weights: Any, batch_size: int | None) -> tuple[Any, Any, Any]:
+        """(mean of probabilities, labels, sample weights) of all members."""
+        for part in self.growing(x, y, weights, batch_size):
+            running, labels, sample_weights = part
+        return running.mean(), labels, sample_weights
+
     def put_mean_into(self, network: keras.Model, chosen: Sequence[int], train: Any, batch_size: int) -> None:
         """Gives `network` the mean of the weights of the members `chosen`; weights that are no floats, of the first.
 

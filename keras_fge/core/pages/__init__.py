@@ -3,7 +3,18 @@
 Drawing needs matplotlib, pages need plotly; both are loaded when something is drawn.
 """
 
-from keras_fge.core.pages.figures import COLORS, GREY, WIDTHS, Sizes, as_html, as_table, new_figure, small_figure, style
+from keras_fge.core.pages.figures import (
+    COLORS,
+    GREY,
+    WIDTHS,
+    Sizes,
+    as_html,
+    as_table,
+    as_text,
+    new_figure,
+    small_figure,
+    style,
+)
 from keras_fge.core.pages.page import Panel, layout, marker, write_page
 from keras_fge.core.pages.show import show
 
@@ -15,6 +26,7 @@ __all__ = [
     "Sizes",
     "as_html",
     "as_table",
+    "as_text",
     "layout",
     "marker",
     "new_figure",

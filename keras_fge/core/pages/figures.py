@@ -7,6 +7,8 @@ import io
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 if TYPE_CHECKING:
     import pandas
     from matplotlib.figure import Figure
@@ -60,7 +62,7 @@ def as_table(sentences: Sequence[str], rows: Mapping[Any, Mapping[str, Any]], fi
     head = "".join(f"<th>{html.escape(name.replace('_', ' '))}</th>" for name in columns)
     body = "".join(
         f"<tr><th>{html.escape(str(name))}</th>"
-        + "".join(f"<td>{_shown(row[column]) if column in row else ''}</td>" for column in columns)
+        + "".join(f"<td>{as_text(row[column]) if column in row else ''}</td>" for column in columns)
         + "</tr>"
         for name, row in rows.items()
     )
@@ -86,8 +88,9 @@ def small_figure(series: Mapping[str, Sequence[float]], label: str) -> "Figure |
     return figure
 
 
-def _shown(value):
-    return str(value) if isinstance(value, int) else f"{value:.4g}"
+def as_text(value: Any) -> str:
+    """A value in a table: four digits of a float, anything else as it is."""
+    return f"{value:.4g}" if isinstance(value, float | np.floating) else str(value)
 
 
 class Sizes(dict):
