@@ -7,6 +7,7 @@ NeurIPS 2018, https://arxiv.org/abs/1802.10026
 import keras_fge.core  # noqa: F401 - it chooses the backend, before anything here loads Keras.
 from keras_fge.checkpoint import Checkpoint
 from keras_fge.core.metrics import calibrated_metrics, classification_metrics, regression_metrics
+from keras_fge.core.mixture import gaussian_nll
 from keras_fge.ensemble import SWAG, Ensemble, ood_auroc, uncertainty
 from keras_fge.fge import FGE, SnapshotEnsemble
 from keras_fge.run import Batches, Snapshot
@@ -26,6 +27,7 @@ __all__ = [
     "calibrated_metrics",
     "classification_metrics",
     "cosine",
+    "gaussian_nll",
     "ood_auroc",
     "piecewise_linear",
     "regression_metrics",

@@ -90,7 +90,8 @@ class CyclicEnsemble(Resumable):
             lowered that since the last update, the first steps would be too large; then give False.
         from_logits: What the network outputs: True, False, None or a list, as for `Ensemble`. Default: as the compiled
             losses say; with validation data, if they do not tell, as the outputs show.
-        task: "classification", "multilabel" or "regression", or a list, as for `Ensemble`. Default: as the losses say.
+        task: "classification", "multilabel", "regression" or "gaussian", or a list, as for `Ensemble`. Default: as the
+            losses say.
         metrics: "compiled": validation data are measured by the compiled loss and metrics, "ensemble_loss" and so on,
             for whatever task. Default: by those of `Ensemble.evaluate`.
         comparison: Whether to measure, at the end of `fit` and on the validation data, the last network and the mean of

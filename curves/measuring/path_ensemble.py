@@ -48,6 +48,8 @@ class PathEnsemble:
             if len(outputs) != 1:
                 raise ValueError("the network has several outputs")
             self._kind = kind = self._kind or compiled_outputs(self.model, outputs[0])  # Once: a NaN shows nothing.
+            if kind.each(1)[0].task == "gaussian":
+                raise ValueError("the network outputs means and variances")
             present = kind.probabilities(outputs[0]).astype("float64")
             self.start = present if self.start is None else self.start
             means: dict[str, Any] = {"with_start": None, "so_far": None}

@@ -10,6 +10,7 @@ import numpy as np
 from keras import ops
 
 from keras_fge.core.keras_internals import has_graph, is_functional
+from keras_fge.core.mixture import gaussian_nll
 from keras_fge.core.networks import read, regularization
 from keras_fge.core.tasks import Outputs, are_probabilities, output_names
 
@@ -46,7 +47,7 @@ def compiled_outputs(
 
 def _answer(loss, tensor, array, from_logits, task):
     """(from_logits, task) of one output."""
-    if task == "regression":
+    if task in ("regression", "gaussian"):
         return None, task
     width = (tensor if array is None else array).shape[-1] if tensor is not None or array is not None else None
     said = said_by_loss(loss, width)
@@ -62,7 +63,7 @@ def _answer(loss, tensor, array, from_logits, task):
                 f"Say `from_logits=True`, `False` or `None` (for values), to the callback, to `ensemble()` or to "
                 f"`Ensemble`: the loss {loss!r} does not tell what the network outputs."
             )
-    if task is None and said and from_logits is not None:
+    if task is None and said and (from_logits is not None or said[1] == "gaussian"):
         task = said[1]
     return from_logits, task
 
@@ -73,6 +74,8 @@ def said_by_loss(loss, width):
         loss = keras.losses.get(loss)
     if loss is None:
         return None, None
+    if loss is gaussian_nll:
+        return None, "gaussian"
     name, is_of_keras, options = _options_of(loss)
     if "from_logits" in options:
         from_logits = options["from_logits"]

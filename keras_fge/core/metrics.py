@@ -4,6 +4,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from keras_fge.core.arguments import as_integer
+from keras_fge.core.mixture import Mixture, gaussian_scores
 from keras_fge.core.temperature import LEAST, best_temperature, softmax
 
 ECE_BINS = 15
@@ -206,6 +207,53 @@ def regression_differences(
     owners = _owners(targets.shape)
     counts = weights > 0
     return {"mse": _mean_and_standard_error(np.subtract(*squares)[counts], weights[counts], owners[counts])}
+
+
+def gaussian_metrics(mixture: Mixture, targets: ArrayLike, sample_weight: ArrayLike | None = None) -> dict[str, float]:
+    """Means of `gaussian_scores` over all elements, floats.
+
+    Args:
+        mixture: The prediction, at positions `(N, ...)`.
+        targets, sample_weight: As for `regression_metrics`.
+    """
+    scores = gaussian_scores(*(checked := checked_targets(mixture, targets, sample_weight))[:2])
+    return {name: float(np.average(values, weights=checked[2])) for name, values in scores.items()}
+
+
+def gaussian_differences(
+    first: Mixture, second: Mixture, targets: ArrayLike, sample_weight: ArrayLike | None = None
+) -> dict[str, tuple[float, float]]:
+    """`{"nll", "crps", "mse"}` of `first` minus those of `second`: (difference, standard error) over the samples."""
+    (ours, values, weights), (theirs, *_) = (checked_targets(p, targets, sample_weight) for p in (first, second))
+    owners = _owners(first.shape[:-1]).ravel()[_broadcast(sample_weight, first.shape[:-1]).ravel() > 0]
+    pair = gaussian_scores(ours, values), gaussian_scores(theirs, values)
+    return {
+        name: _mean_and_standard_error(pair[0][name] - pair[1][name], weights, owners)
+        for name in ("nll", "crps", "mse")
+    }
+
+
+def checked_targets(
+    mixture: Mixture, targets: ArrayLike, sample_weight: ArrayLike | None
+) -> tuple[Mixture, np.ndarray, np.ndarray]:
+    """(mixture, targets, weights) of the M positions that count, each of shape `(M,)`.
+
+    Raises:
+        ValueError: if shapes do not fit, or the prediction is not finite.
+    """
+    targets, positions = np.asarray(targets, "float64"), mixture.shape[:-1]
+    if targets.shape not in (positions, (*positions, 1)):
+        raise ValueError(
+            f"`y` must have the shape {positions}, a value for each (mean, logarithm of the variance) that the network "
+            f"outputs. Received: {targets.shape}"
+        )
+    weights = _broadcast(sample_weight, positions).ravel()
+    counts = weights > 0
+    means, variances = (part.reshape(len(part), -1)[:, counts] for part in (mixture.means, mixture.variances))
+    flat = Mixture(means, variances, mixture.shares)
+    if not np.all(np.isfinite(np.asarray(flat))):
+        raise ValueError("The outputs of the network are not finite: the training has diverged, or an input is NaN.")
+    return flat, targets.ravel()[counts], weights[counts]
 
 
 def _mean_and_standard_error(values, weights, owners):

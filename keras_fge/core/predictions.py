@@ -1,5 +1,6 @@
 """Predictions of several networks: their running mean, and the labels that they belong to."""
 
+import operator
 from typing import Any
 
 import keras
@@ -21,10 +22,10 @@ class RunningMean:
         self.count = count
 
     def add(self, outputs: Any, weight: float = 1) -> None:
-        """Adds the outputs of one more network, an array or a structure of arrays, in their own precision."""
+        """Adds the outputs of one more network, a structure of arrays, in their own precision, or of `Mixture`s."""
         if weight != 1:
             outputs = keras.tree.map_structure(lambda array: array * np.asarray(weight, array.dtype), outputs)
-        self.total = keras.tree.map_structure(np.add, self.total, outputs) if self.count else outputs
+        self.total = keras.tree.map_structure(operator.add, self.total, outputs) if self.count else outputs
         self.count += weight
 
     def mean(self) -> Any:

@@ -1,7 +1,8 @@
-"""What the outputs of a network are - classes, independent labels, or values - and what follows for each of them."""
+"""What the outputs of a network are - classes, labels, values, distributions - and what follows for each of them."""
 
 import dataclasses
 import warnings
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import keras
@@ -12,18 +13,23 @@ from keras_fge.core.keras_internals import is_functional
 from keras_fge.core.metrics import (
     are_distributions,
     calibrated_metrics,
+    checked_targets,
     classification_differences,
     classification_metrics,
     fit_temperature,
+    gaussian_differences,
+    gaussian_metrics,
     regression_differences,
     regression_metrics,
 )
+from keras_fge.core.mixture import Mixture, best_stretch, mixture_layer
 from keras_fge.core.temperature import logits_of, temperature_layers, with_temperature
 
 FromLogits = bool | None | list[bool | None]
 Task = str | None | list[str | None]
 Temperature = float | dict[str, float] | None
-TASKS = ("classification", "multilabel", "regression")
+TASKS = ("classification", "multilabel", "regression", "gaussian")
+LOSSES = ("nll", "mse")  # What outputs are compared by: the first of these that is measured.
 
 
 def at_least_float32(dtype: str) -> str:
@@ -38,20 +44,27 @@ class Output:
     Attributes:
         task: "classification": the last axis holds the classes, of which one is right at each position; one column
             alone is the probability of class 1 of two. "multilabel": each element is the probability of a label of its
-            own. "regression": values.
+            own. "regression": values. "gaussian": (mean, logarithm of the variance) of a value, on the last axis.
         from_logits: Whether a softmax, or a sigmoid, is still to be taken.
     """
 
     task: str
     from_logits: bool
 
+    @property
+    def has_classes(self) -> bool:
+        """Whether the outputs are probabilities of classes, or labels."""
+        return self.task in ("classification", "multilabel")
+
     def _activation(self, width):
         return "sigmoid" if self.task == "multilabel" or width == 1 else "softmax"
 
-    def probabilities(self, array: Any) -> np.ndarray:
-        """Probabilities, or values, in float32, or float64 if that is what the network outputs."""
+    def probabilities(self, array: Any) -> Any:
+        """Probabilities, or values, in float32, or float64 if that is what the network outputs; or a `Mixture`."""
         array = np.asarray(array)
         array, is_half = array.astype(at_least_float32(array.dtype.name), copy=False), array.dtype.itemsize == 2
+        if self.task == "gaussian":
+            return Mixture.of_network(array)
         if not self.from_logits:
             # Rounded to bfloat16 or float16, probabilities sum to 1 only about.
             sums = np.sum(array, axis=-1, keepdims=True)
@@ -67,15 +80,30 @@ class Output:
 
     def of_network(self, probabilities: np.ndarray) -> np.ndarray:
         """What a network with these probabilities would output: the inverse of `probabilities`, up to a constant."""
-        if not self.from_logits:
-            return probabilities
-        return logits_of(probabilities, self.task == "multilabel")
+        if self.task == "gaussian":
+            mean, variance = np.moveaxis(np.asarray(probabilities), -1, 0)
+            return np.stack([mean, np.log(variance)], axis=-1)
+        return logits_of(probabilities, self.task == "multilabel") if self.from_logits else probabilities
 
-    def layer(self, tensor: Any) -> Any:
-        """`probabilities` as a layer of Keras."""
-        if not self.from_logits:
-            return tensor
-        return keras.layers.Activation(self._activation(tensor.shape[-1]), dtype=at_least_float32(tensor.dtype))(tensor)
+    def mean_layer(self, tensors: Sequence[Any], shares: Sequence[float]) -> Any:
+        """The mean of `probabilities` of the outputs of members, by layers and operations of Keras.
+
+        Args:
+            tensors: Symbolic outputs of the members.
+            shares: Those of the members, with the sum 1.
+        """
+        dtype = at_least_float32(tensors[0].dtype)
+        if self.task == "gaussian":
+            return mixture_layer([ops.cast(tensor, dtype) for tensor in tensors], shares)
+        if self.from_logits:
+            activation = self._activation(tensors[0].shape[-1])
+            tensors = [keras.layers.Activation(activation, dtype=dtype)(tensor) for tensor in tensors]
+        if len(tensors) == 1:
+            return tensors[0]
+        if len(set(shares)) > 1:
+            factors = [share * len(shares) for share in shares]
+            tensors = [keras.layers.Rescaling(f, dtype=dtype)(tensor) for f, tensor in zip(factors, tensors)]
+        return keras.layers.Average(dtype=dtype)(tensors)
 
     def classes(self, array: np.ndarray) -> np.ndarray:
         """The predicted classes, or labels, of probabilities."""
@@ -83,34 +111,48 @@ class Output:
             return np.argmax(array, axis=-1)
         return array > 0.5
 
-    def metrics(self, array: np.ndarray, labels: Any, weights: Any = None, calibrate: bool = False) -> dict[str, float]:
+    def metrics(self, array: Any, labels: Any, weights: Any = None, calibrate: bool = False) -> dict[str, float]:
         """The metrics of `Ensemble.evaluate` that fit the task."""
         if self.task == "regression":
             return regression_metrics(array, labels, weights)
+        if self.task == "gaussian":
+            return gaussian_metrics(array, labels, weights)
         if self.task == "multilabel":  # Each element is a choice between two classes.
             array = np.asarray(array)[..., None]
         values = classification_metrics(array, labels, weights)
         return {**values, **calibrated_metrics(array, labels, sample_weight=weights)} if calibrate else values
 
-    def fit_temperature(self, array: np.ndarray, labels: Any, weights: Any = None) -> dict[str, tuple[float, float]]:
+    def fit_temperature(self, array: Any, labels: Any, weights: Any = None) -> dict[str, tuple[float, float]]:
         """{"temperature": (T, its relative standard error)}; of values, nothing."""
         if self.task == "regression":
             return {}
+        if self.task == "gaussian":
+            return {"temperature": best_stretch(*checked_targets(array, labels, weights))}
         array = np.asarray(array)[..., None] if self.task == "multilabel" else array
         return {"temperature": fit_temperature(array, labels, weights)}
 
-    def with_temperature(self, array: np.ndarray, temperature: float | None) -> np.ndarray:
-        """Probabilities with a temperature; None: as they are."""
-        return array if temperature is None else with_temperature(array, temperature, self.task == "multilabel")
+    def with_temperature(self, array: Any, temperature: float | None) -> Any:
+        """Probabilities with a temperature, or a `Mixture` with so many times the variance; None: as they are."""
+        if temperature is None:
+            return array
+        if self.task == "gaussian":
+            return array.stretched(temperature)
+        return with_temperature(array, temperature, self.task == "multilabel")
 
     def temperature_layers(self, tensor: Any, temperature: float | None) -> Any:
         """The same of a symbolic tensor."""
-        return tensor if temperature is None else temperature_layers(tensor, temperature, self.task == "multilabel")
+        if temperature is None:
+            return tensor
+        if self.task == "gaussian":
+            return tensor * ops.convert_to_tensor([1.0, temperature], tensor.dtype)
+        return temperature_layers(tensor, temperature, self.task == "multilabel")
 
-    def differences(self, first: np.ndarray, second: np.ndarray, labels: Any, weights: Any = None) -> dict[str, tuple]:
+    def differences(self, first: Any, second: Any, labels: Any, weights: Any = None) -> dict[str, tuple]:
         """Of the metrics that are means over samples: (first minus second, its standard error)."""
         if self.task == "regression":
             return regression_differences(first, second, labels, weights)
+        if self.task == "gaussian":
+            return gaussian_differences(first, second, labels, weights)
         if self.task == "multilabel":
             first, second = np.asarray(first)[..., None], np.asarray(second)[..., None]
         return classification_differences(first, second, labels, weights)
@@ -149,7 +191,8 @@ class Outputs:
                 raise ValueError(f"`{name}` must have one value for each of {count} outputs. Received: {values}")
         for logits, task in zip(_listed(self.from_logits, count), _listed(self.task, count)):
             task = task or ("regression" if logits is None else "classification")
-            if (task == "regression" and logits) or (task != "regression" and logits is None):
+            has_values = task in ("regression", "gaussian")
+            if (has_values and logits) or (not has_values and logits is None):
                 raise ValueError(f"`task` and `from_logits` contradict. Received: task={task!r}, from_logits={logits}")
             outputs.append(Output(task, bool(logits)))
         return outputs
@@ -162,9 +205,16 @@ class Outputs:
         """See `Output.of_network`."""
         return self._by_output(Output.of_network, probabilities)
 
-    def layers(self, tensors: Any) -> Any:
-        """Layers that turn outputs into probabilities."""
-        return self._by_output(Output.layer, tensors)
+    def mean_layers(self, structures: Sequence[Any], shares: Sequence[float]) -> Any:
+        """See `Output.mean_layer`.
+
+        Args:
+            structures: The outputs of each member.
+            shares: Those of the members, with the sum 1.
+        """
+        columns = list(zip(*map(keras.tree.flatten, structures)))
+        means = [output.mean_layer(column, shares) for output, column in zip(self.each(len(columns)), columns)]
+        return keras.tree.pack_sequence_as(structures[0], means)
 
     def _by_output(self, function, structure):
         flat = keras.tree.flatten(structure)
@@ -179,7 +229,7 @@ class Outputs:
         if not all(np.isfinite(array).all() for array in keras.tree.flatten(predictions)):
             return np.inf
         values = self.metrics(network, predictions, labels)
-        return round(sum(value for name, value in values.items() if name.endswith(("nll", "mse"))), 6)
+        return round(sum(values[name] for name in loss_names(values)), 6)
 
     def metrics(
         self, network: keras.Model, predictions: Any, labels: Any, weights: Any = None, calibrate: bool = False
@@ -251,6 +301,17 @@ class Outputs:
             values = function(output, array, target, share)
             metrics.update({f"{name}_{key}" if len(arrays) > 1 else key: value for key, value in values.items()})
         return metrics
+
+
+def loss_names(metrics: Iterable[str]) -> list[str]:
+    """Of the names of metrics, those of the losses: "nll" or "mse", one for each output, with its name before."""
+    found: dict[str, str] = {}
+    for loss in LOSSES:
+        for name in metrics:
+            output, _, kind = name.rpartition("_")
+            if kind == loss:
+                found.setdefault(output, name)
+    return [name for name in dict.fromkeys(metrics) if name in found.values()]
 
 
 def are_probabilities(array: np.ndarray) -> bool:

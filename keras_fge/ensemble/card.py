@@ -11,32 +11,33 @@ import numpy as np
 from keras_fge.core.keras_internals import has_graph
 from keras_fge.core.pages import as_text
 from keras_fge.core.tasks import output_names
+from keras_fge.ensemble.members import Members
 
 OUTPUTS = {True: "logits", False: "probabilities", None: "values"}
 
 
-def model_card(ensemble: Any, about: str) -> str:
+def model_card(members: Members, about: str) -> str:
     """A card in Markdown, with the header by which model hubs know the library.
 
     Args:
-        ensemble: The `Ensemble`.
+        members: Those of the ensemble.
         about: What stands first.
     """
-    network, members = ensemble.network, ensemble.snapshots
+    network, outputs = members.network, members.outputs
     names = output_names(network) or ["one"]
-    given = ensemble.from_logits
+    given = outputs.from_logits
     each = list(given) if isinstance(given, list | tuple) else [given] * len(names)
-    outputs = ", ".join(f"{name}: {OUTPUTS[kind]}" for name, kind in zip(names, each))
+    said = ", ".join(f"{name}: {OUTPUTS[kind]}" for name, kind in zip(names, each))
     one = 'ensemble.to_model().save("ensemble.keras")  # One Keras model, which does not need keras-fge.\n'
     parts = [
         "---\nlibrary_name: keras\ntags:\n- ensemble\n- keras-fge\n---",
         f"# Ensemble of {len(members)} members of '{network.name}'",
         about.strip(),
         f"One prediction is the mean of what the members predict. Network: {type(network).__name__} with "
-        f"{network.count_params():,} weights; outputs: {outputs}"
-        f"{f', for {ensemble.task}' if ensemble.task else ''}"
-        f"{'' if ensemble.temperature is None else f'; temperature: {ensemble.temperature}'}.",
-        "## Members\n\n" + _table(members, ensemble.weights),
+        f"{network.count_params():,} weights; outputs: {said}"
+        f"{f', for {outputs.task}' if outputs.task else ''}"
+        f"{'' if members.temperature is None else f'; temperature: {members.temperature}'}.",
+        "## Members\n\n" + _table(members.snapshots, members.weights),
         "## Use\n\n```python\nimport keras_fge  # pip install keras-fge\n\n"
         'ensemble = keras_fge.Ensemble.load("this folder")\nensemble.predict(x)\n'
         f"{one if has_graph(network) else ''}```",

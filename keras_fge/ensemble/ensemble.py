@@ -1,7 +1,6 @@
 """`Ensemble`: members of one network that predict together, by the mean of their probabilities."""
 
 import os
-import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any, overload
 
@@ -11,21 +10,21 @@ import numpy as np
 from keras_fge.core.architecture import check_same_architecture
 from keras_fge.core.arguments import as_number
 from keras_fge.core.batch_norm import check_can_be_estimated
-from keras_fge.core.compile_as import compile_as, compile_by_config, compile_config
+from keras_fge.core.compile_as import compile_as
 from keras_fge.core.compiled import AS_COMPILED, check_metrics, compiled_metrics, compiled_outputs
 from keras_fge.core.files import naming
 from keras_fge.core.keras_internals import has_graph
 from keras_fge.core.networks import clone, set_weights
 from keras_fge.core.pages import Sizes, as_table, small_figure
-from keras_fge.core.predictions import RunningMean, RunningVariance
+from keras_fge.core.predictions import RunningVariance
 from keras_fge.core.tasks import FromLogits, Outputs, Task, Temperature
 from keras_fge.ensemble.calibration import as_temperature, checked_temperature
-from keras_fge.ensemble.card import model_card
 from keras_fge.ensemble.export import one_model
 from keras_fge.ensemble.members import Members
 from keras_fge.ensemble.selection import greedy_ensemble, greedy_soup
-from keras_fge.ensemble.uncertainty import disagreement, ood_auroc, uncertainty
-from keras_fge.run import Folder, Snapshot, StoredSnapshot, check_fits, distances_between, measured, sharing
+from keras_fge.ensemble.stored import AS_SAVED, read, write
+from keras_fge.ensemble.uncertainty import disagreement, ood_auroc, uncertainty_of
+from keras_fge.run import Snapshot, check_fits, distances_between, measured
 
 
 class Ensemble:
@@ -45,7 +44,9 @@ class Ensemble:
         task: What the outputs are for, also one for all or a list. "classification": the last axis holds classes, of
             which one is right for each sample, or for each position of a sequence or an image; one column alone is the
             probability of class 1 of two. "multilabel": each element is the probability of a label of its own, and
-            logits go through a sigmoid. "regression": values. Default: "regression" if `from_logits` is None, else
+            logits go through a sigmoid. "regression": values. "gaussian": (mean, logarithm of the variance) of each
+            value, on the last axis, as networks with `keras_fge.gaussian_nll` output them; the ensemble predicts
+            the mean and the variance of their mixture. Default: "regression" if `from_logits` is None, else
             "classification".
         weights: Shares v_k of the members, positive, brought to the sum 1: p = sum_k v_k p_k. Default: equal ones.
         temperature: T of the mean, p_T = softmax(log(p) / T), or one for each output by name; see `calibrated`.
@@ -97,7 +98,7 @@ class Ensemble:
 
     @property
     def _members(self):
-        return Members(self.network, self.snapshots, self._outputs, self.weights)
+        return Members(self.network, self.snapshots, self._outputs, self.weights, self.temperature)
 
     @classmethod
     def of(
@@ -155,6 +156,9 @@ class Ensemble:
     def predict(self, x: Any, batch_size: int | None = None, members: bool = False) -> Any:
         """The mean of the members' probabilities; of their outputs, for a network that does not classify.
 
+        With `task="gaussian"`, the mean and the variance of the members' mixture, on the last axis: m = sum_k v_k m_k
+        and sum_k v_k (s_k^2 + (m_k - m)^2).
+
         Args:
             x: What `keras.Model.predict` takes. A data set must come in the same order every time: no shuffling. A
                 generator is read once: every member predicts each batch before the next one comes, which is slower.
@@ -168,14 +172,10 @@ class Ensemble:
         """
         if members:
             return keras.tree.map_structure(
-                lambda *arrays: np.stack(arrays), *self._members.all_predictions(x, batch_size)
+                lambda *arrays: np.stack([np.asarray(array) for array in arrays]),
+                *self._members.all_predictions(x, batch_size),
             )
-        if hasattr(x, "__next__"):
-            means = [self._scaled(self._members.add_up(RunningMean(), _inputs(batch), None).mean()) for batch in x]
-            if not means:
-                raise ValueError("`x` holds no batches: it may have been read before.")
-            return keras.tree.map_structure(lambda *arrays: np.concatenate(arrays), *means)
-        return self._scaled(self._members.add_up(RunningMean(), x, batch_size).mean())
+        return self._members.predict(x, batch_size)
 
     def predict_variance(self, x: Any, batch_size: int | None = None) -> Any:
         """The variance over the members, sum_k v_k (p_k - p)^2, of what `predict` averages. Same shape, float64."""
@@ -202,8 +202,15 @@ class Ensemble:
             ece:   sum_b (n_b / N) |accuracy_b - confidence_b| over 15 equal bins of the largest probability
 
         where N counts positions for sequences and images, and elements for labels that do not exclude each other. For
-        values instead: mse and mae, the mean squared and absolute error of the mean prediction. With several outputs,
-        the name of the output stands before each, as in "digit_error".
+        values instead: mse and mae, the mean squared and absolute error of the mean prediction. With
+        `task="gaussian"`, of the mixture p(y) = sum_k v_k N(y; m_k, s_k^2), whose distribution function is F:
+
+            nll:  -1/N sum_n log p_n(y_n), in nats
+            crps: 1/N sum_n of the integral of (F_n(z) - [z >= y_n])^2 over z, in the unit of y
+            coverage_50, coverage_90: how often y_n lies in the central interval of 50 %, 90 %
+
+        and mse and mae of its mean. With several outputs, the name of the output stands before each, as in
+        "digit_error".
 
         Args:
             x: Inputs, or a data set of (x, y) or (x, y, sample_weight) batches in an order that does not change.
@@ -232,8 +239,9 @@ class Ensemble:
         References:
             Guo et al., On Calibration of Modern Neural Networks, ICML 2017, https://arxiv.org/abs/1706.04599
         """
-        mean, labels, shares = self._members.together(x, y, sample_weight, batch_size)
-        values = self._metrics(self._scaled(mean), labels, shares, calibrate, metrics)
+        members = self._members
+        running, labels, shares = members.together(x, y, sample_weight, batch_size)
+        values = self._metrics(members.scaled(running.mean()), labels, shares, calibrate, metrics)
         if ood is not None:
             scores = [self.uncertainty(data, batch_size) for data in (x, ood)]
             for name in scores[0]:
@@ -268,10 +276,13 @@ class Ensemble:
             p_T = softmax(log(p) / T),   T = argmin of the NLL of p_T on these data,   1/64 <= T <= 64
 
         where p is the mean of the members' probabilities. T > 1 makes predictions less sure. The class that is
-        predicted does not change. `predict`, `evaluate`, `to_model`, `save` and `load` have the temperature, which is
-        the attribute `temperature`: a float, or of several outputs a dictionary by name. It belongs to this mean: what
-        has other members (slices, `+`, `select`, `soup`, averaged weights, the sizes of `evaluate_sizes`), and what is
-        of the members alone (`uncertainty`, `predict(members=True)`), is without it.
+        predicted does not change. With `task="gaussian"`, T is a factor of the variance: that of the mixture
+        stretched around its mean, m + sqrt(T) (Y - m), with the least NLL.
+
+        `predict`, `evaluate`, `to_model`, `save` and `load` have the temperature, which is the attribute `temperature`:
+        a float, or of several outputs a dictionary by name. It belongs to this mean: what has other members (slices,
+        `+`, `select`, `soup`, averaged weights, the sizes of `evaluate_sizes`), and what is of the members alone
+        (`uncertainty`, `predict(members=True)`), is without it.
 
         Args:
             x, y, batch_size, sample_weight: Validation data, as for `evaluate`. Never test data, nor those on which it
@@ -294,22 +305,27 @@ class Ensemble:
             and Thiery, Uncertainty Quantification and Deep Ensembles, NeurIPS 2021, https://arxiv.org/abs/2007.08792
             (of the mean, not of each member)
         """
-        mean, labels, shares = self._members.together(x, y, sample_weight, batch_size)
-        temperature = checked_temperature(self._outputs.fit_temperature(self.network, mean, labels, shares))
+        running, labels, shares = self._members.together(x, y, sample_weight, batch_size)
+        found = self._outputs.fit_temperature(self.network, running.mean(), labels, shares)
         return Ensemble(
-            self.network, self.snapshots, self.from_logits, self.task, weights=self.weights, temperature=temperature
+            self.network,
+            self.snapshots,
+            self.from_logits,
+            self.task,
+            weights=self.weights,
+            temperature=checked_temperature(found),
         )
 
     def uncertainty(self, x: Any, batch_size: int | None = None) -> dict[str, np.ndarray]:
-        """Predictive entropy and mutual information for each sample, of a classifier with one output.
+        """How unsure the ensemble is of each sample, and how much of that is due to its members; of one output.
 
         Returns:
-            `{"entropy", "mutual_information"}`, in nats, arrays of shape `(N,)`; see `keras_fge.uncertainty`.
+            Of a classifier, `{"entropy", "mutual_information"}`, in nats, arrays of shape `(N,)`; see
+            `keras_fge.uncertainty`. With `task="gaussian"`, the two parts of the variance that `predict` returns (as
+            long as there is no temperature), `{"noise", "disagreement"}`: the mean of the members' variances,
+            sum_k v_k s_k^2, and the variance of their means, sum_k v_k (m_k - m)^2.
         """
-        members = self.predict(x, batch_size, members=True)
-        if not isinstance(members, np.ndarray) or self._outputs.each(1)[0].task != "classification":
-            raise ValueError("`uncertainty` needs a classifier with one output.")
-        return uncertainty(members, self.weights)
+        return uncertainty_of(self._members, x, batch_size)
 
     def disagreement(self, x: Any, batch_size: int | None = None) -> np.ndarray:
         """The fraction of samples for which two members predict different classes: array of shape `(K, K)`.
@@ -317,9 +333,9 @@ class Ensemble:
         NaN for a member whose predictions are not finite.
         """
         predictions = self._members.all_predictions(x, batch_size)
-        if not isinstance(predictions[0], np.ndarray):
-            raise ValueError("`disagreement` needs a network with one output.")
-        return disagreement(predictions, self._outputs.each(1)[0].classes)
+        if not isinstance(predictions[0], np.ndarray) or not (output := self._outputs.each(1)[0]).has_classes:
+            raise ValueError("`disagreement` needs a classifier with one output; of values, `predict_variance` tells.")
+        return disagreement(predictions, output.classes)
 
     def distances(self) -> np.ndarray:
         """||w_j - w_k|| over the trainable weights: array of shape `(K, K)`, in the units of the weights."""
@@ -407,7 +423,7 @@ class Ensemble:
         input is the same. Its outputs have the names of those of the network.
 
         It is compiled as the network is, with a loss and metrics of probabilities where those take logits. Only if a
-        loss of your own takes logits, it is not compiled.
+        loss of your own takes logits, or with `task="gaussian"`, it is not compiled.
 
         Raises:
             ValueError: if the network is of a class of its own: only functional and Sequential networks tell what goes
@@ -418,7 +434,7 @@ class Ensemble:
                 f"`to_model` needs a functional or Sequential network. Received: {type(self.network).__name__}, which "
                 "you can call inside a functional model: keras.Model(inputs, network(inputs))."
             )
-        return one_model(self.network, self.snapshots, self._outputs, self.weights, self.temperature)
+        return one_model(self._members)
 
     def save(self, directory: str | os.PathLike, about: str = "") -> None:
         """Writes the ensemble to a new folder: the network (.keras), a file for each member, and a manifest.
@@ -435,24 +451,15 @@ class Ensemble:
             ValueError: if there is an ensemble in `directory` already.
             OSError: if it cannot be written.
         """
-        folder, card = Folder(directory), model_card(self, about)
-        network = folder.create(self.network)
-        members: list[Snapshot] = []
-        for snapshot in self.snapshots:  # What is frozen stands in the file of the first one.
-            shared = sharing(snapshot, members[0] if members else None, self.network)
-            members.append(StoredSnapshot.write(shared, directory, "member"))
-        known = {"network": network, "from_logits": self.from_logits, "task": self.task, "weights": self.weights}
-        known |= {"temperature": self.temperature, "compiled": compile_config(self.network)}
-        folder.write_manifest(members, known)
-        folder.write_card(card)
+        write(directory, self._members, about, {})
 
     @classmethod
     def load(
         cls,
         directory: str | os.PathLike,
         network: keras.Model | None = None,
-        from_logits: Any = "as saved",
-        task: Any = "as saved",
+        from_logits: Any = AS_SAVED,
+        task: Any = AS_SAVED,
         *,
         skip_damaged: bool = False,
         verify: bool = True,
@@ -473,31 +480,13 @@ class Ensemble:
         Raises:
             ValueError: if there is no ensemble, its network cannot be loaded, or a file is damaged or does not fit.
         """
-        folder = Folder(directory)
-        members, about = folder.read_manifest(verify)
-        kept: list[int] = []
-        for index, snapshot in enumerate(members):
-            try:
-                _ = snapshot.weights
-            except ValueError as error:
-                if not skip_damaged:
-                    raise ValueError(f"{error} `skip_damaged=True` would leave it out.") from error
-                warnings.warn(f"{error} It is left out.", stacklevel=2)
-            else:
-                kept.append(index)
-        if not kept:
-            raise ValueError(f"There is no member in '{directory}'.")
-        from_logits = about["from_logits"] if from_logits == "as saved" else from_logits
-        task = about["task"] if task == "as saved" else task
-        if from_logits == "unknown":
-            raise ValueError(f"Say `Ensemble.load('{directory}', from_logits=...)`: the losses of the run do not tell.")
-        if network is None:
-            network = folder.load_network(about["network"] if verify else None)
-            compile_by_config(network, about.get("compiled"))
-        shares = about["weights"] and [about["weights"][index] for index in kept]
         with naming(directory):
-            chosen, temperature = [members[index] for index in kept], about.get("temperature")
-            return cls(network, chosen, from_logits, task, weights=shares, temperature=temperature)
+            return cls._with(read(directory, network, from_logits, task, skip_damaged, verify)[0])
+
+    @classmethod
+    def _with(cls, members):
+        outputs, kept = members.outputs, {"weights": members.weights, "temperature": members.temperature}
+        return cls(members.network, members.snapshots, outputs.from_logits, outputs.task, **kept)
 
     def __len__(self) -> int:
         return len(self.snapshots)
@@ -529,9 +518,6 @@ class Ensemble:
         series = {name: [row[name] for row in rows.values() if name in row] for name in names}
         return as_table([repr(self)], rows, small_figure(series, "members"))
 
-    def _scaled(self, mean):
-        return self._outputs.with_temperature(self.network, mean, self.temperature)
-
     def _metrics(self, outputs, labels, weights=None, calibrate=False, metrics=None):
         check_metrics(metrics)
         if metrics == "compiled":
@@ -556,8 +542,3 @@ def _checked_weights(weights, members):
     if len(shares) != members or min(shares) <= 0:
         raise ValueError(f"`weights` must be {members} positive numbers, one for each member. Received: {shares}")
     return [share / sum(shares) for share in shares]
-
-
-def _inputs(batch):
-    """The inputs in a batch of a generator, which may hold labels too."""
-    return batch[0] if isinstance(batch, tuple) else batch

@@ -1,32 +1,19 @@
 """An ensemble as one Keras model: the members side by side, with what they share in it once."""
 
-from collections.abc import Sequence
-
 import keras
+import numpy as np
 
 from keras_fge.core.compile_as import compile_as
 from keras_fge.core.keras_internals import forget_optimizer
 from keras_fge.core.networks import clone, set_weights
-from keras_fge.core.tasks import Outputs, Temperature, at_least_float32, output_names
-from keras_fge.run import Snapshot, sharing
+from keras_fge.core.tasks import at_least_float32, output_names
+from keras_fge.ensemble.members import Members
+from keras_fge.run import sharing
 
 
-def one_model(
-    network: keras.Model,
-    snapshots: Sequence[Snapshot],
-    outputs: Outputs,
-    weights: Sequence[float] | None,
-    temperature: Temperature,
-) -> keras.Model:
-    """See `Ensemble.to_model`.
-
-    Args:
-        network: A functional or Sequential network.
-        snapshots: The members.
-        outputs: What the network outputs.
-        weights: Shares of the members; None: equal ones.
-        temperature: That of the mean; None: none.
-    """
+def one_model(members: Members) -> keras.Model:
+    """See `Ensemble.to_model`."""
+    network, snapshots, outputs = members.network, members.snapshots, members.outputs
     structure = network.inputs[0] if isinstance(network, keras.Sequential) else network.input
     inputs = keras.tree.map_structure(
         lambda tensor: keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype, name=tensor.name), structure
@@ -45,13 +32,16 @@ def one_model(
             set_weights(member, snapshot.weights)
             tensors = member(inputs)
         member.trainable = False
-        share = 1 if weights is None else weights[index] * len(snapshots)
-        predictions.append(_scaled(outputs.layers(tensors), share))
-    mean = keras.tree.map_structure(_mean_layer, *predictions)
-    mean = _named(outputs.temperature_layers(network, mean, temperature), inputs, _unique_output_names(network))
+        predictions.append(tensors)
+    mean = outputs.mean_layers(predictions, np.asarray(members.shares) / np.sum(members.shares))
+    mean = outputs.temperature_layers(network, mean, members.temperature)
+    mean = _named(mean, inputs, _unique_output_names(network))
     model = keras.Model(inputs, mean, name=f"{network.name}_ensemble")
     model(inputs)  # Keras exports to ONNX only what was called.
-    takes_logits = any(output.from_logits for output in outputs.each(len(model.outputs)))
+    each = outputs.each(len(model.outputs))
+    if any(output.task == "gaussian" for output in each):
+        return model  # Its loss is one of the logarithm of the variance.
+    takes_logits = any(output.from_logits for output in each)
     if compile_as(model, network, instead_of_logits=takes_logits).compiled:
         forget_optimizer(model)
     return model
@@ -111,17 +101,3 @@ def _with_shared_layers(network, inputs, shared, results, number):
         return results[key]
 
     return keras.models.clone_model(network, inputs, clone_function=copy, call_function=call)
-
-
-def _scaled(tensors, factor):
-    if factor == 1:
-        return tensors
-
-    def scaled(tensor):
-        return keras.layers.Rescaling(factor, dtype=at_least_float32(tensor.dtype))(tensor)
-
-    return keras.tree.map_structure(scaled, tensors)
-
-
-def _mean_layer(*tensors):
-    return keras.layers.Average(dtype=at_least_float32(tensors[0].dtype))(tensors) if len(tensors) > 1 else tensors[0]

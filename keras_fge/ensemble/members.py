@@ -9,7 +9,7 @@ import numpy as np
 from keras_fge.core.batch_norm import update_batch_norm
 from keras_fge.core.networks import borrowed, set_weights
 from keras_fge.core.predictions import RunningMean, check_order, predict_with_labels, predicted
-from keras_fge.core.tasks import Outputs
+from keras_fge.core.tasks import Outputs, Temperature
 from keras_fge.run import Batches, Snapshot
 
 
@@ -21,9 +21,10 @@ class Members:
         snapshots: The members.
         outputs: What the network outputs.
         weights: Shares of the members; None: equal ones.
+        temperature: That of the mean, see `Ensemble.calibrated`. Default: none.
 
     Attributes:
-        network, snapshots, outputs: As given.
+        network, snapshots, outputs, weights, temperature: As given.
         shares: The shares, 1 each if they are equal.
     """
 
@@ -33,9 +34,31 @@ class Members:
         snapshots: Sequence[Snapshot],
         outputs: Outputs,
         weights: Sequence[float] | None,
+        temperature: Temperature = None,
     ):
         self.network, self.snapshots, self.outputs = network, snapshots, outputs
+        self.weights, self.temperature = weights, temperature
         self.shares = [1.0] * len(snapshots) if weights is None else weights
+
+    def __len__(self) -> int:
+        return len(self.snapshots)
+
+    def scaled(self, mean: Any) -> Any:
+        """The mean with the temperature."""
+        return self.outputs.with_temperature(self.network, mean, self.temperature)
+
+    def predict(self, x: Any, batch_size: int | None) -> Any:
+        """The mean of the probabilities of all members, with the temperature, as arrays; of a generator in one pass."""
+
+        def mean(inputs, size):
+            return keras.tree.map_structure(np.asarray, self.scaled(self.add_up(RunningMean(), inputs, size).mean()))
+
+        if not hasattr(x, "__next__"):
+            return mean(x, batch_size)
+        means = [mean(_inputs(batch), None) for batch in x]
+        if not means:
+            raise ValueError("`x` holds no batches: it may have been read before.")
+        return keras.tree.map_structure(lambda *arrays: np.concatenate(arrays), *means)
 
     def _predictions(self, x, batch_size):
         """Inside `borrowed`: the probabilities of one member after the other."""
@@ -56,9 +79,11 @@ class Members:
                 running.add(outputs, share)
         return running
 
-    def growing(self, x: Any, y: Any, weights: Any, batch_size: int | None) -> Iterator[tuple[RunningMean, Any, Any]]:
+    def growing(
+        self, x: Any, y: Any, weights: Any, batch_size: int | None, running: RunningMean | None = None
+    ) -> Iterator[tuple[RunningMean, Any, Any]]:
         """(running mean of probabilities, labels, sample weights) of the first 1, 2, ..., K members."""
-        running, labels = RunningMean(), None
+        running, labels = running or RunningMean(), None
         with borrowed(self.network):
             for share, snapshot in zip(self.shares, self.snapshots):
                 set_weights(self.network, snapshot.weights)
@@ -68,11 +93,11 @@ class Members:
                 running.add(self.outputs.probabilities(outputs), share)
                 yield running, labels, sample_weights
 
-    def together(self, x: Any, y: Any, weights: Any, batch_size: int | None) -> tuple[Any, Any, Any]:
-        """(mean of probabilities, labels, sample weights) of all members."""
-        for part in self.growing(x, y, weights, batch_size):
-            running, labels, sample_weights = part
-        return running.mean(), labels, sample_weights
+    def together(
+        self, x: Any, y: Any, weights: Any, batch_size: int | None, running: RunningMean | None = None
+    ) -> tuple[RunningMean, Any, Any]:
+        """The last one of `growing`: of all members."""
+        return list(self.growing(x, y, weights, batch_size, running))[-1]
 
     def put_mean_into(self, network: keras.Model, chosen: Sequence[int], train: Any, batch_size: int) -> None:
         """Gives `network` the mean of the weights of the members `chosen`; weights that are no floats, of the first.
@@ -91,3 +116,8 @@ class Members:
 
     def _weights_in_float64(self, index):
         return [w.astype("float64") if w.dtype.kind == "f" else w for w in self.snapshots[index].weights]
+
+
+def _inputs(batch):
+    """The inputs in a batch of a generator, which may hold labels too."""
+    return batch[0] if isinstance(batch, tuple) else batch

@@ -7,6 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_fge.core.predictions import RunningMean
 from keras_fge.core.tasks import Outputs
 from keras_fge.ensemble.members import Members
 
@@ -40,8 +41,9 @@ class HoldOut:
         Several outputs are added up. Predictions that are not finite are worse than any other.
         """
         rows = self._halves[half]
-        chosen, labels = keras.tree.map_structure(lambda array: np.asarray(array)[rows], (predictions, self._labels))
-        return self._outputs.loss(self._network, chosen, labels)
+        labels = keras.tree.map_structure(np.asarray, self._labels)
+        chosen = keras.tree.map_structure(lambda array: array[rows], (predictions, labels))
+        return self._outputs.loss(self._network, *chosen)
 
 
 def finite_members(hold_out: HoldOut, predictions: Sequence[Any]) -> list[int]:
@@ -66,18 +68,18 @@ def greedy_ensemble(members: Members, x: Any, y: Any, batch_size: int | None, se
     finite = finite_members(hold_out, predictions)
     chosen: list[int] = []
     guards = []
-    total = keras.tree.map_structure(np.zeros_like, predictions[0])
+    total = None
 
     def with_member(k):
-        return keras.tree.map_structure(np.add, total, predictions[k])
-
-    def score(sums, half):
-        return hold_out.score(keras.tree.map_structure(lambda array: array / np.float32(len(chosen) + 1), sums), half)
+        mean = RunningMean(total, len(chosen))
+        mean.add(predictions[k])
+        return mean
 
     while len(chosen) < len(finite):
-        best = min(set(finite).difference(chosen), key=lambda k: score(with_member(k), 0))
-        total = with_member(best)
-        guards.append(score(total, 1))
+        best = min(set(finite).difference(chosen), key=lambda k: hold_out.score(with_member(k).mean(), 0))
+        joined = with_member(best)
+        guards.append(hold_out.score(joined.mean(), 1))
+        total = joined.total
         chosen.append(best)
     return chosen[: np.argmin(guards) + 1]
 

@@ -1,9 +1,14 @@
 """How sure an ensemble is: predictive entropy, mutual information, and how well they tell foreign data."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
+
+from keras_fge.core.mixture import Mixture
+from keras_fge.core.predictions import RunningMean
+from keras_fge.ensemble.members import Members
 
 
 def uncertainty(
@@ -48,6 +53,19 @@ def uncertainty(
         "entropy": entropy,
         "mutual_information": entropy - np.average(_entropy(probabilities), axis=0, weights=weights),
     }
+
+
+def uncertainty_of(members: Members, x: Any, batch_size: int | None) -> dict[str, np.ndarray]:
+    """See `Ensemble.uncertainty`."""
+    predictions = members.all_predictions(x, batch_size)
+    if isinstance(predictions[0], Mixture):
+        running = RunningMean()
+        for prediction, share in zip(predictions, members.shares):
+            running.add(prediction, share)
+        return {"noise": running.mean().noise, "disagreement": running.mean().disagreement}
+    if not isinstance(predictions[0], np.ndarray) or members.outputs.each(1)[0].task != "classification":
+        raise ValueError("`uncertainty` needs a classifier with one output, or one with a mean and a variance.")
+    return uncertainty(predictions, members.weights)
 
 
 def disagreement(predictions: Sequence[np.ndarray], classes: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:

@@ -10,6 +10,7 @@ import numpy as np
 from keras_fge.core.batch_norm import batch_norm_layers
 from keras_fge.core.networks import borrowed
 from keras_fge.core.pages import as_table
+from keras_fge.core.tasks import loss_names
 from keras_fge.ensemble import Members
 from keras_fge.run import Snapshot, Validation
 
@@ -61,8 +62,8 @@ class Comparison(dict):
 
     def _losses(self):
         """The names of what is compared: one for each output."""
-        names = [name for row in self.values() for name in row if name.rpartition("_")[2] in LOSSES]
-        return ["loss"] if "loss" in names else list(dict.fromkeys(names))
+        names = [name for row in self.values() for name in row]
+        return ["loss"] if "loss" in names else loss_names(names)
 
     def _sentences(self, loss):
         output, _, kind = loss.rpartition("_")

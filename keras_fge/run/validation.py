@@ -146,7 +146,7 @@ class Validation:
     def _add(self, model):
         outputs = self.predict(model)
         self._running.add(outputs)
-        if isinstance(outputs, np.ndarray) and (output := self.outputs.each(1)[0]).task != "regression":
+        if isinstance(outputs, np.ndarray) and (output := self.outputs.each(1)[0]).has_classes:
             self._votes.add(output.classes(outputs), self._weights)
         return outputs
 
