@@ -8,7 +8,7 @@ import keras_fge.core  # noqa: F401 - it chooses the backend, before anything he
 from keras_fge.checkpoint import Checkpoint
 from keras_fge.core.metrics import calibrated_metrics, classification_metrics, regression_metrics
 from keras_fge.core.mixture import gaussian_nll
-from keras_fge.ensemble import SWAG, Ensemble, ood_auroc, uncertainty
+from keras_fge.ensemble import SWAG, Conformal, Ensemble, ood_auroc, uncertainty
 from keras_fge.fge import FGE, SnapshotEnsemble
 from keras_fge.run import Batches, Snapshot
 from keras_fge.schedule import PaperTraining, cosine, piecewise_linear, triangular
@@ -20,6 +20,7 @@ __all__ = [
     "SWAG",
     "Batches",
     "Checkpoint",
+    "Conformal",
     "Ensemble",
     "PaperTraining",
     "Snapshot",

@@ -13,12 +13,12 @@ from keras_fge.core.batch_norm import check_can_be_estimated
 from keras_fge.core.compile_as import compile_as
 from keras_fge.core.compiled import AS_COMPILED, check_metrics, compiled_metrics, compiled_outputs
 from keras_fge.core.files import naming
-from keras_fge.core.keras_internals import has_graph
 from keras_fge.core.networks import clone, set_weights
 from keras_fge.core.pages import Sizes, as_table, small_figure
 from keras_fge.core.predictions import RunningVariance
 from keras_fge.core.tasks import FromLogits, Outputs, Task, Temperature
 from keras_fge.ensemble.calibration import as_temperature, checked_temperature
+from keras_fge.ensemble.conformal import Conformal, fit_conformal
 from keras_fge.ensemble.export import one_model
 from keras_fge.ensemble.members import Members
 from keras_fge.ensemble.selection import greedy_ensemble, greedy_soup
@@ -316,6 +316,75 @@ class Ensemble:
             temperature=checked_temperature(found),
         )
 
+    def conformal(
+        self,
+        x: Any,
+        y: Any = None,
+        alpha: float = 0.1,
+        method: str | None = None,
+        batch_size: int | None = None,
+        *,
+        by_class: bool = False,
+        randomized: bool = False,
+        seed: int = 0,
+        lam: float = 0.01,
+        k_reg: int = 5,
+    ) -> Conformal:
+        """Sets of classes, or intervals, that hold the right answer with probability at least 1 - alpha.
+
+        Each method gives a new sample a score for each possible answer, and keeps the answers whose score is at most
+        the ceil((n + 1)(1 - alpha))-th smallest score of the right answers of n calibration samples (split conformal
+        prediction). The coverage is at least 1 - alpha, and less than 1 - alpha + 1/(n + 1) where no scores are equal,
+        whatever the network and the data are, as long as both kinds of samples come from one source.
+
+        With p the mean of the members' probabilities, and r_c the rank of class c from the most probable one, 1, on:
+
+            "lac":  1 - p_c: the smallest sets on average
+            "aps":  sum of p over the classes of rank <= r_c: sets that grow where the ensemble is unsure
+            "raps": the same + lam max(r_c - k_reg, 0): without the long tail of classes
+
+        With m the mean of the members, and s their deviation (with `task="gaussian"`, that of the mixture):
+
+            "scaled":   |y - m| / s, intervals m - q s to m + q s
+            "residual": |y - m|, intervals of one width
+            "quantile": max(lower - y, y - upper), for a network whose last axis is (lower, upper)
+
+        Args:
+            x, y, batch_size: Calibration data, as for `evaluate`: data on which nothing was trained, chosen or stopped.
+                Of a regression with several targets, each has its own threshold, and coverage for itself.
+            alpha: How often the answer may be missed, between 0 and 1. Default: 0.1.
+            method: Default: "lac" of a classifier, "scaled" of a regression.
+            by_class: Whether each class is to have that coverage, by a threshold of its own. It needs samples of each.
+                Default: no, all samples together.
+            randomized: For "aps" and "raps": whether to take off u p_c, u uniform in [0, 1) for each sample, which
+                makes sets smaller and the coverage exact. Default: no; equal samples have equal sets.
+            seed: Of these draws, the same in each call of `predict`. Default: 0.
+            lam, k_reg: Of "raps". Default: 0.01, 5.
+
+        Returns:
+            A `Conformal` with `predict`, `evaluate`, `to_model`, `save` and `load`.
+
+        Raises:
+            ValueError: if `alpha` needs more samples, which the message tells; if the method does not fit the outputs;
+                if there are several outputs, or positions; of "scaled", if members agree exactly.
+
+        Example:
+            ensemble = keras_fge.Ensemble(net_a, [net_a.get_weights(), net_b.get_weights()])
+            sets = ensemble.conformal(x_test[:300], y_test[:300], alpha=0.1)
+            sets.predict(x_test[300:])  # bool, shape (N, classes)
+            sets.evaluate(x_test[300:], y_test[300:])["coverage"]
+
+        References:
+            Sadinle et al., Least Ambiguous Set-Valued Classifiers, JASA 2019, https://arxiv.org/abs/1609.00451; Romano
+            et al., Classification with Valid and Adaptive Coverage, NeurIPS 2020, https://arxiv.org/abs/2006.02544;
+            Angelopoulos et al., Uncertainty Sets for Image Classifiers, ICLR 2021, https://arxiv.org/abs/2009.14193;
+            Lei et al., Distribution-Free Predictive Inference for Regression, JASA 2018,
+            https://arxiv.org/abs/1604.04173; Romano et al., Conformalized Quantile Regression, NeurIPS 2019,
+            https://arxiv.org/abs/1905.03222
+        """
+        options = {"by_class": by_class, "randomized": randomized, "seed": seed, "lam": lam, "k_reg": k_reg}
+        return fit_conformal(self._members, x, y, alpha, method, batch_size, options)
+
     def uncertainty(self, x: Any, batch_size: int | None = None) -> dict[str, np.ndarray]:
         """How unsure the ensemble is of each sample, and how much of that is due to its members; of one output.
 
@@ -429,11 +498,6 @@ class Ensemble:
             ValueError: if the network is of a class of its own: only functional and Sequential networks tell what goes
                 into them.
         """
-        if not has_graph(self.network):
-            raise ValueError(
-                f"`to_model` needs a functional or Sequential network. Received: {type(self.network).__name__}, which "
-                "you can call inside a functional model: keras.Model(inputs, network(inputs))."
-            )
         return one_model(self._members)
 
     def save(self, directory: str | os.PathLike, about: str = "") -> None:

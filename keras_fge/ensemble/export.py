@@ -4,15 +4,29 @@ import keras
 import numpy as np
 
 from keras_fge.core.compile_as import compile_as
-from keras_fge.core.keras_internals import forget_optimizer
+from keras_fge.core.keras_internals import forget_optimizer, has_graph
 from keras_fge.core.networks import clone, set_weights
 from keras_fge.core.tasks import at_least_float32, output_names
 from keras_fge.ensemble.members import Members
 from keras_fge.run import sharing
 
 
-def one_model(members: Members) -> keras.Model:
-    """See `Ensemble.to_model`."""
+def one_model(members: Members, with_variance: bool = False) -> keras.Model:
+    """See `Ensemble.to_model`.
+
+    Args:
+        members: Of a functional or Sequential network.
+        with_variance: Whether to output [mean, variance over the members], of a network with one output of values.
+            Default: the mean.
+
+    Raises:
+        ValueError: if it is of a class of its own.
+    """
+    if not has_graph(members.network):
+        raise ValueError(
+            f"`to_model` needs a functional or Sequential network. Received: {type(members.network).__name__}, which "
+            "you can call inside a functional model: keras.Model(inputs, network(inputs))."
+        )
     network, snapshots, outputs = members.network, members.snapshots, members.outputs
     structure = network.inputs[0] if isinstance(network, keras.Sequential) else network.input
     inputs = keras.tree.map_structure(
@@ -33,7 +47,11 @@ def one_model(members: Members) -> keras.Model:
             tensors = member(inputs)
         member.trainable = False
         predictions.append(tensors)
-    mean = outputs.mean_layers(predictions, np.asarray(members.shares) / np.sum(members.shares))
+    shares = np.asarray(members.shares) / np.sum(members.shares)
+    mean = outputs.mean_layers(predictions, shares)
+    if with_variance:
+        squares = [keras.ops.square(tensor - mean) for tensor in predictions]
+        return keras.Model(inputs, [mean, outputs.mean_layers(squares, shares)], name=f"{network.name}_ensemble")
     mean = outputs.temperature_layers(network, mean, members.temperature)
     mean = _named(mean, inputs, _unique_output_names(network))
     model = keras.Model(inputs, mean, name=f"{network.name}_ensemble")

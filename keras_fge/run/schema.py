@@ -1,6 +1,6 @@
 """What the files of a run say, as types, by which all that is read is checked."""
 
-from typing import Annotated, Any, NotRequired, TypedDict
+from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
 import msgspec
 from msgspec import Meta
@@ -33,6 +33,16 @@ class MemberEntry(FileEntry):
     base: NotRequired[FileEntry]
 
 
+class ConformalEntry(TypedDict):
+    """Sets or intervals that `Conformal.save` wrote."""
+
+    kind: Literal["Sets", "Intervals"]
+    rule: dict[str, Any]
+    alpha: Positive
+    threshold: float | list[Any]
+    samples: Count
+
+
 class Manifest(TypedDict):
     """manifest.json, less its checksum; "run" is there if a callback wrote it."""
 
@@ -43,6 +53,7 @@ class Manifest(TypedDict):
     members: list[MemberEntry]
     temperature: NotRequired[Positive | dict[str, Positive] | None]
     compiled: NotRequired[dict[str, Any] | None]
+    conformal: NotRequired[ConformalEntry]
     run: NotRequired[str]
 
 
