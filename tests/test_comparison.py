@@ -7,8 +7,9 @@ from keras import layers
 
 import keras_fge
 from conftest import values
-from keras_fge.core.metrics import classification_differences, regression_differences
+from keras_fge.core.metrics import classification_differences
 from keras_fge.core.predictions import Votes
+from keras_fge.core.value_metrics import regression_differences
 from keras_fge.outcome import Comparison
 
 rng = np.random.default_rng(0)

@@ -257,7 +257,7 @@ def test_what_cannot_be_promised_is_refused():
         '`randomized` is for method="aps"': (ours, X, Y, {"randomized": True}),
         "`by_class` is for classes": (values, X, VALUES, {"by_class": True}),
         "one class for each sample": (*positions(), {}),
-        "one output": (labels, X, Y, {}),
+        "classes that exclude each other": (labels, X, Y, {}),
         "no soft labels": (ours, X, P, {}),
         "`y` must have the shape of the predictions": (values, X, X, {}),
         "`y` must be finite": (values, X, np.full(900, np.nan), {}),

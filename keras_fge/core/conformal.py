@@ -114,6 +114,7 @@ class Intervals:
     def predict(self, prediction: tuple[Any, Any, Any], limit: np.ndarray) -> tuple[Any, Any]:
         """(lower, upper), of arrays or symbolic tensors. With a negative q they are smaller, but at least a point."""
         low, high, scale = prediction
-        lower, upper = low - limit * scale, high + limit * scale
+        width = scale * limit  # In this order: an array of JAX on the left takes no symbolic tensor.
+        lower, upper = low - width, high + width
         middle = (low + high) / 2
         return ops.minimum(lower, middle), ops.maximum(upper, middle)

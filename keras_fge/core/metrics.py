@@ -1,11 +1,13 @@
-"""Metrics of predictions: error, likelihood and calibration, also after temperature scaling."""
+"""Metrics of probabilities: error, likelihood and calibration, also after temperature scaling."""
+
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from keras_fge.core.arguments import as_integer
-from keras_fge.core.mixture import Mixture, gaussian_scores
 from keras_fge.core.temperature import LEAST, best_temperature, softmax
+from keras_fge.core.weighting import broadcast, mean_and_standard_error, owners_of
 
 ECE_BINS = 15
 FOLDS = 5
@@ -32,7 +34,7 @@ def classification_metrics(
     Example:
         keras_fge.classification_metrics([[0.9, 0.1], [0.4, 0.6]], [0, 0])["error"]  # 0.5
     """
-    probabilities, labels, weights, _ = _checked(probabilities, labels, sample_weight)
+    probabilities, labels, weights, _ = checked_positions(probabilities, labels, sample_weight)
     return _metrics(probabilities, labels, weights)
 
 
@@ -124,7 +126,7 @@ def calibrated_metrics(
         Ashukha et al., Pitfalls of In-Domain Uncertainty Estimation and Ensembling in Deep Learning, ICLR 2020,
         https://arxiv.org/abs/2002.06470
     """
-    checked, classes, weights, owners = _checked(probabilities, labels, sample_weight)
+    checked, classes, weights, owners = checked_positions(probabilities, labels, sample_weight)
     samples = np.unique(owners)
     if as_integer("folds", folds, least=2) > len(samples):
         raise ValueError(f"`folds` must be from 2 to the number of samples, {len(samples)}. Received: folds={folds}")
@@ -144,34 +146,9 @@ def fit_temperature(
     probabilities: ArrayLike, labels: ArrayLike, sample_weight: ArrayLike | None = None
 ) -> tuple[float, float]:
     """The temperature with the least NLL on these samples, and its relative standard error; see `best_temperature`."""
-    checked, classes, weights, _ = _checked(probabilities, labels, sample_weight)
+    checked, classes, weights, _ = checked_positions(probabilities, labels, sample_weight)
     logits = np.log(np.maximum(checked, LEAST))
     return best_temperature(logits, _at(logits, classes), weights)
-
-
-def regression_metrics(
-    predictions: ArrayLike, targets: ArrayLike, sample_weight: ArrayLike | None = None
-) -> dict[str, float]:
-    """Mean squared and mean absolute error over all elements: `{"mse", "mae"}`, floats.
-
-    Args:
-        predictions, targets: Arrays of one shape, `(N, ...)`; the predictions may have one more axis, of size 1.
-        sample_weight: Weights of the samples, or elements, of the means: shape `(N,)` or `(N, ...)`. Default: 1.
-
-    Example:
-        keras_fge.regression_metrics([1.0, 2.0], [1.0, 4.0])  # {"mse": 2.0, "mae": 1.0}
-    """
-    predictions, targets = np.asarray(predictions, "float64"), np.asarray(targets, "float64")
-    if predictions.shape != targets.shape and predictions.shape != (*targets.shape, 1):
-        raise ValueError(
-            f"`y` must have the shape of the predictions, {predictions.shape}. Received: {targets.shape}. If the "
-            'outputs are classes, set task="classification"; metrics="compiled" measures by the compiled loss and '
-            "metrics."
-        )
-    difference = predictions.reshape(targets.shape) - targets
-    weights = _broadcast(sample_weight, targets.shape)
-    squares, sizes = np.where(weights, difference**2, 0.0), np.where(weights, np.abs(difference), 0.0)
-    return {"mse": float(np.average(squares, weights=weights)), "mae": float(np.average(sizes, weights=weights))}
 
 
 def classification_differences(
@@ -187,94 +164,31 @@ def classification_differences(
         first, second, labels, sample_weight: As for `classification_metrics`.
     """
     (ours, labels_of_ours, weights, owners), (theirs, *_) = (
-        _checked(p, labels, sample_weight) for p in (first, second)
+        checked_positions(p, labels, sample_weight) for p in (first, second)
     )
-    errors = [_correct(p, labels_of_ours) for p in (theirs, ours)]
+    errors = [correct_ones(p, labels_of_ours) for p in (theirs, ours)]
     losses = [negative_log_likelihoods(p, labels_of_ours) for p in (ours, theirs)]
     return {
-        name: _mean_and_standard_error(np.subtract(*pair), weights, owners)
+        name: mean_and_standard_error(np.subtract(*pair), weights, owners)
         for name, pair in (("error", errors), ("nll", losses))
     }
 
 
-def regression_differences(
-    first: ArrayLike, second: ArrayLike, targets: ArrayLike, sample_weight: ArrayLike | None = None
-) -> dict[str, tuple[float, float]]:
-    """`{"mse"}` of the values `first` minus that of `second`: (difference, standard error) over the samples."""
-    targets = np.asarray(targets, "float64")
-    weights = _broadcast(sample_weight, targets.shape)
-    squares = [(np.asarray(p, "float64").reshape(targets.shape) - targets) ** 2 for p in (first, second)]
-    owners = _owners(targets.shape)
-    counts = weights > 0
-    return {"mse": _mean_and_standard_error(np.subtract(*squares)[counts], weights[counts], owners[counts])}
-
-
-def gaussian_metrics(mixture: Mixture, targets: ArrayLike, sample_weight: ArrayLike | None = None) -> dict[str, float]:
-    """Means of `gaussian_scores` over all elements, floats.
-
-    Args:
-        mixture: The prediction, at positions `(N, ...)`.
-        targets, sample_weight: As for `regression_metrics`.
-    """
-    scores = gaussian_scores(*(checked := checked_targets(mixture, targets, sample_weight))[:2])
-    return {name: float(np.average(values, weights=checked[2])) for name, values in scores.items()}
-
-
-def gaussian_differences(
-    first: Mixture, second: Mixture, targets: ArrayLike, sample_weight: ArrayLike | None = None
-) -> dict[str, tuple[float, float]]:
-    """`{"nll", "crps", "mse"}` of `first` minus those of `second`: (difference, standard error) over the samples."""
-    (ours, values, weights), (theirs, *_) = (checked_targets(p, targets, sample_weight) for p in (first, second))
-    owners = _owners(first.shape[:-1]).ravel()[_broadcast(sample_weight, first.shape[:-1]).ravel() > 0]
-    pair = gaussian_scores(ours, values), gaussian_scores(theirs, values)
-    return {
-        name: _mean_and_standard_error(pair[0][name] - pair[1][name], weights, owners)
-        for name in ("nll", "crps", "mse")
-    }
-
-
-def checked_targets(
-    mixture: Mixture, targets: ArrayLike, sample_weight: ArrayLike | None
-) -> tuple[Mixture, np.ndarray, np.ndarray]:
-    """(mixture, targets, weights) of the M positions that count, each of shape `(M,)`.
-
-    Raises:
-        ValueError: if shapes do not fit, or the prediction is not finite.
-    """
-    targets, positions = np.asarray(targets, "float64"), mixture.shape[:-1]
-    if targets.shape not in (positions, (*positions, 1)):
-        raise ValueError(
-            f"`y` must have the shape {positions}, a value for each (mean, logarithm of the variance) that the network "
-            f"outputs. Received: {targets.shape}"
-        )
-    weights = _broadcast(sample_weight, positions).ravel()
-    counts = weights > 0
-    means, variances = (part.reshape(len(part), -1)[:, counts] for part in (mixture.means, mixture.variances))
-    flat = Mixture(means, variances, mixture.shares)
-    if not np.all(np.isfinite(np.asarray(flat))):
-        raise ValueError("The outputs of the network are not finite: the training has diverged, or an input is NaN.")
-    return flat, targets.ravel()[counts], weights[counts]
-
-
-def _mean_and_standard_error(values, weights, owners):
-    """Of a weighted mean, with the standard error over the samples that own the values."""
-    mean, total = np.average(values, weights=weights), np.sum(weights)
-    parts = np.bincount(owners, weights=weights * (values - mean))
-    count = len(np.unique(owners))
-    spread = np.sqrt(count / (count - 1) * np.sum(parts**2)) / total if count > 1 else np.nan
-    return float(mean), float(spread)
-
-
-def _correct(probabilities, labels):
+def correct_ones(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Whether the largest probability is that of the label; of soft labels, how likely."""
     best = np.argmax(probabilities, axis=1)
     return (best == labels).astype("float64") if labels.ndim == 1 else _at(labels, best)
 
 
+def bins_of(confidence: np.ndarray) -> np.ndarray:
+    """Which of the bins 0, 1, ... each is in: (b/15, (b+1)/15]."""
+    return np.clip(np.ceil(confidence * ECE_BINS).astype(int) - 1, 0, ECE_BINS - 1)
+
+
 def _metrics(probabilities, labels, weights):
-    correct = _correct(probabilities, labels)
+    correct = correct_ones(probabilities, labels)
     confidence = np.max(probabilities, axis=1)
-    bins = np.clip(np.ceil(confidence * ECE_BINS).astype(int) - 1, 0, ECE_BINS - 1)  # (b/15, (b+1)/15]
+    bins = bins_of(confidence)
     gaps = np.bincount(bins, weights=weights * (correct - confidence), minlength=ECE_BINS)
     squared_labels = 1 if labels.ndim == 1 else np.sum(labels**2, axis=1)
     squares = np.sum(probabilities**2, axis=1) - 2 * _at(probabilities, labels) + squared_labels
@@ -286,7 +200,9 @@ def _metrics(probabilities, labels, weights):
     }
 
 
-def _checked(probabilities, labels, weights):
+def checked_positions(
+    probabilities: ArrayLike, labels: Any, weights: Any
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Of M positions that count: probabilities `(M, classes)` in float64, labels, weights and samples, `(M,)` each."""
     probabilities = np.asarray(probabilities, dtype="float64")
     if probabilities.ndim < 2:
@@ -296,9 +212,9 @@ def _checked(probabilities, labels, weights):
     if not probabilities.size:
         raise ValueError("There are no predictions: the data have no samples.")
     *positions, classes = probabilities.shape
-    shares = _broadcast(weights, positions).ravel()
+    shares = broadcast(weights, positions).ravel()
     counts = shares > 0
-    owners = _owners(positions).ravel()
+    owners = owners_of(positions).ravel()
     if len(positions) > 1 or not counts.all():
         labels = _flat_labels(labels, tuple(positions), classes)[counts]
     probabilities = probabilities.reshape(-1, classes)[counts]
@@ -315,11 +231,6 @@ def _checked(probabilities, labels, weights):
     return probabilities, checked_labels(labels, *probabilities.shape), shares[counts], owners[counts]
 
 
-def _owners(shape):
-    """The sample that each position of an array of `shape` belongs to."""
-    return np.broadcast_to(np.arange(shape[0]).reshape(-1, *[1] * (len(shape) - 1)), shape)
-
-
 def _flat_labels(labels, positions, classes):
     """Labels of samples with several positions as a row for each position."""
     labels = np.asarray(labels)
@@ -331,16 +242,3 @@ def _flat_labels(labels, positions, classes):
             f"position. Received: shape {labels.shape}. {OTHERWISE}"
         )
     return labels.reshape(-1)
-
-
-def _broadcast(weights, shape):
-    """Weights of samples, or positions, as an array of `shape`, 1 if there are none."""
-    if weights is None:
-        return np.ones(shape)
-    weights = np.asarray(weights, dtype="float64")
-    weights = weights[..., 0] if weights.shape == (*shape, 1) else weights
-    if weights.shape != tuple(shape[: weights.ndim]):
-        raise ValueError(f"`sample_weight` must have shape {tuple(shape)} or {(shape[0],)}. Received: {weights.shape}")
-    if not (np.all(np.isfinite(weights)) and np.all(weights >= 0) and np.any(weights > 0)):
-        raise ValueError("`sample_weight` must be finite, not negative, and not 0 everywhere.")
-    return np.broadcast_to(weights.reshape(*weights.shape, *[1] * (len(shape) - weights.ndim)), shape)

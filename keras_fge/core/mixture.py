@@ -107,6 +107,11 @@ class Mixture:
     def __getitem__(self, rows: Any) -> "Mixture":
         return dataclasses.replace(self, means=self.means[:, rows], variances=self.variances[:, rows])
 
+    def flat(self, positions: np.ndarray) -> "Mixture":
+        """At those positions, counted in one row, where `positions` is True."""
+        means, variances = (part.reshape(len(part), -1)[:, positions] for part in (self.means, self.variances))
+        return Mixture(means, variances, self.shares)
+
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         moments = np.stack([self.mean, self.noise + self.disagreement], axis=-1)
         return moments.astype(dtype or self.dtype)

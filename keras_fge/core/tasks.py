@@ -13,17 +13,23 @@ from keras_fge.core.keras_internals import is_functional
 from keras_fge.core.metrics import (
     are_distributions,
     calibrated_metrics,
-    checked_targets,
+    checked_positions,
     classification_differences,
     classification_metrics,
+    correct_ones,
     fit_temperature,
+)
+from keras_fge.core.mixture import Mixture, best_stretch, mixture_layer
+from keras_fge.core.reliability import entropies, reliability_bins, risk_coverage
+from keras_fge.core.temperature import logits_of, temperature_layers, with_temperature
+from keras_fge.core.value_metrics import (
+    checked_values,
     gaussian_differences,
     gaussian_metrics,
     regression_differences,
     regression_metrics,
 )
-from keras_fge.core.mixture import Mixture, best_stretch, mixture_layer
-from keras_fge.core.temperature import logits_of, temperature_layers, with_temperature
+from keras_fge.core.weighting import broadcast
 
 FromLogits = bool | None | list[bool | None]
 Task = str | None | list[str | None]
@@ -127,7 +133,7 @@ class Output:
         if self.task == "regression":
             return {}
         if self.task == "gaussian":
-            return {"temperature": best_stretch(*checked_targets(array, labels, weights))}
+            return {"temperature": best_stretch(*checked_values(array, labels, weights)[:3])}
         array = np.asarray(array)[..., None] if self.task == "multilabel" else array
         return {"temperature": fit_temperature(array, labels, weights)}
 
@@ -146,6 +152,43 @@ class Output:
         if self.task == "gaussian":
             return tensor * ops.convert_to_tensor([1.0, temperature], tensor.dtype)
         return temperature_layers(tensor, temperature, self.task == "multilabel")
+
+    @property
+    def scores(self) -> tuple[str, ...]:
+        """What says how unsure a prediction is; the first one by default."""
+        if self.task == "classification":
+            return "confidence", "entropy", "mutual_information"
+        return ("confidence", "entropy") if self.task == "multilabel" else ("deviation",)
+
+    def reliability(self, array: np.ndarray, labels: Any, weights: Any = None) -> dict[str, Any]:
+        """See `reliability_bins`."""
+        return reliability_bins(*self._positions(array, labels, weights))
+
+    def selective(self, array: Any, labels: Any, weights: Any, score: str, unsure: Any = None) -> dict[str, Any]:
+        """See `risk_coverage`; of positions that count.
+
+        Args:
+            array, labels, weights: As for `metrics`.
+            score: One of `scores`.
+            unsure: How unsure each prediction is. Default: as the probabilities, or the variance of a mixture, say.
+        """
+        if not self.has_classes:
+            prediction, targets, shares, rows = checked_values(array, labels, weights)
+            if unsure is None:
+                unsure = np.asarray(array)[..., 1]
+            mean = prediction.mean if isinstance(prediction, Mixture) else prediction
+            return risk_coverage(np.ravel(unsure)[rows], (mean - targets) ** 2, shares)
+        probabilities, classes, shares, _ = self._positions(array, labels, weights)
+        if unsure is None and score == "confidence":
+            unsure = -np.max(probabilities, axis=1)
+        elif unsure is None:
+            unsure = entropies(probabilities)
+        else:
+            unsure = np.ravel(unsure)[broadcast(weights, np.shape(array)[:-1]).ravel() > 0]
+        return risk_coverage(unsure, 1 - correct_ones(probabilities, classes), shares)
+
+    def _positions(self, array, labels, weights):
+        return checked_positions(np.asarray(array)[..., None] if self.task == "multilabel" else array, labels, weights)
 
     def differences(self, first: Any, second: Any, labels: Any, weights: Any = None) -> dict[str, tuple]:
         """Of the metrics that are means over samples: (first minus second, its standard error)."""

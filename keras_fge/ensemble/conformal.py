@@ -14,11 +14,10 @@ from keras_fge.core.files import naming
 from keras_fge.core.metrics import checked_labels
 from keras_fge.core.mixture import Mixture
 from keras_fge.core.predictions import RunningMean, RunningVariance
+from keras_fge.ensemble.coverage import IntervalCoverage, SetCoverage
 from keras_fge.ensemble.export import one_model
 from keras_fge.ensemble.members import Members
 from keras_fge.ensemble.stored import read, write
-
-ONE_OUTPUT = "`conformal` needs a network with one output: classes that exclude each other, or values."
 
 
 class Conformal:
@@ -56,26 +55,27 @@ class Conformal:
         result = self._rule.predict(prediction, self.threshold)
         return result if isinstance(self._rule, Sets) else tuple(map(keras.ops.convert_to_numpy, result))
 
-    def evaluate(self, x: Any, y: Any = None, batch_size: int | None = None) -> dict[str, Any]:
+    def evaluate(self, x: Any, y: Any = None, batch_size: int | None = None) -> SetCoverage | IntervalCoverage:
         """How often sets, or intervals, hold the right answer, and how large they are.
 
         Args:
             x, y, batch_size: Test data, as for `Ensemble.evaluate`. Never the calibration data.
 
         Returns:
-            `coverage`, the fraction of samples whose label is in its set, with a 95 % interval of it,
-            `coverage_low` and `coverage_high` (Wilson's). Of a classifier, `size`, the mean number of classes in a set,
-            `coverage_by_class`, shape `(classes,)`, NaN where there is no sample, and `coverage_by_size`, by the number
-            of classes in the set. Of a regression, `width`, the mean of upper minus lower, and `coverage_by_width`,
-            shape `(4,)`, of the quarters of the samples from the narrowest to the widest intervals.
+            A dictionary, with `sentences`, `plot`, `to_html`, `show` and `to_frame`: `coverage`, the fraction of
+            samples whose label is in its set, with a 95 % interval of it, `coverage_low` and `coverage_high`
+            (Wilson's). Of a classifier, `size`, the mean number of classes in a set, `coverage_by_class`, shape
+            `(classes,)`, NaN where there is no sample, `coverage_by_size` and `count_by_size`, by the number of classes
+            in the set. Of a regression, `width`, the mean of upper minus lower, and `coverage_by_width`, shape `(4,)`,
+            of the quarters of the samples from the narrowest to the widest intervals.
         """
         running, labels, _ = self._members.together(x, y, None, batch_size, _running(self._members, self._rule))
         prediction = _prediction(self._members, self._rule, running)
         decided = self._decided(prediction)
         if isinstance(self._rule, Sets):
-            return _measure_sets(decided, checked_labels(labels, *decided.shape))
+            return SetCoverage.of(decided, checked_labels(labels, *decided.shape), self.alpha)
         lower, upper = decided
-        return _measure_intervals(lower, upper, _targets(labels, lower.shape))
+        return IntervalCoverage.of(lower, upper, _targets(labels, lower.shape), x, self.alpha)
 
     def to_model(self) -> keras.Model:
         """One `keras.Model` that outputs sets, or [lower, upper]: to save as .keras, export, or serve.
@@ -171,10 +171,9 @@ def _rule(members, method, options):
 
 def _task(members):
     """That of the one output."""
-    given = members.outputs.from_logits, members.outputs.task
-    has_several = any(isinstance(value, list | tuple) and len(value) > 1 for value in given)
-    if has_several or (task := members.outputs.each(1)[0].task) == "multilabel":
-        raise ValueError(ONE_OUTPUT)
+    task = members.one_output("conformal").task
+    if task == "multilabel":
+        raise ValueError("`conformal` needs classes that exclude each other, or values. Received: task='multilabel'")
     return task
 
 
@@ -187,7 +186,7 @@ def _prediction(members, rule, running):
     """Probabilities `(N, classes)`; or (low, high, scale) of values, in float64."""
     mean = members.scaled(running.mean())
     if not isinstance(mean, np.ndarray | Mixture):
-        raise ValueError(ONE_OUTPUT)
+        raise ValueError("`conformal` needs a network with one output.")
     if not np.all(np.isfinite(np.asarray(mean))):
         raise ValueError("The outputs of the network are not finite: the training has diverged, or an input is NaN.")
     if isinstance(rule, Sets):
@@ -233,27 +232,3 @@ def _targets(targets, shape):
     if not np.all(np.isfinite(targets)):
         raise ValueError("`y` must be finite. Received: NaN or infinity")
     return targets.reshape(shape)
-
-
-def _with_interval(inside):
-    """The fraction of samples that are covered, and Wilson's 95 % interval of it."""
-    count, share, z = len(inside), float(np.mean(inside)), 1.959964
-    middle = (share + z**2 / (2 * count)) / (1 + z**2 / count)
-    half = z * np.sqrt(share * (1 - share) / count + z**2 / (4 * count**2)) / (1 + z**2 / count)
-    return {"coverage": share, "coverage_low": float(middle - half), "coverage_high": float(middle + half)}
-
-
-def _measure_sets(sets, labels):
-    inside, sizes = sets[np.arange(len(labels)), labels], sets.sum(axis=1)
-    by_class = [np.mean(inside[labels == c]) if np.any(labels == c) else np.nan for c in range(sets.shape[1])]
-    by_size = {int(size): float(np.mean(inside[sizes == size])) for size in np.unique(sizes)}
-    found = {**_with_interval(inside), "size": float(np.mean(sizes))}
-    return {**found, "coverage_by_class": np.array(by_class), "coverage_by_size": by_size}
-
-
-def _measure_intervals(lower, upper, targets):
-    inside, widths = (lower <= targets) & (targets <= upper), upper - lower
-    rows = [array.reshape(len(targets), -1).mean(axis=1) for array in (inside, widths)]
-    quarters = np.array_split(rows[0][np.argsort(rows[1], kind="stable")], 4)
-    by_width = np.array([np.mean(quarter) if len(quarter) else np.nan for quarter in quarters])
-    return {**_with_interval(rows[0]), "width": float(np.mean(widths)), "coverage_by_width": by_width}

@@ -21,9 +21,11 @@ from keras_fge.ensemble.calibration import as_temperature, checked_temperature
 from keras_fge.ensemble.conformal import Conformal, fit_conformal
 from keras_fge.ensemble.export import one_model
 from keras_fge.ensemble.members import Members
+from keras_fge.ensemble.reliability import Reliability
 from keras_fge.ensemble.selection import greedy_ensemble, greedy_soup
+from keras_fge.ensemble.selective import Selective, selective_of
 from keras_fge.ensemble.stored import AS_SAVED, read, write
-from keras_fge.ensemble.uncertainty import disagreement, ood_auroc, uncertainty_of
+from keras_fge.ensemble.uncertainty import disagreement, ood_auroc, ood_fpr, uncertainty_of
 from keras_fge.run import Snapshot, check_fits, distances_between, measured
 
 
@@ -226,8 +228,8 @@ class Ensemble:
                 instead of those above. They see the mean prediction (its logits, if the network outputs logits), so
                 this works for any task. Default: those above.
             ood: Foreign inputs, of another kind than `x`: adds "ood_auroc_entropy" and "ood_auroc_mutual_information",
-                how well the uncertainty tells them from `x`; see `keras_fge.ood_auroc`. Needs scikit-learn. Default:
-                none.
+                how well the uncertainty tells them from `x`, and "ood_fpr95_...", the fraction of them that passes
+                where 95 % of `x` do; see `keras_fge.ood_auroc`, `keras_fge.ood_fpr`. Needs scikit-learn. Default: none.
 
         Returns:
             `{"error", "nll", "brier", "ece", ...}`.
@@ -245,7 +247,9 @@ class Ensemble:
         if ood is not None:
             scores = [self.uncertainty(data, batch_size) for data in (x, ood)]
             for name in scores[0]:
-                values[f"ood_auroc_{name}"] = ood_auroc(*(score[name] for score in scores))
+                inside, outside = (score[name] for score in scores)
+                values |= {f"ood_auroc_{name}": ood_auroc(inside, outside)}
+                values |= {f"ood_fpr95_{name}": ood_fpr(inside, outside)}
         return values
 
     def evaluate_sizes(
@@ -384,6 +388,75 @@ class Ensemble:
         """
         options = {"by_class": by_class, "randomized": randomized, "seed": seed, "lam": lam, "k_reg": k_reg}
         return fit_conformal(self._members, x, y, alpha, method, batch_size, options)
+
+    def reliability(
+        self, x: Any, y: Any = None, batch_size: int | None = None, *, sample_weight: Any = None
+    ) -> Reliability:
+        """Whether the ensemble is as sure as it is right: accuracy against confidence, in 15 bins.
+
+        Of a `calibrated` ensemble, before and after; on other data than those that it is calibrated on.
+
+        Args:
+            x, y, batch_size, sample_weight: As for `evaluate`.
+
+        Returns:
+            A `Reliability`: a dictionary with `sentences`, `plot`, `to_html`, `show` and `to_frame`.
+
+        Raises:
+            ValueError: if there are several outputs, or no probabilities.
+
+        Example:
+            ensemble = keras_fge.Ensemble(net_a, [net_a.get_weights(), net_b.get_weights()])
+            print(*ensemble.calibrated(x_test[:300], y_test[:300]).reliability(x_test[300:], y_test[300:]).sentences())
+
+        References:
+            Guo et al., On Calibration of Modern Neural Networks, ICML 2017, https://arxiv.org/abs/1706.04599
+        """
+        output = self._members.one_output("reliability")
+        if not output.has_classes:
+            raise ValueError("`reliability` needs probabilities. `evaluate` tells the coverage of intervals.")
+        running, labels, shares = self._members.together(x, y, sample_weight, batch_size)
+        means = [running.mean(), *([] if self.temperature is None else [self._members.scaled(running.mean())])]
+        return Reliability.of(output, means, labels, shares, self.temperature)
+
+    def selective(
+        self,
+        x: Any,
+        y: Any = None,
+        batch_size: int | None = None,
+        *,
+        score: str | None = None,
+        sample_weight: Any = None,
+    ) -> Selective:
+        """What it brings to refuse the predictions of which the ensemble is least sure: risk against coverage.
+
+            risk(c) = mean loss of the fraction c of the predictions that is surest,   aurc = its mean over c
+
+        The loss is the error of a classifier, and the squared error of values. Equally sure predictions are refused
+        together.
+
+        Args:
+            x, y, batch_size, sample_weight: As for `evaluate`.
+            score: "confidence", the largest probability; "entropy"; "mutual_information", what the members disagree
+                about. Of values, "deviation", that of the members, or of their mixture. Default: the first.
+
+        Returns:
+            A `Selective`: a dictionary with "coverage" and "risk", arrays from the surest prediction to all of them;
+            "aurc"; "excess_aurc", less that of the best order; "refused_for_half", the share to refuse that halves the
+            risk, or None. It has `sentences`, `plot`, `to_html`, `show` and `to_frame`.
+
+        Raises:
+            ValueError: if there are several outputs, or the score does not fit.
+
+        Example:
+            ensemble = keras_fge.Ensemble(net_a, [net_a.get_weights(), net_b.get_weights()])
+            ensemble.selective(x_test, y_test)["aurc"]
+
+        References:
+            Geifman et al., Bias-Reduced Uncertainty Estimation for Deep Neural Classifiers, ICLR 2019,
+            https://arxiv.org/abs/1805.08206
+        """
+        return selective_of(self._members, x, y, batch_size, score, sample_weight)
 
     def uncertainty(self, x: Any, batch_size: int | None = None) -> dict[str, np.ndarray]:
         """How unsure the ensemble is of each sample, and how much of that is due to its members; of one output.

@@ -9,7 +9,7 @@ import numpy as np
 from keras_fge.core.batch_norm import update_batch_norm
 from keras_fge.core.networks import borrowed, set_weights
 from keras_fge.core.predictions import RunningMean, check_order, predict_with_labels, predicted
-from keras_fge.core.tasks import Outputs, Temperature
+from keras_fge.core.tasks import Output, Outputs, Temperature
 from keras_fge.run import Batches, Snapshot
 
 
@@ -42,6 +42,17 @@ class Members:
 
     def __len__(self) -> int:
         return len(self.snapshots)
+
+    def one_output(self, name: str) -> Output:
+        """What the one output is.
+
+        Raises:
+            ValueError: if there are several; it names what needs one.
+        """
+        given = self.outputs.from_logits, self.outputs.task
+        if any(isinstance(value, list | tuple) and len(value) > 1 for value in given):
+            raise ValueError(f"`{name}` needs a network with one output. Received: {given}")
+        return self.outputs.each(1)[0]
 
     def scaled(self, mean: Any) -> Any:
         """The mean with the temperature."""

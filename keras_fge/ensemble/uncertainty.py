@@ -6,8 +6,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from keras_fge.core.arguments import as_number
 from keras_fge.core.mixture import Mixture
 from keras_fge.core.predictions import RunningMean
+from keras_fge.core.reliability import entropies
 from keras_fge.ensemble.members import Members
 
 
@@ -48,10 +50,10 @@ def uncertainty(
         )
     if probabilities.shape[-1] == 1:
         probabilities = np.concatenate([1 - probabilities, probabilities], axis=-1)
-    entropy = _entropy(np.average(probabilities, axis=0, weights=weights))
+    entropy = entropies(np.average(probabilities, axis=0, weights=weights))
     return {
         "entropy": entropy,
-        "mutual_information": entropy - np.average(_entropy(probabilities), axis=0, weights=weights),
+        "mutual_information": entropy - np.average(entropies(probabilities), axis=0, weights=weights),
     }
 
 
@@ -100,5 +102,26 @@ def ood_auroc(inside: ArrayLike, outside: ArrayLike) -> float:
     return float(roc_auc_score(labels, np.concatenate([inside, outside])))
 
 
-def _entropy(probabilities):
-    return -np.sum(probabilities * np.log(np.maximum(probabilities, 1e-300)), axis=-1)
+def ood_fpr(inside: ArrayLike, outside: ArrayLike, accepted: float = 0.95) -> float:
+    """The fraction of foreign samples that pass as ours, where 95 % of ours do: 0 is perfect.
+
+    Samples pass whose score is at most the smallest threshold with which so many of ours pass.
+
+    Args:
+        inside, outside: As for `ood_auroc`.
+        accepted: The fraction of our samples that passes, above 0 and at most 1. Default: 0.95.
+
+    Raises:
+        ValueError: if `accepted` is no such fraction.
+
+    Example:
+        keras_fge.ood_fpr([0.1, 0.2], [0.2, 0.9])  # 0.5
+
+    References:
+        Hendrycks et al., Deep Anomaly Detection with Outlier Exposure, ICLR 2019, https://arxiv.org/abs/1812.04606
+    """
+    if not 0 < as_number("accepted", accepted) <= 1:
+        raise ValueError(f"`accepted` must be above 0 and at most 1. Received: accepted={accepted}")
+    ours = np.sort(np.ravel(np.asarray(inside)))
+    threshold = ours[int(np.ceil(accepted * len(ours) - 1e-9)) - 1]
+    return float(np.mean(np.ravel(np.asarray(outside)) <= threshold))

@@ -8,10 +8,11 @@ import keras
 import numpy as np
 
 from keras_fge.core.batch_norm import batch_norm_layers
+from keras_fge.core.mixture import Mixture
 from keras_fge.core.networks import borrowed
 from keras_fge.core.pages import as_table
 from keras_fge.core.tasks import loss_names
-from keras_fge.ensemble import Members
+from keras_fge.ensemble import Members, Reliability, Selective
 from keras_fge.run import Snapshot, Validation
 
 if TYPE_CHECKING:
@@ -31,11 +32,14 @@ class Comparison(dict):
         samples: How many validation samples there were.
         members: How many members the ensemble has.
         missing: Why a row is missing, by its name.
+        reliability: How sure the ensemble is, before and after a temperature that is fitted to these samples; of a
+            classifier with one output.
+        selective: What it would bring to refuse its least sure predictions; of one output.
 
     Attributes:
         differences: `{("ensemble", "last network"): {"nll": (-0.05, 0.01), ...}, ...}`: the metric of the first minus
             that of the second, and the standard error of this difference over the samples, which both have seen.
-        samples, members, missing: As given.
+        samples, members, missing, reliability, selective: As given.
     """
 
     def __init__(
@@ -45,14 +49,19 @@ class Comparison(dict):
         samples: int,
         members: int,
         missing: Mapping[str, str],
+        reliability: Reliability | None = None,
+        selective: Selective | None = None,
     ):
         super().__init__({name: dict(row) for name, row in rows.items()})
         self.differences, self.samples, self.members, self.missing = differences, samples, members, dict(missing)
+        self.reliability, self.selective = reliability, selective
 
     def sentences(self) -> list[str]:
         """The comparison in words: what was measured, what the samples can tell, and what to take."""
         missing = [f"No comparison with the {name}: {reason}" for name, reason in self.missing.items()]
-        return [*missing, *(sentence for loss in self._losses() for sentence in self._sentences(loss))]
+        compared = [sentence for loss in self._losses() for sentence in self._sentences(loss)]
+        decisions = [sentence for part in (self.reliability, self.selective) if part for sentence in part.sentences()]
+        return [*missing, *compared, *decisions]
 
     def to_frame(self) -> "pandas.DataFrame":
         """A pandas table with a row for each."""
@@ -164,7 +173,23 @@ def compare(model: keras.Model, snapshots: Sequence[Snapshot], validation: Valid
         for pair in pairs
         if set(pair) <= rows.keys()
     }
-    return Comparison(rows, differences, validation.samples or 0, len(snapshots), missing)
+    decisions = _decisions(validation, predictions[ENSEMBLE]) if ENSEMBLE in rows else (None, None)
+    return Comparison(rows, differences, validation.samples or 0, len(snapshots), missing, *decisions)
+
+
+def _decisions(validation, mean):
+    """(reliability, selective) of the ensemble, each None where there is none: of several outputs, or of values."""
+    if validation.is_compiled or not isinstance(mean, np.ndarray | Mixture):
+        return None, None
+    output, (labels, weights) = validation.outputs.each(1)[0], validation.labels
+    if output.task == "regression":
+        return None, None
+    selective = Selective.of(output, mean, labels, weights)
+    if not output.has_classes:
+        return None, selective
+    temperature, _ = output.fit_temperature(mean, labels, weights)["temperature"]
+    means = [mean, output.with_temperature(mean, temperature)]
+    return Reliability.of(output, means, labels, weights, temperature), selective
 
 
 @contextlib.contextmanager

@@ -84,7 +84,8 @@ class Outcome:
 
         It shows start and members on the plane of their first two principal components, with the share of the variance
         that this plane has, errors of members and ensembles, distances and the learning rate; a slider goes from member
-        to member. It needs plotly, when it is written only.
+        to member. Of a classifier it also shows how sure the ensemble is and how often it is right, and what refusing
+        its least sure predictions would bring. It needs plotly, when it is written only.
 
         Args:
             path: File to write, such as "run.html".
@@ -96,7 +97,9 @@ class Outcome:
         steps, rates = self._rates()
         distances = distances_between([self._start, *self.of_run], self._network)
         sentences = self.sentences() or [self.title]
-        write_run_page(steps, rates, self.of_run, distances, sentences, path, self.title.partition("(")[0])
+        pictures = [self.comparison.reliability, self.comparison.selective] if self.comparison else []
+        panels = [picture.panel() for picture in pictures if picture]
+        write_run_page(steps, rates, self.of_run, distances, sentences, path, self.title.partition("(")[0], panels)
 
     def show(self) -> None:
         """Shows the page of `to_html`: in the cell of a notebook, or else in a browser."""

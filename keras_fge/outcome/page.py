@@ -18,6 +18,7 @@ def write_run_page(
     sentences: Sequence[str],
     path: str | os.PathLike,
     title: str,
+    others: Sequence[Panel] = (),
 ) -> None:
     """Writes the page; the slider goes from the start over the cycles.
 
@@ -28,6 +29,7 @@ def write_run_page(
         sentences: What stands on top.
         path: File to write.
         title: The title.
+        others: Further panels, the last ones. Default: none.
     """
     taken = np.array([0, *[snapshot.step for snapshot in snapshots]])
     places = ["start", *[f"member {k}, iteration {step}" for k, step in enumerate(taken[1:], 1)]]
@@ -42,7 +44,7 @@ def write_run_page(
     chosen = np.unique(np.linspace(0, len(steps) - 1, min(len(steps), 4000)).astype(int))
     rates = {"learning rate": learning_rates[chosen]}
     panels.append(_against_iterations("Learning rate", "learning rate", steps[chosen], rates, taken, mode="lines"))
-    write_page(path, title, sentences, panels, {}, ("member", places))
+    write_page(path, title, sentences, [*panels, *others], {}, ("member", places))
 
 
 def principal_components(distances: np.ndarray) -> tuple[np.ndarray, float]:

@@ -55,6 +55,16 @@ class Validation:
         return int(self._running.count)
 
     @property
+    def labels(self) -> Any:
+        """The labels, and sample weights or None, of the last pass: what predictions are compared with."""
+        return self._labels, self._weights
+
+    @property
+    def is_compiled(self) -> bool:
+        """Whether it measures by the compiled loss and metrics."""
+        return self._metrics == "compiled"
+
+    @property
     def samples(self) -> int | None:
         """How many samples the data hold; None before they were read."""
         return None if self._labels is None else len(keras.tree.flatten(self._labels)[0])

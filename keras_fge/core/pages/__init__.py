@@ -16,6 +16,7 @@ from keras_fge.core.pages.figures import (
     style,
 )
 from keras_fge.core.pages.page import Panel, layout, marker, write_page
+from keras_fge.core.pages.picture import Picture
 from keras_fge.core.pages.show import show
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "GREY",
     "WIDTHS",
     "Panel",
+    "Picture",
     "Sizes",
     "as_html",
     "as_table",

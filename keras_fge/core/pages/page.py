@@ -81,8 +81,9 @@ def write_page(
         hidden = " hidden" if len(options) < 2 else ""
         name = html.escape(name)
         controls.append(f'<label{hidden}>{name} <select name="{name}">{chosen}</select></label>')
+    hidden = " hidden" if len(slider[1]) < 2 else ""
     controls.append(
-        f'<label class="slider">{html.escape(slider[0])} <input type="range" id="slider" min="0" '
+        f'<label class="slider"{hidden}>{html.escape(slider[0])} <input type="range" id="slider" min="0" '
         f'max="{len(slider[1]) - 1}" value="0" step="1"><output id="place" for="slider"></output></label>'
     )
     parts = {
