@@ -48,6 +48,10 @@ IS_BEFORE_3_14 = tuple(map(int, keras.__version__.split(".")[:2])) < (3, 14)
 # `SLOW_ELSEWHERE` is for whole files, as their `pytestmark`.
 SLOW_ELSEWHERE = [] if keras.backend.backend() == "tensorflow" else [pytest.mark.slow]
 slow_elsewhere = pytest.mark.slow if SLOW_ELSEWHERE else (lambda test: test)
+# The other way round, for files and tests that see little of the backend and take most of their time for TensorFlow's
+# tracing: JAX and torch run them always, TensorFlow by `make test-slow`.
+SLOW_ON_TENSORFLOW = [] if SLOW_ELSEWHERE else [pytest.mark.slow]
+slow_on_tensorflow = pytest.mark.slow if SLOW_ON_TENSORFLOW else (lambda test: test)
 
 
 def pytest_collection_modifyitems(config, items):

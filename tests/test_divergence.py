@@ -9,8 +9,10 @@ import pytest
 
 import curves
 import keras_fge
-from conftest import batch_norm_network, images, logits_loss, values
+from conftest import SLOW_ON_TENSORFLOW, batch_norm_network, images, logits_loss, values
 from keras_fge.run.state import StateFile
+
+pytestmark = SLOW_ON_TENSORFLOW
 
 
 def network(rate=0.02):

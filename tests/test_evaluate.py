@@ -9,7 +9,7 @@ import scipy.optimize
 
 import curves
 import keras_fge
-from conftest import batch_norm_network, logits_loss, slow_elsewhere, to_numpy, values
+from conftest import batch_norm_network, logits_loss, slow_elsewhere, slow_on_tensorflow, to_numpy, values
 from curves.measuring import Meter
 
 
@@ -18,6 +18,7 @@ def compiled(model):
     return model
 
 
+@slow_on_tensorflow
 def test_every_point_is_the_measurement_of_the_network_there(trained):
     start, end, x, y = trained
     model = compiled(curves.connect(start, end, weight_decay=0.01, seed=0))
@@ -42,6 +43,7 @@ def test_every_point_is_the_measurement_of_the_network_there(trained):
     assert result.straight_distance == pytest.approx(model.arc_length(num_points=2), rel=1e-6)
 
 
+@slow_on_tensorflow
 def test_model_stands_where_it_stood_also_after_an_error(trained):
     start, end, x, y = trained
     model = compiled(curves.connect(start, end, seed=0))
@@ -117,6 +119,7 @@ def probabilities(network, x):
     return exponentials / exponentials.sum(axis=1, keepdims=True)
 
 
+@slow_on_tensorflow
 @pytest.mark.parametrize("labels", ["integers", "one-hot"])
 def test_ensembles_along_the_path(trained, labels):
     start, end, x, y = trained
@@ -162,6 +165,7 @@ def test_regression():
     assert [axes.get_ylabel() for axes in figure.axes] == ["train loss", "test loss", "mean squared test error"]
 
 
+@slow_on_tensorflow
 def test_subsets(trained):
     start, end, x, y = trained
     model = compiled(curves.connect(start, end))
@@ -197,6 +201,7 @@ class Batches(keras.utils.PyDataset):
         return self.x[10 * index : 10 * index + 10], self.y[10 * index : 10 * index + 10]
 
 
+@slow_on_tensorflow
 @slow_elsewhere
 @pytest.mark.parametrize("kind", ["path", "plane"])
 def test_interrupted_measurement_goes_on_where_it_stopped(trained, tmp_path, kind, monkeypatch):
@@ -359,6 +364,7 @@ def test_bad_arguments(trained):
         curves.evaluate_path(compiled(model), (x, y), (x, y), num_points=1)
 
 
+@slow_on_tensorflow
 def test_a_point_that_is_not_finite_spoils_no_other(trained):
     start, end, x, y = trained
     model = compiled(curves.connect(start, end, curves.PolygonalChain(5), seed=0))
@@ -383,6 +389,7 @@ def test_files_measured_with_another_loss_or_penalty_are_refused(trained, tmp_pa
         curves.evaluate_path(model, *data, num_points=2, file=path, verbose=False)
 
 
+@slow_on_tensorflow
 def test_why_no_ensemble_was_measured(trained, tmp_path):
     inputs = keras.Input((4,))
     x, y = np.ones((20, 4), "float32"), np.zeros(20, int)

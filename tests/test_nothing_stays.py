@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 
 import keras_fge
-from conftest import images, logits_loss, to_numpy
+from conftest import SLOW_ON_TENSORFLOW, images, logits_loss, to_numpy
 from keras_fge.run import resumable
 from keras_fge.run.state import StateFile
+
+pytestmark = SLOW_ON_TENSORFLOW
 
 ENDINGS = ["whole", "failed in a step", "failed before a step", "failed before the first epoch"]
 

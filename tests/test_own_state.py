@@ -6,10 +6,12 @@ import pytest
 from keras import layers, ops
 
 import keras_fge
-from conftest import IS_BEFORE_3_14, values
+from conftest import IS_BEFORE_3_14, SLOW_ON_TENSORFLOW, values
 from keras_fge.core.networks import clone, recurrent_states, restored
 from keras_fge.core.own_state import own_state
 from keras_fge.run.state import training_state
+
+pytestmark = SLOW_ON_TENSORFLOW
 
 RNG = np.random.default_rng(0)
 SEQUENCES = RNG.normal(size=(8, 5, 3)).astype("float32")

@@ -8,7 +8,9 @@ import pytest
 
 import curves
 import keras_fge
-from conftest import batch_norm_network, images, logits_loss, to_numpy, values
+from conftest import SLOW_ON_TENSORFLOW, batch_norm_network, images, logits_loss, to_numpy, values
+
+pytestmark = SLOW_ON_TENSORFLOW
 
 
 def compiled(model):

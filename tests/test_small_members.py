@@ -9,7 +9,9 @@ from keras import layers
 
 import curves
 import keras_fge
-from conftest import values
+from conftest import SLOW_ON_TENSORFLOW, values
+
+pytestmark = SLOW_ON_TENSORFLOW
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(40, 8, 8, 3)).astype("float32")

@@ -10,8 +10,10 @@ from keras import layers, ops
 
 import curves
 import keras_fge
-from conftest import logits_loss, to_numpy, values
+from conftest import SLOW_ON_TENSORFLOW, logits_loss, to_numpy, values
 from curves.subspace import elliptical_slice
+
+pytestmark = SLOW_ON_TENSORFLOW
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(60, 4)).astype("float32")
