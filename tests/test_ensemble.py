@@ -667,5 +667,4 @@ def test_bare_batches_are_predicted_in_the_order_of_their_arrays():
     batches = keras_fge.Batches(x, x, batch_size=3)
     assert np.array_equal(ensemble.predict(batches), x)
     assert np.array_equal(ensemble.predict(batches, members=True), np.stack([x, x]))
-    ensemble.snapshots = ensemble.snapshots[:1]
-    assert ensemble.predict(x, members=True).shape == (1, 8, 1)
+    assert ensemble[:1].predict(x, members=True).shape == (1, 8, 1)

@@ -105,6 +105,21 @@ def has_graph(network: Any) -> bool:
     return is_sequential or is_functional(network)
 
 
+def predicts_as_keras(network: keras.Model) -> bool:
+    """Whether `predict` is Keras' own: no class has another `call` of the graph, or another `predict_step`."""
+    own = (
+        keras.Sequential
+        if isinstance(network, keras.Sequential)
+        else type(keras.Model(network.inputs, network.outputs))
+    )
+    return all(getattr(type(network), name) is getattr(own, name) for name in ("call", "predict_step"))
+
+
+def has_mask(tensor: keras.KerasTensor) -> bool:
+    """Whether a mask goes with a tensor of a graph (`_keras_mask`, which only a call with masks sets)."""
+    return vars(tensor).get("_keras_mask") is not None
+
+
 def uses_renorm(layer: keras.layers.BatchNormalization) -> bool:
     """Whether `layer` renormalizes batches, which Keras can from 3.14 on."""
     return keras_version() >= (3, 14) and bool(_get(layer, "renorm"))

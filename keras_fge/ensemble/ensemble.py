@@ -90,17 +90,53 @@ class Ensemble:
             raise ValueError("`snapshots` is empty: an ensemble needs at least one member.")
         for index, member in enumerate(members):
             check_fits(member, network, index)
-        self._outputs = Outputs(from_logits, task)
-        self.network = network
-        self.snapshots = members
-        self.from_logits = from_logits
-        self.task = task
-        self.weights = _checked_weights(weights, len(members))
-        self.temperature = as_temperature(temperature)
+        shares = _checked_weights(weights, len(members))
+        self._members = Members(network, members, Outputs(from_logits, task), shares, as_temperature(temperature))
 
     @property
-    def _members(self):
-        return Members(self.network, self.snapshots, self._outputs, self.weights, self.temperature)
+    def network(self) -> keras.Model:
+        """What the members are put into."""
+        return self._members.network
+
+    @property
+    def snapshots(self) -> list[Snapshot]:
+        """The members, in their order."""
+        return list(self._members.snapshots)
+
+    @property
+    def from_logits(self) -> FromLogits:
+        """As given."""
+        return self._outputs.from_logits
+
+    @property
+    def task(self) -> Task:
+        """As given."""
+        return self._outputs.task
+
+    @property
+    def weights(self) -> Sequence[float] | None:
+        """The shares of the members, with the sum 1; None: equal ones."""
+        return self._members.weights
+
+    @property
+    def temperature(self) -> Temperature:
+        """That of the mean; None: none."""
+        return self._members.temperature
+
+    @property
+    def runs_once(self) -> tuple[str, ...]:
+        """The names of the layers that `predict` and `evaluate` run once for all members, which share their weights.
+
+        They stand before the first layer in which members differ: a frozen backbone before heads, or what comes before
+        the first layer with LoRA. Empty, if there are none, as of networks that are neither functional nor Sequential.
+        If what comes out of them is above 64 KiB per sample, and above 1 GiB for all samples of arrays, the whole
+        network runs for each member all the same.
+        """
+        return self._members.trunk.layers if self._members.trunk and len(self) > 1 else ()
+
+    @property
+    def _outputs(self):
+        return self._members.outputs
 
     @classmethod
     def of(
@@ -647,6 +683,7 @@ class Ensemble:
     def __repr__(self) -> str:
         task = f", task={self.task!r}" if self.task else ""
         known = f", temperature={self.temperature}" if self.temperature is not None else ""
+        known += f", running {', '.join(self.runs_once)} once" if self.runs_once else ""
         return f"Ensemble({len(self)} members of '{self.network.name}', from_logits={self.from_logits}{task}{known})"
 
     def _repr_html_(self) -> str:

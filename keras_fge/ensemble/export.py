@@ -8,7 +8,7 @@ from keras_fge.core.keras_internals import forget_optimizer, has_graph
 from keras_fge.core.networks import clone, set_weights
 from keras_fge.core.tasks import at_least_float32, output_names
 from keras_fge.ensemble.members import Members
-from keras_fge.run import sharing
+from keras_fge.ensemble.trunk import shared_layers
 
 
 def one_model(members: Members, with_variance: bool = False) -> keras.Model:
@@ -32,7 +32,7 @@ def one_model(members: Members, with_variance: bool = False) -> keras.Model:
     inputs = keras.tree.map_structure(
         lambda tensor: keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype, name=tensor.name), structure
     )
-    shared = _shared_layers(network, snapshots)
+    shared = {id(layer): clone(layer) for layer in shared_layers(network, snapshots)}
     results: dict = {}
     predictions = []
     for index, snapshot in enumerate(snapshots):
@@ -84,16 +84,6 @@ def _named(tensors, inputs, names):
         return keras.layers.Identity(dtype=at_least_float32(tensor.dtype), name=next(left, None))(tensor)
 
     return keras.tree.map_structure(named, tensors)
-
-
-def _shared_layers(network, snapshots):
-    """{id of layer: copy} of the layers of `network` whose weights all snapshots share."""
-    first, *others = snapshots
-    shared = [sharing(snapshot, first, network).shared for snapshot in others]
-    indices = frozenset.intersection(*shared, *([first.shared] if first.base else [])) if shared else frozenset()
-    fixed = {id(network.weights[index]) for index in indices}
-    layers = [layer for layer in network.layers if layer.weights and all(id(v) in fixed for v in layer.weights)]
-    return {id(layer): clone(layer) for layer in layers}
 
 
 def _with_shared_layers(network, inputs, shared, results, number):

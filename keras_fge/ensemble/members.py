@@ -1,5 +1,6 @@
 """`Members`: the members of an ensemble, put into one network one after the other, to predict or to be averaged."""
 
+import functools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ from keras_fge.core.batch_norm import update_batch_norm
 from keras_fge.core.networks import borrowed, set_weights
 from keras_fge.core.predictions import RunningMean, check_order, predict_with_labels, predicted
 from keras_fge.core.tasks import Output, Outputs, Temperature
+from keras_fge.ensemble.trunk import Trunk, trunk_of
 from keras_fge.run import Batches, Snapshot
 
 
@@ -71,12 +73,33 @@ class Members:
             raise ValueError("`x` holds no batches: it may have been read before.")
         return keras.tree.map_structure(lambda *arrays: np.concatenate(arrays), *means)
 
+    @functools.cached_property
+    def trunk(self) -> Trunk | None:
+        """What all members have in common, and runs once."""
+        return trunk_of(self.network, self.snapshots)
+
     def _predictions(self, x, batch_size):
         """Inside `borrowed`: the probabilities of one member after the other."""
         x = x.data[0] if isinstance(x, Batches) else x  # Each pass over these would have an order of its own.
+        if trunk := self._trunk_for(x):
+            x = predicted(trunk.before, x, batch_size)
         for snapshot in self.snapshots:
-            set_weights(self.network, snapshot.weights)
-            yield self.outputs.probabilities(predicted(self.network, x, batch_size))
+            yield self.outputs.probabilities(predicted(self._member(snapshot, trunk), x, batch_size))
+
+    def _trunk_for(self, x):
+        """The trunk, with weights, if it is to run once for these data."""
+        if self.trunk is None or len(self.snapshots) < 2 or not self.trunk.pays(x):
+            return None
+        set_weights(self.network, self.snapshots[0].weights)
+        return self.trunk
+
+    def _member(self, snapshot, trunk):
+        """A network that predicts as a member, from what the trunk predicts if there is one."""
+        if trunk:
+            trunk.put(snapshot.weights)
+            return trunk.after
+        set_weights(self.network, snapshot.weights)
+        return self.network
 
     def all_predictions(self, x: Any, batch_size: int | None) -> list[Any]:
         """The probabilities of all members."""
@@ -96,9 +119,11 @@ class Members:
         """(running mean of probabilities, labels, sample weights) of the first 1, 2, ..., K members."""
         running, labels = running or RunningMean(), None
         with borrowed(self.network):
+            if trunk := self._trunk_for(x):
+                x, y, weights = predict_with_labels(trunk.before, x, y, weights, batch_size)
             for share, snapshot in zip(self.shares, self.snapshots):
-                set_weights(self.network, snapshot.weights)
-                outputs, new_labels, sample_weights = predict_with_labels(self.network, x, y, weights, batch_size)
+                network = self._member(snapshot, trunk)
+                outputs, new_labels, sample_weights = predict_with_labels(network, x, y, weights, batch_size)
                 check_order(labels, new_labels, "`x`")
                 labels = new_labels
                 running.add(self.outputs.probabilities(outputs), share)
