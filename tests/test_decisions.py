@@ -8,6 +8,7 @@ from keras import layers
 
 import keras_fge
 from keras_fge.core.reliability import risk_coverage
+from keras_fge.core.weighting import wilson
 from keras_fge.ensemble.coverage import SetCoverage
 
 rng = np.random.default_rng(0)
@@ -161,7 +162,7 @@ def test_words_both_ways():
     kept = classifier(1.0).conformal(X[:450], Y[:450])
     said = kept.evaluate(X[450:], Y[450:]).sentences()
     assert said[0].startswith("Sets of ") and "90 % were asked for" in said[0] and len(said) == 1
-    assert "of another kind" in kept.evaluate(X[450:], (Y[450:] + 1) % 3).sentences()[1]
+    assert "or of another kind" in kept.evaluate(X[450:], (Y[450:] + 1) % 3).sentences()[1]
     assert (
         "Intervals of a mean width" in regression().conformal(X[:450], VALUES[:450]).evaluate(X, VALUES).sentences()[0]
     )
@@ -195,6 +196,13 @@ def test_pictures(name, tmp_path):
     assert picture.title in page and '<label class="slider" hidden>' in page
     assert "<img" in picture._repr_html_()
     assert len(picture.to_frame())
+
+
+def test_intervals_of_shares_hold_them():
+    counts = np.arange(1, 200)
+    for share in (0.0, 1.0):
+        low, high = wilson(share, counts)
+        assert np.all(low <= share) and np.all(high >= share)
 
 
 def test_sets_count_what_they_hold():

@@ -147,7 +147,7 @@ def measure(ensemble, validation, test):
     found["aurc"] = calibrated.selective(*test, batch_size=1000)["aurc"]
     for method in ("scaled",) if "crps" in after else ("lac", "aps"):
         # Without draws, a set of two classes would be both of them nearly always.
-        rule = calibrated.conformal(*second, ALPHA, method, 1000, randomized=method == "aps")
+        rule = calibrated.conformal(*second, ALPHA, method, batch_size=1000, randomized=method == "aps")
         coverage = rule.evaluate(*test, batch_size=1000)
         found[f"{method}_coverage"] = coverage["coverage"]
         found[f"{method}_size"] = coverage["width" if method == "scaled" else "size"]

@@ -31,7 +31,7 @@ def with_temperature(probabilities: np.ndarray, temperature: float, are_independ
     """
     logits = logits_of(np.asarray(probabilities, "float64"), are_independent) / temperature
     is_sigmoid = are_independent or logits.shape[-1] == 1
-    scaled = 1 / (1 + np.exp(-logits)) if is_sigmoid else softmax(logits)
+    scaled = np.exp(-np.logaddexp(0, -logits)) if is_sigmoid else softmax(logits)
     return scaled.astype(np.asarray(probabilities).dtype)
 
 

@@ -38,4 +38,4 @@ def wilson(share: Any, count: Any) -> tuple[Any, Any]:
     z = 1.959964
     middle = (share + z**2 / (2 * count)) / (1 + z**2 / count)
     half = z * np.sqrt(share * (1 - share) / count + z**2 / (4 * count**2)) / (1 + z**2 / count)
-    return middle - half, middle + half
+    return np.minimum(middle - half, share), np.maximum(middle + half, share)  # Of 0 and 1, equal but for rounding.

@@ -40,7 +40,7 @@ class Coverage(dict, Picture):
         holds = f"in {100 * self['coverage']:.3g} % of cases (95 % interval {100 * low:.3g} to {100 * high:.3g} %)"
         said = [f"{self._what()} {holds}; {100 * asked:.3g} % were asked for."]
         if high < asked:
-            said.append("That is less: these samples are of another kind than the calibration samples.")
+            said.append("That is less: the calibration samples are few, or of another kind than these.")
         return said
 
     def _what(self):
