@@ -48,9 +48,10 @@ IS_BEFORE_3_14 = tuple(map(int, keras.__version__.split(".")[:2])) < (3, 14)
 # `SLOW_ELSEWHERE` is for whole files, as their `pytestmark`.
 SLOW_ELSEWHERE = [] if keras.backend.backend() == "tensorflow" else [pytest.mark.slow]
 slow_elsewhere = pytest.mark.slow if SLOW_ELSEWHERE else (lambda test: test)
-# The other way round, for files and tests that see little of the backend and take most of their time for TensorFlow's
-# tracing: JAX and torch run them always, TensorFlow by `make test-slow`.
+# The other way round, for files and tests that see little of the backend and take most of their time for tracing and
+# compilation: torch, which has none, runs them always (and JAX, where it is only TensorFlow that is slow).
 SLOW_ON_TENSORFLOW = [] if SLOW_ELSEWHERE else [pytest.mark.slow]
+SLOW_BUT_ON_TORCH = [] if keras.backend.backend() == "torch" else [pytest.mark.slow]
 slow_on_tensorflow = pytest.mark.slow if SLOW_ON_TENSORFLOW else (lambda test: test)
 
 

@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from keras import layers
 
 import curves
-from conftest import SLOW_ON_TENSORFLOW, values
+from conftest import SLOW_BUT_ON_TORCH, values
 from curves.alignment.matching import Matching
 from curves.alignment.units import Units
 
-pytestmark = SLOW_ON_TENSORFLOW
+pytestmark = SLOW_BUT_ON_TORCH
 
 RNG = np.random.default_rng(0)
 VALUE_SIZE = 4 if keras.backend.backend() == "jax" else 5  # Keras 3.15.1 on JAX knows no other size outside of `jit`.

@@ -6,13 +6,13 @@ import pytest
 from keras import layers
 
 import keras_fge
-from conftest import SLOW_ON_TENSORFLOW, values
+from conftest import SLOW_BUT_ON_TORCH, values
 from keras_fge.core.metrics import classification_differences
 from keras_fge.core.predictions import Votes
 from keras_fge.core.value_metrics import regression_differences
 from keras_fge.outcome import Comparison
 
-pytestmark = SLOW_ON_TENSORFLOW
+pytestmark = SLOW_BUT_ON_TORCH
 
 rng = np.random.default_rng(0)
 X, Y = rng.normal(size=(120, 6)).astype("float32"), rng.integers(0, 3, 120)

@@ -9,9 +9,9 @@ from keras import layers
 
 import curves
 import keras_fge
-from conftest import SLOW_ON_TENSORFLOW, logits_loss, values
+from conftest import SLOW_BUT_ON_TORCH, logits_loss, values
 
-pytestmark = SLOW_ON_TENSORFLOW
+pytestmark = SLOW_BUT_ON_TORCH
 
 rng = np.random.default_rng(0)
 X, Y = rng.normal(size=(60, 5)).astype("float32"), rng.integers(0, 3, 60)

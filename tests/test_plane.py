@@ -8,9 +8,9 @@ import pytest
 
 import curves
 import keras_fge
-from conftest import SLOW_ON_TENSORFLOW, batch_norm_network, images, logits_loss, to_numpy, values
+from conftest import SLOW_BUT_ON_TORCH, batch_norm_network, images, logits_loss, to_numpy, values
 
-pytestmark = SLOW_ON_TENSORFLOW
+pytestmark = SLOW_BUT_ON_TORCH
 
 
 def compiled(model):

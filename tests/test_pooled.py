@@ -7,9 +7,9 @@ import sklearn.metrics
 from keras import layers
 
 import keras_fge
-from conftest import SLOW_ON_TENSORFLOW, batch_norm_network, images, values
+from conftest import SLOW_BUT_ON_TORCH, batch_norm_network, images, values
 
-pytestmark = SLOW_ON_TENSORFLOW
+pytestmark = SLOW_BUT_ON_TORCH
 
 RNG = np.random.default_rng(0)
 X, Y = RNG.normal(size=(80, 4)).astype("float32"), RNG.integers(0, 3, 80)

@@ -102,7 +102,9 @@ def ensemble_of(name):
     return keras_fge.Ensemble(network, members, from_logits), x
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize(
+    "name", [name if name == "cnn" else pytest.param(name, marks=pytest.mark.slow) for name in NETWORKS]
+)
 @pytest.mark.parametrize("runtime", RUNTIMES)
 def test_other_runtimes_predict_the_same(runtime, name, tmp_path):
     module, ending, code = RUNTIMES[runtime]

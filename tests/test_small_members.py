@@ -9,9 +9,9 @@ from keras import layers
 
 import curves
 import keras_fge
-from conftest import SLOW_ON_TENSORFLOW, values
+from conftest import SLOW_BUT_ON_TORCH, values
 
-pytestmark = SLOW_ON_TENSORFLOW
+pytestmark = SLOW_BUT_ON_TORCH
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(40, 8, 8, 3)).astype("float32")

@@ -10,10 +10,10 @@ from keras import layers, ops
 
 import curves
 import keras_fge
-from conftest import SLOW_ON_TENSORFLOW, logits_loss, to_numpy, values
+from conftest import SLOW_BUT_ON_TORCH, logits_loss, to_numpy, values
 from curves.subspace import elliptical_slice
 
-pytestmark = SLOW_ON_TENSORFLOW
+pytestmark = SLOW_BUT_ON_TORCH
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(60, 4)).astype("float32")

@@ -9,11 +9,11 @@ import sklearn.metrics
 from keras import layers
 
 import keras_fge
-from conftest import SLOW_ON_TENSORFLOW
+from conftest import SLOW_BUT_ON_TORCH
 from keras_fge.core.compiled import compiled_outputs
 from keras_fge.core.networks import clone
 
-pytestmark = SLOW_ON_TENSORFLOW
+pytestmark = SLOW_BUT_ON_TORCH
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(60, 4)).astype("float32")
