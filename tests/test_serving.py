@@ -102,9 +102,10 @@ def ensemble_of(name):
     return keras_fge.Ensemble(network, members, from_logits), x
 
 
-@pytest.mark.parametrize(
-    "name", [name if name == "cnn" else pytest.param(name, marks=pytest.mark.slow) for name in NETWORKS]
-)
+SOME_NETWORKS = [name if name == "cnn" else pytest.param(name, marks=pytest.mark.slow) for name in NETWORKS]
+
+
+@pytest.mark.parametrize("name", SOME_NETWORKS)
 @pytest.mark.parametrize("runtime", RUNTIMES)
 def test_other_runtimes_predict_the_same(runtime, name, tmp_path):
     module, ending, code = RUNTIMES[runtime]
