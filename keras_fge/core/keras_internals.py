@@ -106,18 +106,26 @@ def has_graph(network: Any) -> bool:
 
 
 def predicts_as_keras(network: keras.Model) -> bool:
-    """Whether `predict` is Keras' own: no class has another `call` of the graph, or another `predict_step`."""
-    own = (
-        keras.Sequential
-        if isinstance(network, keras.Sequential)
-        else type(keras.Model(network.inputs, network.outputs))
-    )
-    return all(getattr(type(network), name) is getattr(own, name) for name in ("call", "predict_step"))
+    """Whether `predict` is Keras' own: no class has another one, as KerasHub's have with their preprocessing."""
+    own = keras.Sequential if isinstance(network, keras.Sequential) else _private("models", "Functional")
+    names = ("__call__", "call", "predict", "predict_on_batch", "predict_step", "make_predict_function")
+    return all(_get(type(network), name) is _get(own, name) for name in names)
 
 
-def has_mask(tensor: keras.KerasTensor) -> bool:
-    """Whether a mask goes with a tensor of a graph (`_keras_mask`, which only a call with masks sets)."""
-    return vars(tensor).get("_keras_mask") is not None
+@contextlib.contextmanager
+def nodes_kept(network: keras.Model) -> Iterator[None]:
+    """Takes away the calls of operations of `network` that are added inside (`Operation._inbound_nodes`).
+
+    A model made of inner tensors of a graph calls the operations once more; then they would have several outputs, and
+    keep what hangs on them.
+    """
+    operations = {id(call[0]): call[0] for call in graph_of(network)}.values()
+    counts = [(operation, len(_get(operation, "_inbound_nodes"))) for operation in operations]
+    try:
+        yield
+    finally:
+        for operation, count in counts:
+            del _get(operation, "_inbound_nodes")[count:]
 
 
 def uses_renorm(layer: keras.layers.BatchNormalization) -> bool:

@@ -128,11 +128,13 @@ class Ensemble:
         """The names of the layers that `predict` and `evaluate` run once for all members, which share their weights.
 
         They stand before the first layer in which members differ: a frozen backbone before heads, or what comes before
-        the first layer with LoRA. Empty, if there are none, as of networks that are neither functional nor Sequential.
-        If what comes out of them is above 64 KiB per sample, and above 1 GiB for all samples of arrays, the whole
-        network runs for each member all the same.
+        the first layer with LoRA. Empty, if there are none, as of networks of a class of one's own.
+
+        The whole network runs for each member all the same if what comes out of these layers would take more than 1
+        GiB for all samples of arrays, or, of a data set, more than 8 KiB for a sample; and if the network in two parts
+        does not predict the first samples as the network does, as with masks that a layer makes inside.
         """
-        return self._members.trunk.layers if self._members.trunk and len(self) > 1 else ()
+        return self._members.trunk.layers if self._members.trunk else ()
 
     @property
     def _outputs(self):
@@ -683,7 +685,6 @@ class Ensemble:
     def __repr__(self) -> str:
         task = f", task={self.task!r}" if self.task else ""
         known = f", temperature={self.temperature}" if self.temperature is not None else ""
-        known += f", running {', '.join(self.runs_once)} once" if self.runs_once else ""
         return f"Ensemble({len(self)} members of '{self.network.name}', from_logits={self.from_logits}{task}{known})"
 
     def _repr_html_(self) -> str:

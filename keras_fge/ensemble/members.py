@@ -1,5 +1,6 @@
 """`Members`: the members of an ensemble, put into one network one after the other, to predict or to be averaged."""
 
+import collections
 import functools
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -76,30 +77,24 @@ class Members:
     @functools.cached_property
     def trunk(self) -> Trunk | None:
         """What all members have in common, and runs once."""
-        return trunk_of(self.network, self.snapshots)
+        return trunk_of(self.network, self.snapshots) if len(self.snapshots) > 1 else None
 
     def _predictions(self, x, batch_size):
         """Inside `borrowed`: the probabilities of one member after the other."""
         x = x.data[0] if isinstance(x, Batches) else x  # Each pass over these would have an order of its own.
+        network = self.network
         if trunk := self._trunk_for(x):
-            x = predicted(trunk.before, x, batch_size)
+            x, network = predicted(trunk.before, x, batch_size), trunk.after
         for snapshot in self.snapshots:
-            yield self.outputs.probabilities(predicted(self._member(snapshot, trunk), x, batch_size))
+            set_weights(self.network, snapshot.weights)
+            yield self.outputs.probabilities(predicted(network, x, batch_size))
 
     def _trunk_for(self, x):
-        """The trunk, with weights, if it is to run once for these data."""
-        if self.trunk is None or len(self.snapshots) < 2 or not self.trunk.pays(x):
+        """The trunk, with the weights of a member, if it is to run once for these data; else None."""
+        if self.trunk is None:
             return None
         set_weights(self.network, self.snapshots[0].weights)
-        return self.trunk
-
-    def _member(self, snapshot, trunk):
-        """A network that predicts as a member, from what the trunk predicts if there is one."""
-        if trunk:
-            trunk.put(snapshot.weights)
-            return trunk.after
-        set_weights(self.network, snapshot.weights)
-        return self.network
+        return self.trunk if self.trunk.serves(x.data[0] if isinstance(x, Batches) else x) else None
 
     def all_predictions(self, x: Any, batch_size: int | None) -> list[Any]:
         """The probabilities of all members."""
@@ -119,10 +114,12 @@ class Members:
         """(running mean of probabilities, labels, sample weights) of the first 1, 2, ..., K members."""
         running, labels = running or RunningMean(), None
         with borrowed(self.network):
+            network = self.network
             if trunk := self._trunk_for(x):
                 x, y, weights = predict_with_labels(trunk.before, x, y, weights, batch_size)
+                network = trunk.after
             for share, snapshot in zip(self.shares, self.snapshots):
-                network = self._member(snapshot, trunk)
+                set_weights(self.network, snapshot.weights)
                 outputs, new_labels, sample_weights = predict_with_labels(network, x, y, weights, batch_size)
                 check_order(labels, new_labels, "`x`")
                 labels = new_labels
@@ -133,7 +130,7 @@ class Members:
         self, x: Any, y: Any, weights: Any, batch_size: int | None, running: RunningMean | None = None
     ) -> tuple[RunningMean, Any, Any]:
         """The last one of `growing`: of all members."""
-        return list(self.growing(x, y, weights, batch_size, running))[-1]
+        return collections.deque(self.growing(x, y, weights, batch_size, running), maxlen=1)[0]
 
     def put_mean_into(self, network: keras.Model, chosen: Sequence[int], train: Any, batch_size: int) -> None:
         """Gives `network` the mean of the weights of the members `chosen`; weights that are no floats, of the first.
