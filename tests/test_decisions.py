@@ -124,6 +124,18 @@ def test_selective_of_other_outputs():
     assert several.reliability(X, labels)["before calibration"]["count"].sum() == 2700
 
 
+def test_data_sets_in_an_order_of_their_own():
+    """Each pass over these has another order: what is measured comes from one."""
+    ensemble = classifier(0.7)
+    for score in ("confidence", "mutual_information"):
+        expected = ensemble.selective(X, Y, score=score)["aurc"]
+        for shares in (None, [0.5, 0.3, 0.2]):
+            weighted = keras_fge.Ensemble(ensemble.network, ensemble.snapshots, weights=shares)
+            found = weighted.selective(keras_fge.Batches(X, Y, 100, 0), score=score)["aurc"]
+            assert found == pytest.approx(weighted.selective(X, Y, score=score)["aurc"], abs=1e-6)
+        assert ensemble.selective(X, Y, score=score)["aurc"] == expected
+
+
 def test_masked_positions():
     inputs = keras.Input((6, 4))
     network = keras.Model(inputs, layers.Dense(3, "softmax")(inputs))
@@ -147,9 +159,10 @@ def test_what_does_not_fit_is_said():
     inputs = keras.Input((4,))
     two = keras.Model(inputs, [layers.Dense(3, "softmax", name=n)(inputs) for n in "ab"])
     ensemble = keras_fge.Ensemble(two, [two.get_weights()], [False, False])
-    for method in ("reliability", "selective", "conformal"):
-        with pytest.raises(ValueError, match=f"`{method}` needs a network with one output"):
-            getattr(ensemble, method)(X, [Y, Y])
+    for several in (ensemble, keras_fge.Ensemble(two, [two.get_weights()])):
+        for method in ("reliability", "selective", "conformal"):
+            with pytest.raises(ValueError, match=f"`{method}` needs a network with one output"):
+                getattr(several, method)(X, [Y, Y])
 
 
 def test_words_both_ways():
@@ -212,6 +225,10 @@ def test_sets_count_what_they_hold():
     assert found["coverage_by_class"].tolist() == [1.0, 0.5, 0.0]
 
 
+def test_one_sample_tells_nothing():
+    assert "as sure as it is right" in classifier().reliability(X[:1], Y[:1]).sentences()[0]
+
+
 def test_foreign_samples():
     inside, outside = rng.normal(size=1000), rng.normal(2, 1, size=500)
     threshold = np.sort(inside)[949]
@@ -219,6 +236,9 @@ def test_foreign_samples():
     assert keras_fge.ood_fpr(inside, inside.max() + 1 + np.abs(outside)) == 0
     with pytest.raises(ValueError, match="`accepted` must be"):
         keras_fge.ood_fpr(inside, outside, 1.5)
+    for pair in (([], outside), ([0.1, np.nan], outside), (inside, [])):
+        with pytest.raises(ValueError, match="must hold scores"):
+            keras_fge.ood_fpr(*pair)
     values = classifier(1.0).evaluate(X, Y, ood=0.1 * X)
     ours, foreign = (classifier(1.0).uncertainty(data)["entropy"] for data in (X, 0.1 * X))
     assert values["ood_fpr95_entropy"] == keras_fge.ood_fpr(ours, foreign)

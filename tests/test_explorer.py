@@ -166,7 +166,9 @@ def test_what_a_run_shows(run, tmp_path):
     for k, snapshot in enumerate(fge.snapshots, 1):  # Two weights and more members than that: not all of the distance.
         far = np.hypot(path["x"][k] - start["x"][0], path["y"][k] - start["y"][0])
         assert far <= snapshot.metrics["distance_from_start"] * (1 + 1e-4)
-    rates = shown["panels"][-1]["figures"][""]
+    panels = {panel["title"]: panel["figures"][""] for panel in shown["panels"]}
+    assert list(panels)[-2:] == ["Reliability", "Refusing what is least sure"]
+    rates = panels["Learning rate"]
     assert rates["data"][0]["y"][:4] == pytest.approx([0.275, 0.05, 0.275, 0.5])
     assert rates["markers"][0]["y"][1:] == pytest.approx([0.05] * 3)
 

@@ -180,7 +180,18 @@ def test_several_targets_weights_and_outputs():
     assert values["pairs_nll"] == pytest.approx(np.nanmean(losses), rel=1e-5) and "sign_error" in values
 
 
+def test_targets_of_the_loss_are_not_reshaped():
+    outputs = np.zeros((4, 3, 2), "float32")
+    for y in (np.zeros((3, 4), "float32"), np.zeros((12,), "float32"), np.zeros((4, 3, 2), "float32")):
+        with pytest.raises(ValueError, match=r"`y_true` must have shape \(4, 3\)"):
+            keras_fge.gaussian_nll(y, outputs)
+    assert to_numpy(keras_fge.gaussian_nll(np.zeros(4, "float32"), outputs[:, :1])).shape == (4, 1)
+
+
 def test_what_does_not_fit_is_said():
+    for method in ("evaluate", "calibrated", "selective"):
+        with pytest.raises(ValueError, match="`y` must be finite, where"):
+            getattr(keras_fge.Ensemble(network(), [network().get_weights()], task="gaussian"), method)(X, np.nan * Y)
     model = network(3)
     ensemble = keras_fge.Ensemble(model, [model.get_weights()], task="gaussian")
     with pytest.raises(ValueError, match=r"must be \(mean, logarithm of the variance\).*240, 3"):

@@ -30,7 +30,9 @@ def test_the_reference_has_every_public_name():
     assert "::: keras_fge.cyclic.CyclicEnsemble" in text  # The options of FGE and SnapshotEnsemble.
     assert "::: keras_fge.outcome.outcome.Outcome" in text
     assert "::: keras_fge.outcome.comparison.Comparison" in text
-    assert sum(line.startswith(":::") for line in text) == len(curves.__all__) + len(keras_fge.__all__) + 3
+    results = ("coverage.SetCoverage", "coverage.IntervalCoverage", "reliability.Reliability", "selective.Selective")
+    assert all(f"::: keras_fge.ensemble.{name}" in text for name in results)
+    assert sum(line.startswith(":::") for line in text) == len(curves.__all__) + len(keras_fge.__all__) + 7
 
 
 @pytest.mark.slow

@@ -12,7 +12,8 @@ from keras import ops
 from keras_fge.core.keras_internals import has_graph, is_functional
 from keras_fge.core.mixture import gaussian_nll
 from keras_fge.core.networks import read, regularization
-from keras_fge.core.tasks import Outputs, are_probabilities, output_names
+from keras_fge.core.output import are_probabilities
+from keras_fge.core.tasks import Outputs, output_names
 
 AS_COMPILED = "as compiled"
 

@@ -6,6 +6,9 @@ from typing import Any
 import numpy as np
 from keras import ops
 
+from keras_fge.core.temperature import LEAST
+
+ROUNDING = 1e-6  # That of float32, about: what is less than it apart counts as equal.
 SETS = ("lac", "aps", "raps")
 INTERVALS = ("scaled", "residual", "quantile")
 
@@ -34,14 +37,17 @@ class Sets:
     A set holds the classes c whose score is at most the threshold:
 
         "lac":  1 - p_c
-        "aps":  the sum of p over the classes of rank <= r_c; randomized, less u p_c, with u uniform in [0, 1)
+        "aps":  the sum of p over the classes of rank <= r_c; randomized, less u p_c
         "raps": the same, plus lam max(r_c - k_reg, 0)
+
+    u in [0, 1) is a function of the sample, so that equal samples have equal sets, and the coverage is that of any
+    other score: the fraction after the point of 1000 mean_c(a_c log p_c), with a_c drawn from [1, 2) by the seed.
 
     Attributes:
         method: One of these.
         lam, k_reg: Of "raps".
         is_by_class: Whether each class has a threshold of its own.
-        seed: Of the draws u; None: none are taken.
+        seed: Of u; None: u is 0.
     """
 
     method: str
@@ -50,28 +56,27 @@ class Sets:
     is_by_class: bool
     seed: int | None
 
-    def scores(self, probabilities: Any, draws: np.ndarray | None = None) -> Any:
+    def scores(self, probabilities: Any) -> Any:
         """The scores of all classes, shape `(N, classes)`, of arrays or symbolic tensors."""
         if self.method == "lac":
             return 1 - probabilities
         order = ops.argsort(-probabilities, axis=-1)
         ranked = ops.take_along_axis(probabilities, order, axis=-1)
-        sums = ops.cumsum(ranked, axis=-1)
-        if draws is not None:
-            sums = sums - ops.convert_to_tensor(draws[:, None], ranked.dtype) * ranked
+        sums = ops.minimum(ops.cumsum(ranked, axis=-1), 1.0)  # Not above 1 by rounding.
+        classes = probabilities.shape[-1]
+        if self.seed is not None:
+            factors = 1 + np.random.default_rng(self.seed).random((1, classes))
+            logs = ops.log(ops.maximum(probabilities, LEAST))
+            place = 1000 * ops.mean(logs * ops.convert_to_tensor(factors, logs.dtype), axis=-1, keepdims=True)
+            sums = sums - (place - ops.floor(place)) * ranked
         if self.method == "raps":
-            ranks = np.arange(1, probabilities.shape[-1] + 1)
-            penalties = self.lam * np.maximum(ranks - self.k_reg, 0)
+            penalties = self.lam * np.maximum(np.arange(1, classes + 1) - self.k_reg, 0)
             sums = sums + ops.convert_to_tensor(penalties[None], ranked.dtype)
         return ops.take_along_axis(sums, ops.argsort(order, axis=-1), axis=-1)
 
-    def draws(self, samples: int, stream: int) -> np.ndarray | None:
-        """u of each sample: stream 0 is for calibration, 1 for predictions; None if none are taken."""
-        return None if self.seed is None else np.random.default_rng([self.seed, stream]).random(samples)
-
     def fitted(self, probabilities: np.ndarray, labels: np.ndarray, alpha: float) -> np.ndarray:
         """The threshold; of each class, shape `(classes,)`, if they are by class."""
-        scores = self._of_arrays(probabilities, 0)[np.arange(len(labels)), labels]
+        scores = self._of_arrays(probabilities)[np.arange(len(labels)), labels]
         if not self.is_by_class:
             return threshold(scores, alpha)
         classes = range(probabilities.shape[-1])
@@ -79,15 +84,14 @@ class Sets:
 
     def predict(self, probabilities: np.ndarray, limit: np.ndarray) -> np.ndarray:
         """Which classes are in the sets: bool, shape `(N, classes)`."""
-        return self._of_arrays(probabilities, 1) <= limit
+        return self._of_arrays(probabilities) <= limit + ROUNDING
 
-    def _of_arrays(self, probabilities, stream):
-        scores = self.scores(ops.convert_to_tensor(probabilities), self.draws(len(probabilities), stream))
-        return ops.convert_to_numpy(scores)
+    def _of_arrays(self, probabilities):
+        return ops.convert_to_numpy(self.scores(ops.convert_to_tensor(probabilities)))
 
     def layers(self, tensor: Any, limit: np.ndarray) -> Any:
-        """`predict` of a symbolic tensor, without draws."""
-        return ops.less_equal(self.scores(tensor), ops.convert_to_tensor(np.asarray(limit), tensor.dtype))
+        """`predict` of a symbolic tensor."""
+        return ops.less_equal(self.scores(tensor), ops.convert_to_tensor(np.asarray(limit + ROUNDING), tensor.dtype))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,10 +115,14 @@ class Intervals:
         low, high, scale = prediction
         return threshold(np.maximum(low - targets, targets - high) / scale, alpha)
 
-    def predict(self, prediction: tuple[Any, Any, Any], limit: np.ndarray) -> tuple[Any, Any]:
-        """(lower, upper), of arrays or symbolic tensors. With a negative q they are smaller, but at least a point."""
+    def predict(self, prediction: tuple[Any, Any, Any], limit: Any) -> tuple[Any, Any]:
+        """(lower, upper), of arrays or symbolic tensors. With a negative q they are smaller, but at least a point.
+
+        They are wider by what rounding may take, so that a value with the score q is in its interval.
+        """
         low, high, scale = prediction
+        minimum, maximum = (np.minimum, np.maximum) if isinstance(low, np.ndarray) else (ops.minimum, ops.maximum)
         width = scale * limit  # In this order: an array of JAX on the left takes no symbolic tensor.
-        lower, upper = low - width, high + width
+        width = width + ROUNDING * (abs(low) + abs(width))
         middle = (low + high) / 2
-        return ops.minimum(lower, middle), ops.maximum(upper, middle)
+        return minimum(low - width, middle), maximum(high + width, middle)

@@ -22,6 +22,12 @@ def check_data(name: str, data: Any, is_read_once: bool = False) -> None:
         raise ValueError(f"`{name}` has no samples. Received: x of shape {tuple(data[0].shape)}")
 
 
+def check_can_be_read_again(x: Any) -> None:
+    """Raises a ValueError for a generator, which each member of an ensemble would read on."""
+    if hasattr(x, "__next__"):
+        raise ValueError("`x` is read many times: give arrays or a data set, not a generator.")
+
+
 def _is_endless(data):
     """Whether a `tf.data.Dataset` or a Keras `PyDataset` says that it never ends."""
     if callable(cardinality := getattr(data, "cardinality", None)):

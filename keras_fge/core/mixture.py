@@ -30,11 +30,12 @@ def gaussian_nll(y_true: Any, y_pred: Any) -> Any:
         Shape `(N, ...)`, in nats.
 
     Example:
-        network = keras.Sequential([keras.Input((1,)), layers.Dense(32, "tanh"), layers.Dense(2)])
+        hidden = keras.layers.Dense(32, "tanh")
+        network = keras.Sequential([keras.Input((1,)), hidden, keras.layers.Dense(2)])
         network.compile("adam", keras_fge.gaussian_nll)
         fge = keras_fge.FGE(0.01, 0.0005, cycle_steps=4)  # It knows the task by this loss.
-        network.fit(x_train[:, :1], x_train[:, 1], epochs=2, callbacks=[fge], verbose=0)
-        mean, variance = fge.ensemble().predict(x_test[:, :1]).T
+        network.fit(x[:, :1], x[:, 1], epochs=2, callbacks=[fge], verbose=0)
+        mean, variance = fge.ensemble().predict(x[:, :1]).T
 
     References:
         Nix and Weigend, Estimating the mean and variance of the target probability distribution, ICNN 1994;
@@ -43,7 +44,14 @@ def gaussian_nll(y_true: Any, y_pred: Any) -> Any:
     """
     y_pred = ops.convert_to_tensor(y_pred)
     mean, log_variance = y_pred[..., 0], y_pred[..., 1]
-    y_true = ops.reshape(ops.cast(y_true, mean.dtype), ops.shape(mean))
+    y_true = ops.cast(y_true, mean.dtype)
+    if len(y_true.shape) == len(mean.shape) + 1 and y_true.shape[-1] == 1:
+        y_true = ops.squeeze(y_true, -1)
+    elif len(y_true.shape) == len(mean.shape) - 1 and mean.shape[-1] == 1:
+        y_true = ops.expand_dims(y_true, -1)
+    sizes = zip(y_true.shape, mean.shape)
+    if len(y_true.shape) != len(mean.shape) or any(None not in pair and pair[0] != pair[1] for pair in sizes):
+        raise ValueError(f"`y_true` must have shape {tuple(mean.shape)}. Received: {tuple(y_true.shape)}")
     return 0.5 * (log_variance + ops.square(y_true - mean) * ops.exp(-log_variance) + float(np.log(2 * np.pi)))
 
 

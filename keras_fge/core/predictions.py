@@ -7,6 +7,7 @@ import keras
 import numpy as np
 
 from keras_fge.core.data import batches_of
+from keras_fge.core.reliability import entropies, of_both_classes
 
 
 class RunningMean:
@@ -60,6 +61,23 @@ class RunningVariance(RunningMean):
     def variance(self) -> Any:
         """The variance so far, of the structure of the outputs, in float64."""
         return keras.tree.map_structure(lambda squares: squares / self.count, self.squares)
+
+
+class RunningEntropy(RunningMean):
+    """The mean of the entropies of probabilities, sum_i v_i H[p_i] / sum_i v_i, beside their mean."""
+
+    def __init__(self):
+        super().__init__()
+        self.entropies = RunningMean()
+
+    def add(self, outputs: Any, weight: float = 1) -> None:
+        super().add(outputs, weight)
+        self.entropies.add(keras.tree.map_structure(lambda array: entropies(of_both_classes(array)), outputs), weight)
+
+    def mutual_information(self) -> Any:
+        """H[m] - sum_i v_i H[p_i] / sum_i v_i of the mean m so far."""
+        total = keras.tree.map_structure(lambda array: entropies(of_both_classes(array)), self.mean())
+        return keras.tree.map_structure(np.subtract, total, self.entropies.mean())
 
 
 class Votes:

@@ -17,9 +17,10 @@ def reliability_bins(
         probabilities, labels, weights, owners: As `checked_positions` returns them.
 
     Returns:
-        `count`, `confidence` (mean), `accuracy`, and `low` and `high`, Wilson's 95 % interval of it: arrays of shape
-        `(15,)`, NaN where no prediction is; and of all together the mean `confidence_of_all`, `accuracy_of_all`, and
-        `gap`, confidence minus accuracy, with its standard error over the samples, `gap_error`.
+        `count`, `confidence` (mean), `accuracy`, and `low` and `high`, Wilson's 95 % interval of it, as of so many
+        samples as have a position in the bin: arrays of shape `(15,)`, NaN where no prediction is. Of all together, the
+        mean `confidence_of_all`, `accuracy_of_all`, and `gap`, confidence minus accuracy, with its standard error over
+        the samples, `gap_error`.
     """
     confidence, correct = np.max(probabilities, axis=1), correct_ones(probabilities, labels)
     bins = bins_of(confidence)
@@ -27,7 +28,8 @@ def reliability_bins(
     counts = np.bincount(bins, minlength=ECE_BINS)
     with np.errstate(invalid="ignore"):
         means = [np.bincount(bins, weights=weights * v, minlength=ECE_BINS) / totals for v in (confidence, correct)]
-    low, high = wilson(means[1], np.maximum(counts, 1))
+    samples = np.bincount(np.unique(np.stack([bins, owners]), axis=1)[0], minlength=ECE_BINS)
+    low, high = wilson(means[1], np.maximum(samples, 1))
     gap, error = mean_and_standard_error(confidence - correct, weights, owners)
     of_all = [float(np.average(values, weights=weights)) for values in (confidence, correct)]
     found = {"count": counts, "confidence": means[0], "accuracy": means[1], "low": low, "high": high}
@@ -65,6 +67,14 @@ def risk_coverage(unsure: np.ndarray, losses: np.ndarray, weights: np.ndarray) -
         "excess_aurc": area - _curve(losses[best], weights[best])[2],
         "refused_for_half": float(1 - enough[-1]) if len(enough) else None,
     }
+
+
+def of_both_classes(probabilities: np.ndarray) -> np.ndarray:
+    """In float64, with the probability of class 0 beside that of class 1, if there is one column."""
+    probabilities = np.asarray(probabilities, "float64")
+    if probabilities.shape[-1] == 1:
+        return np.concatenate([1 - probabilities, probabilities], axis=-1)
+    return probabilities
 
 
 def entropies(probabilities: np.ndarray) -> np.ndarray:

@@ -88,6 +88,8 @@ def checked_values(
         )
     weights = broadcast(sample_weight, positions).ravel()
     rows = weights > 0
+    if not np.all(np.isfinite(targets.ravel()[rows])):
+        raise ValueError("`y` must be finite, where its sample weight is not 0. Received: NaN or infinity")
     flat = np.ravel(prediction)[rows] if not isinstance(prediction, Mixture) else prediction.flat(rows)
     if not np.all(np.isfinite(np.asarray(flat))):
         raise ValueError("The outputs of the network are not finite: the training has diverged, or an input is NaN.")

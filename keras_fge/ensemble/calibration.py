@@ -30,8 +30,8 @@ def checked_temperature(found: Mapping[str, tuple[float, float]]) -> Temperature
         if not SMALLEST * 1.01 < temperature < LARGEST / 1.01:
             warnings.warn(
                 f"The temperature{of_output} is at the edge of the search, {temperature:.3g}: on these data the "
-                f"ensemble is {'always' if temperature < 1 else 'hardly ever'} right, and no temperature says by how "
-                "much. Use other data, or more.",
+                f"ensemble is {'always right, or nearly' if temperature < 1 else 'hardly ever right'}, and no "
+                "temperature says by how much. Use other data, or more.",
                 stacklevel=3,
             )
         elif error > 0.2:

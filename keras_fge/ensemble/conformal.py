@@ -10,10 +10,11 @@ import numpy as np
 
 from keras_fge.core.arguments import as_integer, as_number
 from keras_fge.core.conformal import INTERVALS, SETS, Intervals, Sets
+from keras_fge.core.data import check_can_be_read_again
 from keras_fge.core.files import naming
 from keras_fge.core.metrics import checked_labels
-from keras_fge.core.mixture import Mixture
 from keras_fge.core.predictions import RunningMean, RunningVariance
+from keras_fge.core.reliability import of_both_classes
 from keras_fge.ensemble.coverage import IntervalCoverage, SetCoverage
 from keras_fge.ensemble.export import one_model
 from keras_fge.ensemble.members import Members
@@ -31,6 +32,12 @@ class Conformal:
         method, alpha: See `Ensemble.conformal`.
         threshold: Of the scores; of each class, or of each element of a target, an array.
         samples: How many calibration samples there were.
+
+    Example:
+        ensemble = keras_fge.Ensemble(net_a, [net_a.get_weights(), net_b.get_weights()])
+        sets = ensemble.conformal(x_test[:300], y_test[:300], alpha=0.1)
+        sets.save("sets")
+        keras_fge.Conformal.load("sets").predict(x_test[300:])  # bool, shape (N, classes)
     """
 
     def __init__(self, members: Members, rule: Sets | Intervals, alpha: float, threshold: np.ndarray, samples: int):
@@ -44,16 +51,16 @@ class Conformal:
             x, batch_size: As for `Ensemble.predict`; a data set, not a generator.
 
         Returns:
-            Of a classifier, bool of shape `(N, classes)`: which classes are in the set. A set may be empty, if the
-            sample is unlike any that the ensemble is sure of. Of a regression, (lower, upper), arrays of the shape of
+            Of a classifier, bool of shape `(N, classes)`: which classes are in the set. It is empty where no class is
+            probable enough. Of a regression, (lower, upper), arrays of the shape of
             the targets.
         """
+        check_can_be_read_again(x)
         running = self._members.add_up(_running(self._members, self._rule), x, batch_size)
         return self._decided(_prediction(self._members, self._rule, running))
 
     def _decided(self, prediction):
-        result = self._rule.predict(prediction, self.threshold)
-        return result if isinstance(self._rule, Sets) else tuple(map(keras.ops.convert_to_numpy, result))
+        return self._rule.predict(prediction, self.threshold)
 
     def evaluate(self, x: Any, y: Any = None, batch_size: int | None = None) -> SetCoverage | IntervalCoverage:
         """How often sets, or intervals, hold the right answer, and how large they are.
@@ -69,23 +76,21 @@ class Conformal:
             in the set. Of a regression, `width`, the mean of upper minus lower, and `coverage_by_width`, shape `(4,)`,
             of the quarters of the samples from the narrowest to the widest intervals.
         """
-        running, labels, _ = self._members.together(x, y, None, batch_size, _running(self._members, self._rule))
-        prediction = _prediction(self._members, self._rule, running)
+        prediction, labels, rows = _measured(self._members, self._rule, x, y, batch_size)
         decided = self._decided(prediction)
         if isinstance(self._rule, Sets):
             return SetCoverage.of(decided, checked_labels(labels, *decided.shape), self.alpha)
         lower, upper = decided
-        return IntervalCoverage.of(lower, upper, _targets(labels, lower.shape), x, self.alpha)
+        place = x[rows] if isinstance(x, np.ndarray) else None
+        return IntervalCoverage.of(lower, upper, _targets(labels, lower.shape), place, self.alpha)
 
     def to_model(self) -> keras.Model:
         """One `keras.Model` that outputs sets, or [lower, upper]: to save as .keras, export, or serve.
 
         Raises:
-            ValueError: if sets are randomized, or as `Ensemble.to_model` does.
+            ValueError: as `Ensemble.to_model` does.
         """
         rule = self._rule
-        if isinstance(rule, Sets) and rule.seed is not None:
-            raise ValueError("`to_model` is for sets that are not drawn: call `conformal` without `randomized`.")
         members, needs_variance = self._members, isinstance(_running(self._members, rule), RunningVariance)
         model = one_model(members, with_variance=needs_variance)
         if isinstance(rule, Sets):
@@ -105,7 +110,8 @@ class Conformal:
 
     @classmethod
     def load(cls, directory: str | os.PathLike, network: keras.Model | None = None) -> "Conformal":
-        """What `save` wrote; `network` as for `Ensemble.load`. (`Ensemble.load` reads the ensemble in it.)
+        """What `save` wrote; `network` as for `Ensemble.load`. (`Ensemble.load` reads the ensemble in it,
+        without the threshold.)
 
         Raises:
             ValueError: if there is none, or it is damaged.
@@ -136,8 +142,7 @@ def fit_conformal(
     if not 0 < alpha < 1:
         raise ValueError(f"`alpha` must be between 0 and 1. Received: alpha={alpha}")
     rule = _rule(members, method, options)
-    running, labels, _ = members.together(x, y, None, batch_size, _running(members, rule))
-    prediction = _prediction(members, rule, running)
+    prediction, labels, _ = _measured(members, rule, x, y, batch_size)
     if isinstance(rule, Sets):
         labels = checked_labels(labels, *prediction.shape)
         if labels.ndim > 1:
@@ -182,18 +187,31 @@ def _running(members, rule):
     return RunningVariance() if rule.method == "scaled" and _task(members) == "regression" else RunningMean()
 
 
+def _measured(members, rule, x, y, batch_size):
+    """(prediction, labels, rows) of the samples that count; sample weights of a data set may be 0 and 1."""
+    running, _, labels, weights = members.of_one_output("conformal", x, y, None, batch_size, _running(members, rule))
+    prediction = _prediction(members, rule, running)
+    if weights is None:
+        return prediction, labels, slice(None)
+    weights = np.asarray(weights)
+    if weights.ndim > 1 or not np.isin(weights, (0, 1)).all():
+        raise ValueError("`conformal` takes sample weights of 0 and 1 alone, one for each sample.")
+    rows = weights > 0
+    if isinstance(rule, Sets):
+        return prediction[rows], np.asarray(labels)[rows], rows
+    return tuple(part[rows] if np.ndim(part) else part for part in prediction), np.asarray(labels)[rows], rows
+
+
 def _prediction(members, rule, running):
     """Probabilities `(N, classes)`; or (low, high, scale) of values, in float64."""
-    mean = members.scaled(running.mean())
-    if not isinstance(mean, np.ndarray | Mixture):
-        raise ValueError("`conformal` needs a network with one output.")
+    mean = keras.tree.flatten(members.scaled(running.mean()))[0]
     if not np.all(np.isfinite(np.asarray(mean))):
         raise ValueError("The outputs of the network are not finite: the training has diverged, or an input is NaN.")
     if isinstance(rule, Sets):
         if mean.ndim != 2:
             raise ValueError(f"`conformal` needs one class for each sample. Received: outputs of shape {mean.shape}")
         return _both_classes(mean)
-    variance = running.variance() if isinstance(running, RunningVariance) else None
+    variance = keras.tree.flatten(running.variance())[0] if isinstance(running, RunningVariance) else None
     return _low_high_scale(np.asarray(mean, "float64"), variance, members, rule)
 
 
@@ -212,12 +230,14 @@ def _low_high_scale(mean, variance, members, rule):
 
 
 def _both_classes(probabilities):
-    """With the probability of class 0 beside that of class 1, if there is one column; of an array or a tensor."""
-    if probabilities.shape[-1] > 1:
-        return probabilities
+    """`of_both_classes`, of an array or a tensor."""
     if isinstance(probabilities, np.ndarray):
-        return np.concatenate([1 - probabilities, probabilities], axis=-1)
-    return keras.ops.concatenate([1 - probabilities, probabilities], axis=-1)
+        return of_both_classes(probabilities)
+    return (
+        keras.ops.concatenate([1 - probabilities, probabilities], axis=-1)
+        if probabilities.shape[-1] == 1
+        else probabilities
+    )
 
 
 def _targets(targets, shape):

@@ -265,9 +265,10 @@ class Ensemble:
             metrics: "compiled": the loss (without regularizers) and the metrics with which the network is compiled,
                 instead of those above. They see the mean prediction (its logits, if the network outputs logits), so
                 this works for any task. Default: those above.
-            ood: Foreign inputs, of another kind than `x`: adds "ood_auroc_entropy" and "ood_auroc_mutual_information",
-                how well the uncertainty tells them from `x`, and "ood_fpr95_...", the fraction of them that passes
-                where 95 % of `x` do; see `keras_fge.ood_auroc`, `keras_fge.ood_fpr`. Needs scikit-learn. Default: none.
+            ood: Foreign inputs, of another kind than `x`: adds "ood_auroc_entropy" and "ood_auroc_mutual_information"
+                (with `task="gaussian"`, "ood_auroc_noise" and "ood_auroc_disagreement"), how well the uncertainty tells
+                them from `x`, and "ood_fpr95_...", the fraction of them that passes where 95 % of `x` do; see
+                `keras_fge.ood_auroc`, `keras_fge.ood_fpr`. Needs scikit-learn. Default: none.
 
         Returns:
             `{"error", "nll", "brier", "ece", ...}`.
@@ -381,7 +382,7 @@ class Ensemble:
 
         With p the mean of the members' probabilities, and r_c the rank of class c from the most probable one, 1, on:
 
-            "lac":  1 - p_c: the smallest sets on average
+            "lac":  1 - p_c: the smallest sets on average, as far as the probabilities are right
             "aps":  sum of p over the classes of rank <= r_c: sets that grow where the ensemble is unsure
             "raps": the same + lam max(r_c - k_reg, 0): without the long tail of classes
 
@@ -398,9 +399,10 @@ class Ensemble:
             method: Default: "lac" of a classifier, "scaled" of a regression.
             by_class: Whether each class is to have that coverage, by a threshold of its own. It needs samples of each.
                 Default: no, all samples together.
-            randomized: For "aps" and "raps": whether to take off u p_c, u uniform in [0, 1) for each sample, which
-                makes sets smaller and the coverage exact. Default: no; equal samples have equal sets.
-            seed: Of these draws, the same in each call of `predict`. Default: 0.
+            randomized: For "aps" and "raps": whether to take off u p_c, with u in [0, 1) as good as drawn for each
+                sample, which makes sets smaller. u is a function of the probabilities: equal samples have equal sets.
+                Default: no.
+            seed: Of u. Default: 0.
             lam, k_reg: Of "raps". Default: 0.01, 5.
 
         Returns:
@@ -453,8 +455,8 @@ class Ensemble:
         output = self._members.one_output("reliability")
         if not output.has_classes:
             raise ValueError("`reliability` needs probabilities. `evaluate` tells the coverage of intervals.")
-        running, labels, shares = self._members.together(x, y, sample_weight, batch_size)
-        means = [running.mean(), *([] if self.temperature is None else [self._members.scaled(running.mean())])]
+        _, mean, labels, shares = self._members.of_one_output("reliability", x, y, sample_weight, batch_size)
+        means = [mean, *([] if self.temperature is None else [self._members.scaled(mean)])]
         return Reliability.of(output, means, labels, shares, self.temperature)
 
     def selective(
@@ -470,8 +472,8 @@ class Ensemble:
 
             risk(c) = mean loss of the fraction c of the predictions that is surest,   aurc = its mean over c
 
-        The loss is the error of a classifier, and the squared error of values. Equally sure predictions are refused
-        together.
+        The loss is the error of a classifier, and the squared error of values. Of equally sure predictions, the loss
+        is their mean: they are refused in random order.
 
         Args:
             x, y, batch_size, sample_weight: As for `evaluate`.

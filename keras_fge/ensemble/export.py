@@ -6,7 +6,8 @@ import numpy as np
 from keras_fge.core.compile_as import compile_as
 from keras_fge.core.keras_internals import forget_optimizer, has_graph
 from keras_fge.core.networks import clone, set_weights
-from keras_fge.core.tasks import at_least_float32, output_names
+from keras_fge.core.output import at_least_float32
+from keras_fge.core.tasks import output_names
 from keras_fge.ensemble.members import Members
 from keras_fge.ensemble.trunk import shared_layers
 

@@ -9,9 +9,11 @@ import keras
 import numpy as np
 
 from keras_fge.core.batch_norm import update_batch_norm
+from keras_fge.core.data import check_can_be_read_again
 from keras_fge.core.networks import borrowed, set_weights
+from keras_fge.core.output import Output
 from keras_fge.core.predictions import RunningMean, check_order, predict_with_labels, predicted
-from keras_fge.core.tasks import Output, Outputs, Temperature
+from keras_fge.core.tasks import Outputs, Temperature
 from keras_fge.ensemble.trunk import Trunk, trunk_of
 from keras_fge.run import Batches, Snapshot
 
@@ -131,6 +133,27 @@ class Members:
     ) -> tuple[RunningMean, Any, Any]:
         """The last one of `growing`: of all members."""
         return collections.deque(self.growing(x, y, weights, batch_size, running), maxlen=1)[0]
+
+    def of_one_output(
+        self, name: str, x: Any, y: Any, weights: Any, batch_size: int | None, running: RunningMean | None = None
+    ) -> tuple[RunningMean, Any, Any, Any]:
+        """(running mean, mean, labels, sample weights) of the one output; labels may stand in a structure of one.
+
+        Raises:
+            ValueError: if there are several outputs; it names the method that needs one.
+        """
+        check_can_be_read_again(x)
+        running, labels, shares = self.together(x, y, weights, batch_size, running)
+        means = keras.tree.flatten(running.mean())
+        if len(means) != 1:
+            raise ValueError(f"`{name}` needs a network with one output. Received: {len(means)} outputs")
+        labels, shares = (
+            next(iter(part.values() if isinstance(part, dict) else part))
+            if isinstance(part, dict | list | tuple) and len(part) == 1
+            else part
+            for part in (labels, shares)
+        )
+        return running, means[0], labels, shares
 
     def put_mean_into(self, network: keras.Model, chosen: Sequence[int], train: Any, batch_size: int) -> None:
         """Gives `network` the mean of the weights of the members `chosen`; weights that are no floats, of the first.

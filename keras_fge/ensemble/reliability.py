@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from keras_fge.core.output import Output
 from keras_fge.core.pages import COLORS, GREY, Panel, Picture, layout
-from keras_fge.core.tasks import Output
 
 if TYPE_CHECKING:
     import pandas
@@ -50,7 +50,7 @@ class Reliability(dict, Picture):
         """Whether it is surer than it is right, or less sure, by more than twice the standard error."""
         before = self[BEFORE]
         numbers = f"{_percent(before['confidence_of_all'])} sure where {_percent(before['accuracy_of_all'])} are right"
-        if abs(before["gap"]) <= 2 * before["gap_error"]:
+        if not abs(before["gap"]) > 2 * before["gap_error"]:  # NaN of one sample.
             return [f"The ensemble is as sure as it is right, as far as these samples tell: {numbers}."]
         said = f"The ensemble is {'surer' if before['gap'] > 0 else 'less sure'} than it is right: {numbers}"
         if self.temperature is None:

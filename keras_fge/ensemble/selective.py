@@ -3,13 +3,13 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+import keras
 import numpy as np
 
+from keras_fge.core.output import Output
 from keras_fge.core.pages import COLORS, GREY, Panel, Picture, layout
-from keras_fge.core.predictions import RunningMean, RunningVariance
-from keras_fge.core.tasks import Output
+from keras_fge.core.predictions import RunningEntropy, RunningMean, RunningVariance
 from keras_fge.ensemble.members import Members
-from keras_fge.ensemble.uncertainty import uncertainty_of
 
 if TYPE_CHECKING:
     import pandas
@@ -101,12 +101,15 @@ def selective_of(
     score = score or output.scores[0]
     if score not in output.scores:
         raise ValueError(f"`score` must be one of {output.scores} for this network. Received: score={score!r}")
-    running, labels, shares = members.together(
-        x, y, weights, batch_size, RunningVariance() if output.task == "regression" else RunningMean()
+    kinds = {"mutual_information": RunningEntropy} | (
+        {"deviation": RunningVariance} if output.task == "regression" else {}
+    )
+    running, mean, labels, shares = members.of_one_output(
+        "selective", x, y, weights, batch_size, kinds.get(score, RunningMean)()
     )
     unsure = None
     if isinstance(running, RunningVariance):
-        unsure = np.sqrt(running.variance())
-    elif score == "mutual_information":
-        unsure = uncertainty_of(members, x, batch_size)[score]
-    return Selective.of(output, members.scaled(running.mean()), labels, shares, score, unsure)
+        unsure = np.sqrt(keras.tree.flatten(running.variance())[0])
+    elif isinstance(running, RunningEntropy):
+        unsure = keras.tree.flatten(running.mutual_information())[0]
+    return Selective.of(output, keras.tree.flatten(members.scaled(mean))[0], labels, shares, score, unsure)

@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike
 from keras_fge.core.arguments import as_number
 from keras_fge.core.mixture import Mixture
 from keras_fge.core.predictions import RunningMean
-from keras_fge.core.reliability import entropies
+from keras_fge.core.reliability import entropies, of_both_classes
 from keras_fge.ensemble.members import Members
 
 
@@ -48,8 +48,7 @@ def uncertainty(
             "`members` must hold probabilities of shape (members, samples, classes). Received: shape "
             f"{probabilities.shape}, values from {np.min(probabilities):.3g} to {np.max(probabilities):.3g}"
         )
-    if probabilities.shape[-1] == 1:
-        probabilities = np.concatenate([1 - probabilities, probabilities], axis=-1)
+    probabilities = of_both_classes(probabilities)
     entropy = entropies(np.average(probabilities, axis=0, weights=weights))
     return {
         "entropy": entropy,
@@ -118,8 +117,12 @@ def ood_fpr(inside: ArrayLike, outside: ArrayLike, accepted: float = 0.95) -> fl
         keras_fge.ood_fpr([0.1, 0.2], [0.2, 0.9])  # 0.5
 
     References:
-        Hendrycks et al., Deep Anomaly Detection with Outlier Exposure, ICLR 2019, https://arxiv.org/abs/1812.04606
+        Liang et al., Enhancing the Reliability of Out-of-distribution Image Detection in Neural Networks, ICLR 2018,
+        https://arxiv.org/abs/1706.02690, section 4.3
     """
+    for name, scores in (("inside", inside), ("outside", outside)):
+        if not np.size(scores) or np.any(np.isnan(np.asarray(scores, "float64"))):
+            raise ValueError(f"`{name}` must hold scores, at least one, and no NaN.")
     if not 0 < as_number("accepted", accepted) <= 1:
         raise ValueError(f"`accepted` must be above 0 and at most 1. Received: accepted={accepted}")
     ours = np.sort(np.ravel(np.asarray(inside)))

@@ -18,6 +18,7 @@ from keras_fge.run import Snapshot, Validation
 if TYPE_CHECKING:
     import pandas
 
+MOST_POSITIONS = 100_000  # A temperature is fitted, and a curve drawn, of so many predictions.
 LAST, ENSEMBLE, AVERAGED = "last network", "ensemble", "averaged weights"
 LOSSES = {"nll": "NLL", "mse": "mean squared error", "loss": "loss"}  # What is compared, and how it is called.
 
@@ -34,7 +35,8 @@ class Comparison(dict):
         missing: Why a row is missing, by its name.
         reliability: How sure the ensemble is, before and after a temperature that is fitted to these samples; of a
             classifier with one output.
-        selective: What it would bring to refuse its least sure predictions; of one output.
+        selective: What it would bring to refuse its least sure predictions; of a classifier, or of a mean and a
+            variance, with one output.
 
     Attributes:
         differences: `{("ensemble", "last network"): {"nll": (-0.05, 0.01), ...}, ...}`: the metric of the first minus
@@ -173,7 +175,10 @@ def compare(model: keras.Model, snapshots: Sequence[Snapshot], validation: Valid
         for pair in pairs
         if set(pair) <= rows.keys()
     }
-    decisions = _decisions(validation, predictions[ENSEMBLE]) if ENSEMBLE in rows else (None, None)
+    decisions = (None, None)
+    if ENSEMBLE in rows:
+        with contextlib.suppress(ValueError):  # The comparison is not to be lost for them.
+            decisions = _decisions(validation, predictions[ENSEMBLE])
     return Comparison(rows, differences, validation.samples or 0, len(snapshots), missing, *decisions)
 
 
@@ -182,6 +187,10 @@ def _decisions(validation, mean):
     if validation.is_compiled or not isinstance(mean, np.ndarray | Mixture):
         return None, None
     output, (labels, weights) = validation.outputs.each(1)[0], validation.labels
+    positions = int(np.prod(mean.shape[1:-1]))
+    if len(mean) * positions > MOST_POSITIONS:  # As of images with a class at each pixel.
+        rows = np.random.default_rng(0).permutation(len(mean))[: max(MOST_POSITIONS // positions, 2)]
+        mean, labels, weights = (None if part is None else part[rows] for part in (mean, labels, weights))
     if output.task == "regression":
         return None, None
     selective = Selective.of(output, mean, labels, weights)

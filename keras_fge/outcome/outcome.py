@@ -84,8 +84,9 @@ class Outcome:
 
         It shows start and members on the plane of their first two principal components, with the share of the variance
         that this plane has, errors of members and ensembles, distances and the learning rate; a slider goes from member
-        to member. Of a classifier it also shows how sure the ensemble is and how often it is right, and what refusing
-        its least sure predictions would bring. It needs plotly, when it is written only.
+        to member. Of a classifier it also shows how sure the ensemble is and how often it is right; of that, and of a
+        mean and a variance, what refusing its least sure predictions would bring. It needs plotly, when it is written
+        only.
 
         Args:
             path: File to write, such as "run.html".
