@@ -10,7 +10,7 @@ from keras import layers
 
 import keras_fge
 from conftest import values
-from keras_fge.ensemble import trunk
+from keras_fge.ensemble import stacked, trunk
 from keras_fge.ensemble.trunk import trunk_of
 
 rng = np.random.default_rng(0)
@@ -323,6 +323,68 @@ def test_lengths_that_vary():
 
     expected = [keras.ops.convert_to_numpy(ensemble.predict(TOKENS[8 * k : 8 * k + 8, : 3 + k])) for k in (0, 1)]
     np.testing.assert_allclose(ensemble.predict(Padded()), np.concatenate(expected), atol=2e-6)
+
+
+def small():
+    inputs = keras.Input((6,))
+    x = layers.BatchNormalization(name="norm")(layers.Dropout(0.5)(layers.Dense(5, "relu")(inputs)))
+    x = layers.LayerNormalization()(layers.Concatenate()([x, layers.Rescaling(2.0)(inputs)]))
+    outputs = {"kind": layers.Dense(3, "softmax", name="kind")(x), "size": layers.Dense(1, name="size")(x)}
+    return keras.Model(inputs, outputs)
+
+
+def small_with_lora():
+    dense = layers.Dense(3, name="adapted")
+    network = keras.Sequential([keras.Input((6,)), layers.Dense(4, "tanh"), dense])
+    dense.enable_lora(2)
+    return network
+
+
+def other_layers():
+    return keras.Sequential([keras.Input((6,)), layers.Dense(4), Doubling(), layers.Dense(2)])
+
+
+def in_float64():
+    return keras.Sequential([keras.Input((6,)), layers.Dense(4, dtype="float64"), layers.Dense(2, dtype="float64")])
+
+
+@pytest.mark.parametrize("make", [small, small_with_lora, other_layers, in_float64], ids=lambda make: make.__name__)
+def test_small_members_are_one_program(make):
+    network, x = make(), rng.normal(size=(50, 6)).astype("float32")
+    ensemble = ensemble_of(network, weights=[0.5, 0.3, 0.2])
+    before = values(network.variables)
+    found, mean = ensemble.predict(x, members=True), ensemble.predict(x)
+    generated = ensemble.predict(iter([x[:20], x[20:]]))
+    assert all(np.array_equal(*pair) for pair in zip(values(network.variables), before))
+    assert ensemble.is_stacked == (make in (small, small_with_lora))
+    expected = []
+    for snapshot in ensemble.snapshots:
+        network.set_weights(snapshot.weights)
+        expected.append(network.predict(x, verbose=0))
+    flat = [np.stack(column) for column in zip(*map(keras.tree.flatten, expected))]
+    for ours, theirs in zip(keras.tree.flatten(found), flat, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=2e-6, rtol=2e-6)
+    for part in (mean, generated):
+        for ours, theirs in zip(keras.tree.flatten(part), flat, strict=True):
+            np.testing.assert_allclose(ours, np.average(theirs, axis=0, weights=[0.5, 0.3, 0.2]), atol=3e-6, rtol=3e-6)
+
+
+def test_one_program_runs_once(monkeypatch):
+    network, x = small_with_lora(), rng.normal(size=(50, 6)).astype("float32")
+    ensemble = ensemble_of(network, 10)
+    ensemble.predict(x[:2])
+    ran, original = [], keras.Model.predict
+    monkeypatch.setattr(
+        keras.Model, "predict", lambda self, *args, **kw: (ran.append(self), original(self, *args, **kw))[1]
+    )
+    ensemble.evaluate(x, x[:, :3])
+    assert len(ran) == 1
+
+
+def test_large_members_are_not_stacked(monkeypatch):
+    network = small_with_lora()
+    monkeypatch.setattr(stacked, "WEIGHTS", 100)
+    assert not ensemble_of(network).is_stacked and not ensemble_of(network)[:1].is_stacked
 
 
 def test_one_member_has_nothing_to_share():

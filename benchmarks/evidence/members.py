@@ -1,8 +1,8 @@
 """What prediction with K members costs, in times of one network: a frozen backbone with heads, and small dense ones.
 
-    cd benchmarks && KERAS_BACKEND=... python -m evidence.members --output=members.json
+    cd benchmarks && KERAS_BACKEND=... python -m evidence.members
 
-Each way is called in turns, `--repeats` times after a first call that compiles; the record has the median, by backend.
+Each way is called in turns, `--repeats` times after a first call that compiles; the record has the median.
 "Each member" runs the whole network for each member; "stacked" is one program with the weights of all members, by
 `keras.ops.vectorized_map`, written here by hand.
 """
@@ -82,11 +82,11 @@ class Stacked(keras.Model):
 
 def each_member(ensemble, x):
     """`predict` as it is if there is nothing to share."""
-    pays, Trunk.pays = Trunk.pays, lambda self, data: False
+    serves, Trunk.serves = Trunk.serves, lambda self, data: False
     try:
         return ensemble.predict(x, batch_size=32)
     finally:
-        Trunk.pays = pays
+        Trunk.serves = serves
 
 
 def seconds(ways):
@@ -103,9 +103,9 @@ def seconds(ways):
 
 
 def main(_):
-    settings = types.SimpleNamespace(output=FLAGS.output, repeats=FLAGS.repeats)
-    record = opened_record(FLAGS.output, settings, backends={})
-    done = record["backends"].setdefault(keras.backend.backend(), {})
+    settings = types.SimpleNamespace(output=FLAGS.output, seed=0, repeats=FLAGS.repeats)
+    record = opened_record(FLAGS.output, settings, seconds={})
+    done = record["seconds"]
     for name, make, sizes in (("heads", heads, (8,)), ("dense", dense, SIZES)):
         for size in sizes:
             ensemble, x = make(size)
@@ -132,6 +132,6 @@ def main(_):
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("output", "../results/members.json", "Record to write; other backends are added to it.")
+    flags.DEFINE_string("output", f"../results/members_{keras.backend.backend()}.json", "Record to write.")
     flags.DEFINE_integer("repeats", 7, "Calls of each way.", lower_bound=1)
     app.run(main)

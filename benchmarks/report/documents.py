@@ -183,10 +183,9 @@ WAYS |= {"stacked": "stacked, by hand"}
 
 def members():
     """Times of prediction with K members, in those of one network."""
-    record = json.loads((RESULTS / "members.json").read_text())["backends"]
     lines = ["| | members | backend | " + " | ".join(WAYS.values()) + " |", "|---" * (len(WAYS) + 3) + "|"]
-    for backend, rows in record.items():
-        for name, times in rows.items():
+    for backend in ("tensorflow", "jax", "torch"):
+        for name, times in json.loads((RESULTS / f"members_{backend}.json").read_text())["seconds"].items():
             kind, size = name.split()
             title = {"heads": "heads on a frozen CNN", "dense": "64-64-64-10"}[kind]
             cells = [f"{times[way] / times['one network']:.1f}" if way in times else "" for way in WAYS]

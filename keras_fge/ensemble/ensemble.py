@@ -137,6 +137,15 @@ class Ensemble:
         return self._members.trunk.layers if self._members.trunk else ()
 
     @property
+    def is_stacked(self) -> bool:
+        """Whether `predict` and `evaluate` take arrays through all members in one program.
+
+        They do for small networks of dense layers: at most 64 MiB of weights of all members together, and 1 GiB of
+        predictions. `runs_once` does not matter then.
+        """
+        return self._members.stacked is not None and self._members.stacked.is_exact is not False
+
+    @property
     def _outputs(self):
         return self._members.outputs
 

@@ -14,6 +14,7 @@ from keras_fge.core.networks import borrowed, set_weights
 from keras_fge.core.output import Output
 from keras_fge.core.predictions import RunningMean, check_order, predict_with_labels, predicted
 from keras_fge.core.tasks import Outputs, Temperature
+from keras_fge.ensemble.stacked import Stacked, stacked_of
 from keras_fge.ensemble.trunk import Trunk, trunk_of
 from keras_fge.run import Batches, Snapshot
 
@@ -77,6 +78,11 @@ class Members:
         return keras.tree.map_structure(lambda *arrays: np.concatenate(arrays), *means)
 
     @functools.cached_property
+    def stacked(self) -> Stacked | None:
+        """All members in one program, if they are small."""
+        return stacked_of(self.network, self.snapshots)
+
+    @functools.cached_property
     def trunk(self) -> Trunk | None:
         """What all members have in common, and runs once."""
         return trunk_of(self.network, self.snapshots) if len(self.snapshots) > 1 else None
@@ -84,19 +90,27 @@ class Members:
     def _predictions(self, x, batch_size):
         """Inside `borrowed`: the probabilities of one member after the other."""
         x = x.data[0] if isinstance(x, Batches) else x  # Each pass over these would have an order of its own.
-        network = self.network
-        if trunk := self._trunk_for(x):
-            x, network = predicted(trunk.before, x, batch_size), trunk.after
-        for snapshot in self.snapshots:
-            set_weights(self.network, snapshot.weights)
-            yield self.outputs.probabilities(predicted(network, x, batch_size))
+        if way := self._way_for(x):
+            x = predicted(way.before, x, batch_size)
+        for index in range(len(self)):
+            yield self.outputs.probabilities(self._outputs_of(index, way, x, batch_size))
 
-    def _trunk_for(self, x):
-        """The trunk, with the weights of a member, if it is to run once for these data; else None."""
+    def _way_for(self, x):
+        """What of the members can be predicted once for these data, by `before`; None: nothing."""
+        x = x.data[0] if isinstance(x, Batches) else x
+        if self.stacked and self.stacked.serves(x):
+            return self.stacked
         if self.trunk is None:
             return None
         set_weights(self.network, self.snapshots[0].weights)
-        return self.trunk if self.trunk.serves(x.data[0] if isinstance(x, Batches) else x) else None
+        return self.trunk if self.trunk.serves(x) else None
+
+    def _outputs_of(self, index, way, x, batch_size):
+        """What a member outputs, from x or from what was predicted once."""
+        if isinstance(way, Stacked):
+            return way.of_member(x, index)
+        set_weights(self.network, self.snapshots[index].weights)
+        return predicted(way.after if way else self.network, x, batch_size)
 
     def all_predictions(self, x: Any, batch_size: int | None) -> list[Any]:
         """The probabilities of all members."""
@@ -116,13 +130,16 @@ class Members:
         """(running mean of probabilities, labels, sample weights) of the first 1, 2, ..., K members."""
         running, labels = running or RunningMean(), None
         with borrowed(self.network):
-            network = self.network
-            if trunk := self._trunk_for(x):
-                x, y, weights = predict_with_labels(trunk.before, x, y, weights, batch_size)
-                network = trunk.after
-            for share, snapshot in zip(self.shares, self.snapshots):
-                set_weights(self.network, snapshot.weights)
-                outputs, new_labels, sample_weights = predict_with_labels(network, x, y, weights, batch_size)
+            way = self._way_for(x)
+            if way:
+                x, y, weights = predict_with_labels(way.before, x, y, weights, batch_size)
+            for index, share in enumerate(self.shares):
+                if way:
+                    outputs, new_labels, sample_weights = self._outputs_of(index, way, x, batch_size), y, weights
+                else:
+                    set_weights(self.network, self.snapshots[index].weights)
+                    labelled = predict_with_labels(self.network, x, y, weights, batch_size)
+                    outputs, new_labels, sample_weights = labelled
                 check_order(labels, new_labels, "`x`")
                 labels = new_labels
                 running.add(self.outputs.probabilities(outputs), share)

@@ -56,20 +56,28 @@ class Trunk:
         return self._is_exact
 
     def _check(self, x):
-        if keras.tree.flatten(x) and all(hasattr(part, "shape") for part in keras.tree.flatten(x)):
-            rows = keras.tree.map_structure(lambda part: part[:32], x)
-        else:
-            batch = next(iter(batches_of(x)), None)
-            rows = keras.tree.map_structure(np.asarray, batch[0] if isinstance(batch, tuple | list) else batch)
-        if rows is None or not len(keras.tree.flatten(rows)[0]):
+        if (rows := first_rows(x)) is None:
             return False
         reset_states(self._network)
-        whole = keras.tree.flatten(predicted(self._network, rows, None))
-        parts = keras.tree.flatten(predicted(self.after, predicted(self.before, rows, None), None))
-        pairs = [[np.asarray(array, "float64") for array in pair] for pair in zip(whole, parts, strict=True)]
-        return all(
-            np.allclose(a, b, rtol=1e-4, atol=1e-5 * max(np.abs(a).max(), 1e-30), equal_nan=True) for a, b in pairs
-        )
+        whole = predicted(self._network, rows, None)
+        return are_alike(whole, predicted(self.after, predicted(self.before, rows, None), None))
+
+
+def first_rows(x: Any) -> Any:
+    """Some rows of arrays, or the inputs of the first batch of a data set; None if there are none."""
+    if keras.tree.flatten(x) and all(hasattr(part, "shape") for part in keras.tree.flatten(x)):
+        rows = keras.tree.map_structure(lambda part: part[:32], x)
+    else:
+        batch = next(iter(batches_of(x)), None)
+        rows = keras.tree.map_structure(np.asarray, batch[0] if isinstance(batch, tuple | list) else batch)
+    return rows if rows is not None and len(keras.tree.flatten(rows)[0]) else None
+
+
+def are_alike(first: Any, second: Any) -> bool:
+    """Whether two predictions are the same, but for rounding."""
+    pairs = zip(keras.tree.flatten(first), keras.tree.flatten(second), strict=True)
+    arrays = [[np.asarray(array, "float64") for array in pair] for pair in pairs]
+    return all(np.allclose(a, b, rtol=1e-4, atol=1e-5 * np.nanmax(np.abs(a)), equal_nan=True) for a, b in arrays)
 
 
 def shared_layers(network: keras.Model, snapshots: Sequence[Snapshot]) -> list[keras.layers.Layer]:
