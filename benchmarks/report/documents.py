@@ -147,7 +147,6 @@ ROWS_OF_DECISIONS = (  # Metric, its label, scale, digits.
         ("lac_size", "classes in a set, LAC", 1, 3),
         ("lac_coverage", "coverage, LAC, %", 100, 1),
     ],
-    *[("aps_size", "classes in a set, APS", 1, 3), ("aps_coverage", "coverage, APS, %", 100, 1)],
     *[("scaled_size", "width of an interval", 1, 3), ("scaled_coverage", "coverage of intervals, %", 100, 1)],
 )
 
@@ -178,7 +177,6 @@ def students_interval(differences):
 
 
 WAYS = {"predict": "`predict`", "each member": "the whole network for each member", "to_model": "`to_model()`"}
-WAYS |= {"stacked": "stacked, by hand"}
 
 
 def members():

@@ -30,7 +30,7 @@ class Stacked:
 
     def __init__(self, network: keras.Model, snapshots: Sequence[Snapshot]):
         self._network, self._snapshots = network, snapshots
-        self.before = _Program(network, [np.stack(column) for column in zip(*(s.weights for s in snapshots))])
+        self.before = Program(network, [np.stack(column) for column in zip(*(s.weights for s in snapshots))])
         self.before.run_eagerly, self.before.jit_compile = network.run_eagerly, network.jit_compile
         self.is_exact: bool | None = None
 
@@ -58,7 +58,7 @@ class Stacked:
         return True
 
 
-class _Program(keras.Model):
+class Program(keras.Model):
     """Calls a network, which is no part of it, with each of several sets of weights."""
 
     def __init__(self, network, stacks):
