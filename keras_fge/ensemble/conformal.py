@@ -10,7 +10,6 @@ import numpy as np
 
 from keras_fge.core.arguments import as_integer, as_number
 from keras_fge.core.conformal import INTERVALS, SETS, Intervals, Sets
-from keras_fge.core.data import check_can_be_read_again
 from keras_fge.core.files import naming
 from keras_fge.core.metrics import checked_labels
 from keras_fge.core.predictions import RunningMean, RunningVariance
@@ -55,7 +54,6 @@ class Conformal:
             probable enough. Of a regression, (lower, upper), arrays of the shape of
             the targets.
         """
-        check_can_be_read_again(x)
         running = self._members.add_up(_running(self._members, self._rule), x, batch_size)
         return self._decided(_prediction(self._members, self._rule, running))
 

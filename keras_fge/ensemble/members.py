@@ -89,6 +89,7 @@ class Members:
 
     def _predictions(self, x, batch_size):
         """Inside `borrowed`: the probabilities of one member after the other."""
+        check_can_be_read_again(x)
         x = x.data[0] if isinstance(x, Batches) else x  # Each pass over these would have an order of its own.
         if way := self._way_for(x):
             x = predicted(way.before, x, batch_size)
