@@ -37,7 +37,7 @@ def heads(size):
     body = keras.Model(inputs, layers.GlobalAveragePooling2D()(x), name="body")
     body.trainable = False
     network = keras.Model(inputs, layers.Dense(10, "softmax")(body(inputs)))
-    return with_members(network, size), np.random.default_rng(0).random((128, 64, 64, 3)).astype("float32")
+    return with_members(network, size), np.random.default_rng(0).random((32, 64, 64, 3)).astype("float32")
 
 
 def dense(size):
@@ -86,6 +86,8 @@ def main(_):
     done = record["seconds"]
     for name, make, sizes in (("heads", heads, (8,)), ("dense", dense, SIZES)):
         for size in sizes:
+            if f"{name} {size}" in done:
+                continue
             ensemble, x = make(size)
             network = ensemble.network
             ways = {
