@@ -122,7 +122,7 @@ class Intervals:
         """
         low, high, scale = prediction
         minimum, maximum = (np.minimum, np.maximum) if isinstance(low, np.ndarray) else (ops.minimum, ops.maximum)
-        width = scale * limit  # In this order: an array of JAX on the left takes no symbolic tensor.
-        width = width + ROUNDING * (abs(low) + abs(width))
+        width = scale * limit  # In these orders: an array of JAX on the left takes no symbolic tensor.
+        width = ROUNDING * (abs(low) + abs(width)) + width
         middle = (low + high) / 2
         return minimum(low - width, middle), maximum(high + width, middle)
