@@ -244,6 +244,26 @@ def test_foreign_samples():
     assert values["ood_fpr95_entropy"] == keras_fge.ood_fpr(ours, foreign)
 
 
+@pytest.mark.parametrize("shape", ["pandas", "dictionary"])
+def test_labels_in_other_containers_after_a_fit(shape, monkeypatch):
+    import pandas
+
+    from keras_fge.outcome import comparison
+
+    inputs = keras.Input((4,))
+    network = keras.Model(inputs, layers.Dense(3, "softmax", name="kind")(inputs))
+    network.compile(keras.optimizers.SGD(0.5), "sparse_categorical_crossentropy")
+    order = np.random.default_rng(1).permutation(450)
+    y = pandas.Series(Y[450:], index=order) if shape == "pandas" else {"kind": Y[450:]}
+    monkeypatch.setattr(comparison, "MOST_POSITIONS", 200)  # So that rows of them are taken.
+    fge = keras_fge.FGE(0.5, 0.05, cycle_epochs=2, validation_data=(X[450:], y))
+    network.fit(X[:450], Y[:450], epochs=4, verbose=0, callbacks=[fge])
+    rows = np.random.default_rng(0).permutation(450)[:200]
+    expected = fge.ensemble().selective(X[450:][rows], Y[450:][rows])
+    assert fge.comparison.selective["aurc"] == pytest.approx(expected["aurc"], abs=1e-6)
+    assert fge.comparison.reliability["before calibration"]["count"].sum() == 200
+
+
 def test_after_a_fit(tmp_path):
     network = keras.Sequential([keras.Input((4,)), layers.Dense(3, "softmax")])
     network.compile(keras.optimizers.SGD(0.5), "sparse_categorical_crossentropy")

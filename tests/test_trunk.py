@@ -279,6 +279,17 @@ def test_what_would_take_too_much_memory(monkeypatch):
     np.testing.assert_allclose(ensemble.predict(x), found, atol=2e-6)
 
 
+def test_a_generator_is_not_begun():
+    """To look at its first rows would take them away."""
+    network, x, _ = heads()
+    ensemble = keras_fge.Ensemble(network, ensemble_of(network).snapshots)
+    batches = [(x[:16], LABELS[:16]), (x[16:], LABELS[16:])]
+    with pytest.raises(ValueError, match="A generator can be read only once"):
+        ensemble.evaluate(iter(batches))
+    found = ensemble[:1].evaluate(iter(batches))
+    assert found["nll"] == pytest.approx(ensemble[:1].evaluate(x, LABELS)["nll"], abs=1e-6)
+
+
 def test_nothing_hangs_on_the_network():
     network, x, _ = heads()
     ensemble = ensemble_of(network)

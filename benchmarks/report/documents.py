@@ -10,12 +10,11 @@ import pathlib
 import re
 
 import numpy as np
-import scipy.stats
 from matplotlib.figure import Figure
 
 import curves
 from keras_fge.core.pages import COLORS, GREY
-from report import comparisons
+from report import comparisons, decisions
 from report.tables import METHODS, comparison_tables, curve_tables, ensemble_tables, time_tables
 from speed import tables as speed_tables
 from study.records import Records, name_of_data
@@ -133,64 +132,6 @@ def examples():
     return "\n\n".join(example_table(name, title) for name, title in EXAMPLES.items())
 
 
-TASKS_OF_DECISIONS = {
-    "fashion": "Fashion-MNIST (subset), small CNN",
-    "cifar10": "CIFAR-10 (JPEG), 5,000 images, small CNN",
-    "breast_cancer": "breast cancer table",
-    "diabetes": "diabetes table, mean and variance",
-}
-ROWS_OF_DECISIONS = (  # Metric, its label, scale, digits.
-    *[("error", "error %", 100, 2), ("nll", "NLL, no temperature", 1, 4)],
-    *[("calibrated_nll", "NLL", 1, 4), ("calibrated_crps", "CRPS", 1, 4), ("calibrated_ece", "ECE %", 100, 2)],
-    *[
-        ("aurc", "AURC", 1, 4),
-        ("lac_size", "classes in a set, LAC", 1, 3),
-        ("lac_coverage", "coverage, LAC, %", 100, 1),
-    ],
-    *[("scaled_size", "width of an interval", 1, 3), ("scaled_coverage", "coverage of intervals, %", 100, 1)],
-)
-
-
-def decisions():
-    """One network and FGE, both with a temperature, on each task, with Student's intervals of paired differences."""
-    tables = []
-    for task, runs in json.loads((RESULTS / "decisions.json").read_text())["runs"].items():
-        pairs = [(run["one network"], run["FGE"]) for run in runs.values()]
-        title = f"{TASKS_OF_DECISIONS[task]}, {len(pairs)} seeds"
-        lines = [f"| {title} | one network | FGE | FGE minus one network |", "|---|---|---|---|"]
-        for metric, label, scale, digits in ROWS_OF_DECISIONS:
-            if metric in pairs[0][0]:
-                values = scale * np.array([[one[metric], fge[metric]] for one, fge in pairs])
-                cells = [f"{mean:.{digits}f}" for mean in values.mean(axis=0)]
-                low, high = students_interval(values[:, 1] - values[:, 0])
-                change = f"{np.diff(values).mean():+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]"
-                lines.append(f"| {label} | {cells[0]} | {cells[1]} | {change} |")
-        tables.append("\n".join(lines))
-    return "\n\n".join(tables)
-
-
-def students_interval(differences):
-    """The 95 % interval of a mean by Student's t."""
-    error = differences.std(ddof=1) / np.sqrt(len(differences))
-    half = scipy.stats.t.ppf(0.975, len(differences) - 1) * error
-    return differences.mean() - half, differences.mean() + half
-
-
-WAYS = {"predict": "`predict`", "each member": "the whole network for each member", "to_model": "`to_model()`"}
-
-
-def members():
-    """Times of prediction with K members, in those of one network."""
-    lines = ["| | members | backend | " + " | ".join(WAYS.values()) + " |", "|---" * (len(WAYS) + 3) + "|"]
-    for backend in ("tensorflow", "jax", "torch"):
-        for name, times in json.loads((RESULTS / f"members_{backend}.json").read_text())["seconds"].items():
-            kind, size = name.split()
-            title = {"heads": "heads on a frozen CNN", "dense": "64-64-64-10"}[kind]
-            cells = [f"{times[way] / times['one network']:.1f}" if way in times else "" for way in WAYS]
-            lines.append(f"| {title} | {size} | {backend} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
-
-
 def subspaces():
     runs = list(json.loads((RESULTS / "subspaces.json").read_text())["runs"].values())
     methods = [name for name, values in runs[0].items() if isinstance(values, dict) and "nll" in values]
@@ -268,7 +209,9 @@ SPEED += ("memory", "slopes", "startup", "gpu_loops", "gpu_curves", "gpu_peers")
 PARTS = {  # file, name of the part, what makes it
     "README.md": {"gain": gain, "example": example},
     "docs/fine_tuning.md": {"small members": small_members, "examples": examples},
-    "docs/decisions.md": {"decisions": decisions, "members": members},
+    "docs/decisions.md": {
+        n: lambda f=f: f(RESULTS) for n, f in (("decisions", decisions.table), ("members", decisions.members))
+    },
     "docs/alignment.md": {"alignment": alignment},
     "docs/subspaces.md": {
         "learned line": lambda: example_table("learned_line", "Fashion-MNIST, 4,000 images, small CNN"),

@@ -14,18 +14,18 @@ def check_data(name: str, data: Any, is_read_once: bool = False) -> None:
     """Raises a ValueError for data that `fit` would take for something else, or that end too early, or never."""
     if isinstance(data, list):
         raise ValueError(f"`{name}` is a list: give arrays as a tuple, (x, y). Received: {len(data)} elements")
-    if hasattr(data, "__next__") and not is_read_once:
-        raise ValueError(f"`{name}` is read many times: give arrays or a data set, not a generator.")
+    if not is_read_once:
+        check_can_be_read_again(name, data)
     if _is_endless(data):
         raise ValueError(f"`{name}` has no end: give a part of it, such as the first batches, by `take`.")
     if isinstance(data, tuple) and data and getattr(data[0], "shape", (1,))[:1] == (0,):
         raise ValueError(f"`{name}` has no samples. Received: x of shape {tuple(data[0].shape)}")
 
 
-def check_can_be_read_again(x: Any) -> None:
-    """Raises a ValueError for a generator, which each member of an ensemble would read on."""
-    if hasattr(x, "__next__"):
-        raise ValueError("`x` is read many times: give arrays or a data set, not a generator.")
+def check_can_be_read_again(name: str, data: Any) -> None:
+    """Raises a ValueError for a generator, in which the next pass would read on."""
+    if hasattr(data, "__next__"):
+        raise ValueError(f"`{name}` is read many times: give arrays or a data set, not a generator.")
 
 
 def _is_endless(data):

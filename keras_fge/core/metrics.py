@@ -180,6 +180,12 @@ def correct_ones(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
     return (best == labels).astype("float64") if labels.ndim == 1 else _at(labels, best)
 
 
+def of_both_classes(probabilities: ArrayLike) -> np.ndarray:
+    """In float64, with the probability of class 0 beside that of class 1, if there is one column."""
+    array = np.asarray(probabilities, "float64")
+    return np.concatenate([1 - array, array], axis=-1) if array.shape[-1] == 1 else array
+
+
 def bins_of(confidence: np.ndarray) -> np.ndarray:
     """Which of the bins 0, 1, ... each is in: (b/15, (b+1)/15]."""
     return np.clip(np.ceil(confidence * ECE_BINS).astype(int) - 1, 0, ECE_BINS - 1)
@@ -204,11 +210,9 @@ def checked_positions(
     probabilities: ArrayLike, labels: Any, weights: Any
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Of M positions that count: probabilities `(M, classes)` in float64, labels, weights and samples, `(M,)` each."""
-    probabilities = np.asarray(probabilities, dtype="float64")
-    if probabilities.ndim < 2:
-        raise ValueError(f"`probabilities` must have shape (samples, classes). Received: {probabilities.shape}")
-    if probabilities.shape[-1] == 1:
-        probabilities = np.concatenate([1 - probabilities, probabilities], axis=-1)
+    if np.ndim(probabilities) < 2:
+        raise ValueError(f"`probabilities` must have shape (samples, classes). Received: {np.shape(probabilities)}")
+    probabilities = of_both_classes(probabilities)
     if not probabilities.size:
         raise ValueError("There are no predictions: the data have no samples.")
     *positions, classes = probabilities.shape

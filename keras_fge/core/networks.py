@@ -67,6 +67,13 @@ def _sequential_parts(network):
     return [part for part in all_layers(network) if isinstance(part, keras.Sequential)]
 
 
+def inputs_and_outputs(network: keras.Model) -> tuple[Any, Any]:
+    """The structures of symbolic tensors that a functional or Sequential network takes and returns."""
+    if isinstance(network, keras.Sequential):
+        return network.inputs[0], network.outputs[0]
+    return network.input, network.output
+
+
 def set_weights(network: keras.Model, weights: Sequence[np.ndarray]) -> None:
     """Sets all weights of `network`, and recomputes what depends on them; recurrent layers begin anew."""
     network.set_weights(weights)

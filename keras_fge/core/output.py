@@ -116,8 +116,7 @@ class Output:
             return regression_metrics(array, labels, weights)
         if self.task == "gaussian":
             return gaussian_metrics(array, labels, weights)
-        if self.task == "multilabel":  # Each element is a choice between two classes.
-            array = np.asarray(array)[..., None]
+        array = self._as_choices(array)
         values = classification_metrics(array, labels, weights)
         return {**values, **calibrated_metrics(array, labels, sample_weight=weights)} if calibrate else values
 
@@ -127,8 +126,7 @@ class Output:
             return {}
         if self.task == "gaussian":
             return {"temperature": best_stretch(*checked_values(array, labels, weights)[:3])}
-        array = np.asarray(array)[..., None] if self.task == "multilabel" else array
-        return {"temperature": fit_temperature(array, labels, weights)}
+        return {"temperature": fit_temperature(self._as_choices(array), labels, weights)}
 
     def with_temperature(self, array: Any, temperature: float | None) -> Any:
         """Probabilities with a temperature, or a `Mixture` with so many times the variance; None: as they are."""
@@ -155,7 +153,7 @@ class Output:
 
     def reliability(self, array: np.ndarray, labels: Any, weights: Any = None) -> dict[str, Any]:
         """See `reliability_bins`."""
-        return reliability_bins(*self._positions(array, labels, weights))
+        return reliability_bins(*checked_positions(self._as_choices(array), labels, weights))
 
     def selective(self, array: Any, labels: Any, weights: Any, score: str, unsure: Any = None) -> dict[str, Any]:
         """See `risk_coverage`; of positions that count.
@@ -171,7 +169,7 @@ class Output:
                 unsure = np.asarray(array)[..., 1]
             mean = prediction.mean if isinstance(prediction, Mixture) else prediction
             return risk_coverage(np.ravel(unsure)[rows], (mean - targets) ** 2, shares)
-        probabilities, classes, shares, _ = self._positions(array, labels, weights)
+        probabilities, classes, shares, _ = checked_positions(self._as_choices(array), labels, weights)
         if unsure is None and score == "confidence":
             unsure = -np.max(probabilities, axis=1)
         elif unsure is None:
@@ -180,8 +178,9 @@ class Output:
             unsure = np.ravel(unsure)[broadcast(weights, np.shape(array)[:-1]).ravel() > 0]
         return risk_coverage(unsure, 1 - correct_ones(probabilities, classes), shares)
 
-    def _positions(self, array, labels, weights):
-        return checked_positions(np.asarray(array)[..., None] if self.task == "multilabel" else array, labels, weights)
+    def _as_choices(self, array):
+        """Each label that does not exclude others as a choice between two classes; other probabilities as they are."""
+        return np.asarray(array)[..., None] if self.task == "multilabel" else array
 
     def differences(self, first: Any, second: Any, labels: Any, weights: Any = None) -> dict[str, tuple]:
         """Of the metrics that are means over samples: (first minus second, its standard error)."""
@@ -189,9 +188,7 @@ class Output:
             return regression_differences(first, second, labels, weights)
         if self.task == "gaussian":
             return gaussian_differences(first, second, labels, weights)
-        if self.task == "multilabel":
-            first, second = np.asarray(first)[..., None], np.asarray(second)[..., None]
-        return classification_differences(first, second, labels, weights)
+        return classification_differences(self._as_choices(first), self._as_choices(second), labels, weights)
 
 
 def are_probabilities(array: np.ndarray) -> bool:

@@ -7,7 +7,8 @@ import keras
 import numpy as np
 
 from keras_fge.core.data import batches_of
-from keras_fge.core.reliability import entropies, of_both_classes
+from keras_fge.core.metrics import of_both_classes
+from keras_fge.core.reliability import entropies
 
 
 class RunningMean:
@@ -154,6 +155,13 @@ def predict_with_labels(
         raise ValueError("`x` holds no batches. A generator can be read only once: give a data set.")
     outputs, labels, *shares = keras.tree.map_structure(lambda *arrays: np.concatenate(arrays), *parts)
     return outputs, labels, shares[0] if shares else None
+
+
+def only_part(structure: Any) -> Any:
+    """What a dictionary, list or tuple of one holds; anything else as it is."""
+    if isinstance(structure, dict | list | tuple) and len(structure) == 1:
+        return next(iter(structure.values() if isinstance(structure, dict) else structure))
+    return structure
 
 
 def check_order(labels: Any, new_labels: Any, name: str) -> None:

@@ -69,14 +69,6 @@ def risk_coverage(unsure: np.ndarray, losses: np.ndarray, weights: np.ndarray) -
     }
 
 
-def of_both_classes(probabilities: np.ndarray) -> np.ndarray:
-    """In float64, with the probability of class 0 beside that of class 1, if there is one column."""
-    probabilities = np.asarray(probabilities, "float64")
-    if probabilities.shape[-1] == 1:
-        return np.concatenate([1 - probabilities, probabilities], axis=-1)
-    return probabilities
-
-
 def entropies(probabilities: np.ndarray) -> np.ndarray:
     """H[p] = -sum_c p[c] log p[c], in nats, along the last axis."""
     return -np.sum(probabilities * np.log(np.maximum(probabilities, 1e-300)), axis=-1)

@@ -11,9 +11,8 @@ import numpy as np
 from keras_fge.core.arguments import as_integer, as_number
 from keras_fge.core.conformal import INTERVALS, SETS, Intervals, Sets
 from keras_fge.core.files import naming
-from keras_fge.core.metrics import checked_labels
+from keras_fge.core.metrics import checked_labels, of_both_classes
 from keras_fge.core.predictions import RunningMean, RunningVariance
-from keras_fge.core.reliability import of_both_classes
 from keras_fge.ensemble.coverage import IntervalCoverage, SetCoverage
 from keras_fge.ensemble.export import one_model
 from keras_fge.ensemble.members import Members
@@ -51,14 +50,10 @@ class Conformal:
 
         Returns:
             Of a classifier, bool of shape `(N, classes)`: which classes are in the set. It is empty where no class is
-            probable enough. Of a regression, (lower, upper), arrays of the shape of
-            the targets.
+            probable enough. Of a regression, (lower, upper), arrays of the shape of the targets.
         """
         running = self._members.add_up(_running(self._members, self._rule), x, batch_size)
-        return self._decided(_prediction(self._members, self._rule, running))
-
-    def _decided(self, prediction):
-        return self._rule.predict(prediction, self.threshold)
+        return self._rule.predict(_prediction(self._members, self._rule, running), self.threshold)
 
     def evaluate(self, x: Any, y: Any = None, batch_size: int | None = None) -> SetCoverage | IntervalCoverage:
         """How often sets, or intervals, hold the right answer, and how large they are.
@@ -75,7 +70,7 @@ class Conformal:
             of the quarters of the samples from the narrowest to the widest intervals.
         """
         prediction, labels, rows = _measured(self._members, self._rule, x, y, batch_size)
-        decided = self._decided(prediction)
+        decided: Any = self._rule.predict(prediction, self.threshold)
         if isinstance(self._rule, Sets):
             return SetCoverage.of(decided, checked_labels(labels, *decided.shape), self.alpha)
         lower, upper = decided

@@ -5,7 +5,7 @@ import numpy as np
 
 from keras_fge.core.compile_as import compile_as
 from keras_fge.core.keras_internals import forget_optimizer, has_graph
-from keras_fge.core.networks import clone, set_weights
+from keras_fge.core.networks import clone, inputs_and_outputs, set_weights
 from keras_fge.core.output import at_least_float32
 from keras_fge.core.tasks import output_names
 from keras_fge.ensemble.members import Members
@@ -29,7 +29,7 @@ def one_model(members: Members, with_variance: bool = False) -> keras.Model:
             "you can call inside a functional model: keras.Model(inputs, network(inputs))."
         )
     network, snapshots, outputs = members.network, members.snapshots, members.outputs
-    structure = network.inputs[0] if isinstance(network, keras.Sequential) else network.input
+    structure, _ = inputs_and_outputs(network)
     inputs = keras.tree.map_structure(
         lambda tensor: keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype, name=tensor.name), structure
     )
@@ -90,7 +90,7 @@ def _named(tensors, inputs, names):
 def _with_shared_layers(network, inputs, shared, results, number):
     """A copy of a network on `inputs` that has the layers `shared`, and their `results` of before."""
     if isinstance(network, keras.Sequential):
-        network = keras.Model(network.inputs[0], network.outputs[0])
+        network = keras.Model(*inputs_and_outputs(network))
 
     def copy(layer):
         if id(layer) in shared:

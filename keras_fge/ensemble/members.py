@@ -12,7 +12,7 @@ from keras_fge.core.batch_norm import update_batch_norm
 from keras_fge.core.data import check_can_be_read_again
 from keras_fge.core.networks import borrowed, set_weights
 from keras_fge.core.output import Output
-from keras_fge.core.predictions import RunningMean, check_order, predict_with_labels, predicted
+from keras_fge.core.predictions import RunningMean, check_order, only_part, predict_with_labels, predicted
 from keras_fge.core.tasks import Outputs, Temperature
 from keras_fge.ensemble.stacked import Stacked, stacked_of
 from keras_fge.ensemble.trunk import Trunk, trunk_of
@@ -89,29 +89,29 @@ class Members:
 
     def _predictions(self, x, batch_size):
         """Inside `borrowed`: the probabilities of one member after the other."""
-        check_can_be_read_again(x)
-        x = x.data[0] if isinstance(x, Batches) else x  # Each pass over these would have an order of its own.
+        check_can_be_read_again("x", x)
+        x = _arrays_of(x)  # Each pass over Batches would have an order of its own.
         if way := self._way_for(x):
-            x = predicted(way.before, x, batch_size)
-        for index in range(len(self)):
-            yield self.outputs.probabilities(self._outputs_of(index, way, x, batch_size))
+            results = predicted(way.before, x, batch_size)
+        for index, snapshot in enumerate(self.snapshots):
+            if way:
+                outputs = way.outputs_of(index, results, batch_size)
+            else:
+                set_weights(self.network, snapshot.weights)
+                outputs = predicted(self.network, x, batch_size)
+            yield self.outputs.probabilities(outputs)
 
     def _way_for(self, x):
-        """What of the members can be predicted once for these data, by `before`; None: nothing."""
-        x = x.data[0] if isinstance(x, Batches) else x
+        """Inside `borrowed`: how to predict these data in one pass; None: a pass for each member."""
+        x = _arrays_of(x)
+        if hasattr(x, "__next__"):  # Its first rows would be gone.
+            return None
         if self.stacked and self.stacked.serves(x):
             return self.stacked
         if self.trunk is None:
             return None
         set_weights(self.network, self.snapshots[0].weights)
         return self.trunk if self.trunk.serves(x) else None
-
-    def _outputs_of(self, index, way, x, batch_size):
-        """What a member outputs, from x or from what was predicted once."""
-        if isinstance(way, Stacked):
-            return way.of_member(x, index)
-        set_weights(self.network, self.snapshots[index].weights)
-        return predicted(way.after if way else self.network, x, batch_size)
 
     def all_predictions(self, x: Any, batch_size: int | None) -> list[Any]:
         """The probabilities of all members."""
@@ -131,16 +131,14 @@ class Members:
         """(running mean of probabilities, labels, sample weights) of the first 1, 2, ..., K members."""
         running, labels = running or RunningMean(), None
         with borrowed(self.network):
-            way = self._way_for(x)
-            if way:
-                x, y, weights = predict_with_labels(way.before, x, y, weights, batch_size)
-            for index, share in enumerate(self.shares):
+            if way := self._way_for(x):
+                results, y, weights = predict_with_labels(way.before, x, y, weights, batch_size)
+            for index, (share, snapshot) in enumerate(zip(self.shares, self.snapshots)):
                 if way:
-                    outputs, new_labels, sample_weights = self._outputs_of(index, way, x, batch_size), y, weights
+                    outputs, new_labels, sample_weights = way.outputs_of(index, results, batch_size), y, weights
                 else:
-                    set_weights(self.network, self.snapshots[index].weights)
-                    labelled = predict_with_labels(self.network, x, y, weights, batch_size)
-                    outputs, new_labels, sample_weights = labelled
+                    set_weights(self.network, snapshot.weights)
+                    outputs, new_labels, sample_weights = predict_with_labels(self.network, x, y, weights, batch_size)
                 check_order(labels, new_labels, "`x`")
                 labels = new_labels
                 running.add(self.outputs.probabilities(outputs), share)
@@ -160,18 +158,12 @@ class Members:
         Raises:
             ValueError: if there are several outputs; it names the method that needs one.
         """
-        check_can_be_read_again(x)
+        check_can_be_read_again("x", x)
         running, labels, shares = self.together(x, y, weights, batch_size, running)
         means = keras.tree.flatten(running.mean())
         if len(means) != 1:
             raise ValueError(f"`{name}` needs a network with one output. Received: {len(means)} outputs")
-        labels, shares = (
-            next(iter(part.values() if isinstance(part, dict) else part))
-            if isinstance(part, dict | list | tuple) and len(part) == 1
-            else part
-            for part in (labels, shares)
-        )
-        return running, means[0], labels, shares
+        return running, means[0], only_part(labels), only_part(shares)
 
     def put_mean_into(self, network: keras.Model, chosen: Sequence[int], train: Any, batch_size: int) -> None:
         """Gives `network` the mean of the weights of the members `chosen`; weights that are no floats, of the first.
@@ -190,6 +182,11 @@ class Members:
 
     def _weights_in_float64(self, index):
         return [w.astype("float64") if w.dtype.kind == "f" else w for w in self.snapshots[index].weights]
+
+
+def _arrays_of(x):
+    """The arrays in Batches; other data as they are."""
+    return x.data[0] if isinstance(x, Batches) else x
 
 
 def _inputs(batch):

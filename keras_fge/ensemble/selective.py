@@ -101,12 +101,9 @@ def selective_of(
     score = score or output.scores[0]
     if score not in output.scores:
         raise ValueError(f"`score` must be one of {output.scores} for this network. Received: score={score!r}")
-    kinds = {"mutual_information": RunningEntropy} | (
-        {"deviation": RunningVariance} if output.task == "regression" else {}
-    )
-    running, mean, labels, shares = members.of_one_output(
-        "selective", x, y, weights, batch_size, kinds.get(score, RunningMean)()
-    )
+    kind: type[RunningMean] = RunningVariance if output.task == "regression" else RunningMean
+    kind = RunningEntropy if score == "mutual_information" else kind
+    running, mean, labels, shares = members.of_one_output("selective", x, y, weights, batch_size, kind())
     unsure = None
     if isinstance(running, RunningVariance):
         unsure = np.sqrt(keras.tree.flatten(running.variance())[0])

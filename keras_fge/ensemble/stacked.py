@@ -9,7 +9,7 @@ import numpy as np
 from keras_fge.core.keras_internals import has_graph, predicts_as_keras
 from keras_fge.core.networks import set_weights
 from keras_fge.core.predictions import predicted
-from keras_fge.ensemble.trunk import OF_ALL, are_alike, first_rows
+from keras_fge.ensemble.once import OF_ALL, Once, are_alike, runs_as
 from keras_fge.run import Snapshot
 
 WEIGHTS = 2**26  # Bytes of all members' weights, which are held at once.
@@ -20,40 +20,31 @@ LAYERS = {
 }
 
 
-class Stacked:
+class Stacked(Once):
     """All members side by side: f(x; W), with W of shape `(K, ...)`, vectorized over the first axis.
 
     Attributes:
         before: A Keras model that outputs the predictions of all members, shape `(N, K, ...)`.
-        is_exact: Whether it predicts what the network does; None: not known yet.
     """
 
     def __init__(self, network: keras.Model, snapshots: Sequence[Snapshot]):
         self._network, self._snapshots = network, snapshots
         self.before = Program(network, [np.stack(column) for column in zip(*(s.weights for s in snapshots))])
-        self.before.run_eagerly, self.before.jit_compile = network.run_eagerly, network.jit_compile
-        self.is_exact: bool | None = None
+        runs_as(self.before, network)
 
-    def of_member(self, outputs: Any, index: int) -> Any:
-        """The part of what `before` predicts that is of one member."""
-        return keras.tree.map_structure(lambda array: array[:, index], outputs)
+    def outputs_of(self, index: int, results: Any, batch_size: int | None) -> Any:
+        return keras.tree.map_structure(lambda array: array[:, index], results)
 
-    def serves(self, x: Any) -> bool:
-        """Whether it predicts for these data what the network does with two of the members, and that can be held."""
-        sizes = [len(part) for part in keras.tree.flatten(x) if hasattr(part, "shape")]
-        outputs = sum(int(np.prod(tensor.shape[1:])) for tensor in self._network.outputs) * len(self._snapshots)
-        if not sizes or 4 * sizes[0] * outputs > OF_ALL:
-            return False
-        if self.is_exact is None:
-            rows = first_rows(x)
-            self.is_exact = rows is not None and self._check(rows)
-        return self.is_exact
+    def fits(self, samples: int | None) -> bool:
+        elements = sum(int(np.prod(tensor.shape[1:])) for tensor in self._network.outputs) * len(self._snapshots)
+        return samples is not None and 4 * samples * elements <= OF_ALL
 
-    def _check(self, rows):
+    def is_right_for(self, rows: Any) -> bool:
+        """The first and the last member are compared."""
         together = predicted(self.before, rows, None)
         for index in (0, len(self._snapshots) - 1):
             set_weights(self._network, self._snapshots[index].weights)
-            if not are_alike(predicted(self._network, rows, None), self.of_member(together, index)):
+            if not are_alike(predicted(self._network, rows, None), self.outputs_of(index, together, None)):
                 return False
         return True
 
@@ -63,19 +54,19 @@ class Program(keras.Model):
 
     def __init__(self, network, stacks):
         super().__init__()
-        self._call = lambda x, weights: _called(network, x, weights)
+        # In a function, as Keras would take an attribute for a part of this model.
+        self._called_with = lambda x, weights: _called(network, x, weights)
         self._stacks = []
         for index, array in enumerate(stacks):
-            variable = self.add_weight(
-                shape=array.shape, dtype=array.dtype.name, name=f"weights_{index}", trainable=False
-            )
+            name = f"weights_{index}"
+            variable = self.add_weight(shape=array.shape, dtype=array.dtype.name, name=name, trainable=False)
             variable.assign(array)
             self._stacks.append(variable)
         self.built = True
 
     def call(self, x):
         weights = [keras.ops.convert_to_tensor(variable) for variable in self._stacks]
-        outputs = keras.ops.vectorized_map(lambda each: self._call(x, each), weights)
+        outputs = keras.ops.vectorized_map(lambda each: self._called_with(x, each), weights)
         return keras.tree.map_structure(lambda tensor: keras.ops.moveaxis(tensor, 0, 1), outputs)
 
 
@@ -88,10 +79,8 @@ def stacked_of(network: keras.Model, snapshots: Sequence[Snapshot]) -> Stacked |
     """The program of a functional or Sequential network; None of a large one, or of other layers than `LAYERS`."""
     if len(snapshots) < 2 or not has_graph(network) or not predicts_as_keras(network):
         return None
-    names = [type(layer).__name__ for layer in network.layers]
-    if not all(
-        name in LAYERS and type(layer) is vars(keras.layers)[name] for name, layer in zip(names, network.layers)
-    ):
+    kinds = {type(layer) for layer in network.layers}
+    if not all(kind.__name__ in LAYERS and kind is vars(keras.layers)[kind.__name__] for kind in kinds):
         return None
     size = sum(4 * int(np.prod(variable.shape)) for variable in network.weights) * len(snapshots)
     is_plain = all(variable.dtype == "float32" for variable in network.weights)

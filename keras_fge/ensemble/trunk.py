@@ -6,17 +6,16 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_fge.core.data import batches_of
 from keras_fge.core.keras_internals import graph_of, has_graph, nodes_kept, predicts_as_keras
-from keras_fge.core.networks import recurrent_states, reset_states
+from keras_fge.core.networks import inputs_and_outputs, recurrent_states, set_weights
 from keras_fge.core.predictions import predicted
+from keras_fge.ensemble.once import OF_ALL, Once, are_alike, runs_as
 from keras_fge.run import Snapshot, sharing
 
-# Bytes between the two parts: of all samples of arrays, and of a sample of a data set, whose number nobody knows.
-OF_ALL, OF_A_SAMPLE = 2**30, 2**13
+OF_A_SAMPLE = 2**13  # Bytes between the two parts, of a sample of a data set, whose number nobody knows.
 
 
-class Trunk:
+class Trunk(Once):
     """A network in two parts: `before` runs once, and `after` once for each member.
 
     Both have the layers of the network itself, so the weights of a member must stand in it.
@@ -27,57 +26,36 @@ class Trunk:
         sample_bytes: What one sample takes between the two.
     """
 
-    def __init__(self, network: keras.Model, tensors: Sequence[keras.KerasTensor], layers: Sequence[str]):
+    def __init__(
+        self,
+        network: keras.Model,
+        snapshots: Sequence[Snapshot],
+        tensors: Sequence[keras.KerasTensor],
+        layers: Sequence[str],
+    ):
         self.layers = tuple(layers)
         self.sample_bytes = sum(4 * int(np.prod(tensor.shape[1:])) for tensor in tensors)
-        is_sequential = isinstance(network, keras.Sequential)
-        inputs, outputs = (network.inputs[0], network.outputs[0]) if is_sequential else (network.input, network.output)
+        inputs, outputs = inputs_and_outputs(network)
         with nodes_kept(network):
             self.before = keras.Model(inputs, list(tensors))
             self.after = keras.Model(list(tensors), outputs)
         for part in (self.before, self.after):
-            part.run_eagerly = network.run_eagerly
-            part.jit_compile = network.jit_compile
-        self._network = network
-        self._is_exact: bool | None = None
+            runs_as(part, network)
+        self._network, self._snapshots = network, snapshots
 
-    def serves(self, x: Any) -> bool:
-        """Whether it predicts for these data what the network does, and its results may be held for all of them.
+    def outputs_of(self, index: int, results: Any, batch_size: int | None) -> Any:
+        set_weights(self._network, self._snapshots[index].weights)
+        return predicted(self.after, results, batch_size)
 
-        What a graph does not tell - masks that a layer makes inside, random numbers, a call that looks at its
-        neighbours - shows in predictions: the first rows are compared, once.
-        """
-        sizes = [len(part) for part in keras.tree.flatten(x) if hasattr(part, "shape")]
-        if self.sample_bytes * sizes[0] > OF_ALL if sizes else self.sample_bytes > OF_A_SAMPLE:
-            return False
-        if self._is_exact is None:
-            self._is_exact = self._check(x)
-            self.layers = self.layers if self._is_exact else ()
-        return self._is_exact
+    def fits(self, samples: int | None) -> bool:
+        return self.sample_bytes <= OF_A_SAMPLE if samples is None else samples * self.sample_bytes <= OF_ALL
 
-    def _check(self, x):
-        if (rows := first_rows(x)) is None:
-            return False
-        reset_states(self._network)
+    def is_right_for(self, rows: Any) -> bool:
+        """What a graph does not tell - masks that a layer makes inside, random numbers - shows in predictions."""
         whole = predicted(self._network, rows, None)
-        return are_alike(whole, predicted(self.after, predicted(self.before, rows, None), None))
-
-
-def first_rows(x: Any) -> Any:
-    """Some rows of arrays, or the inputs of the first batch of a data set; None if there are none."""
-    if keras.tree.flatten(x) and all(hasattr(part, "shape") for part in keras.tree.flatten(x)):
-        rows = keras.tree.map_structure(lambda part: part[:32], x)
-    else:
-        batch = next(iter(batches_of(x)), None)
-        rows = keras.tree.map_structure(np.asarray, batch[0] if isinstance(batch, tuple | list) else batch)
-    return rows if rows is not None and len(keras.tree.flatten(rows)[0]) else None
-
-
-def are_alike(first: Any, second: Any) -> bool:
-    """Whether two predictions are the same, but for rounding."""
-    pairs = zip(keras.tree.flatten(first), keras.tree.flatten(second), strict=True)
-    arrays = [[np.asarray(array, "float64") for array in pair] for pair in pairs]
-    return all(np.allclose(a, b, rtol=1e-4, atol=1e-5 * np.nanmax(np.abs(a)), equal_nan=True) for a, b in arrays)
+        is_right = are_alike(whole, predicted(self.after, predicted(self.before, rows, None), None))
+        self.layers = self.layers if is_right else ()
+        return is_right
 
 
 def shared_layers(network: keras.Model, snapshots: Sequence[Snapshot]) -> list[keras.layers.Layer]:
@@ -115,4 +93,4 @@ def trunk_of(network: keras.Model, snapshots: Sequence[Snapshot]) -> Trunk | Non
     ends = any(id(tensor) in once for tensor in network.outputs)  # Keras cuts no graph there.
     if not names or ends or any(None in tensor.shape[1:] for tensor in between.values()):
         return None
-    return Trunk(network, list(between.values()), names)
+    return Trunk(network, snapshots, list(between.values()), names)

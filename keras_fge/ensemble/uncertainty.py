@@ -7,9 +7,10 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from keras_fge.core.arguments import as_number
+from keras_fge.core.metrics import of_both_classes
 from keras_fge.core.mixture import Mixture
 from keras_fge.core.predictions import RunningMean
-from keras_fge.core.reliability import entropies, of_both_classes
+from keras_fge.core.reliability import entropies
 from keras_fge.ensemble.members import Members
 
 

@@ -11,6 +11,7 @@ from keras_fge.core.batch_norm import batch_norm_layers
 from keras_fge.core.mixture import Mixture
 from keras_fge.core.networks import borrowed
 from keras_fge.core.pages import as_table
+from keras_fge.core.predictions import only_part
 from keras_fge.core.tasks import loss_names
 from keras_fge.ensemble import Members, Reliability, Selective
 from keras_fge.run import Snapshot, Validation
@@ -186,13 +187,14 @@ def _decisions(validation, mean):
     """(reliability, selective) of the ensemble, each None where there is none: of several outputs, or of values."""
     if validation.is_compiled or not isinstance(mean, np.ndarray | Mixture):
         return None, None
-    output, (labels, weights) = validation.outputs.each(1)[0], validation.labels
+    output, (labels, weights) = validation.outputs.each(1)[0], map(only_part, validation.labels)
+    if output.task == "regression":
+        return None, None
     positions = int(np.prod(mean.shape[1:-1]))
     if len(mean) * positions > MOST_POSITIONS:  # As of images with a class at each pixel.
         rows = np.random.default_rng(0).permutation(len(mean))[: max(MOST_POSITIONS // positions, 2)]
-        mean, labels, weights = (None if part is None else part[rows] for part in (mean, labels, weights))
-    if output.task == "regression":
-        return None, None
+        mean, labels = mean[rows], np.asarray(labels)[rows]  # Of pandas, labels[rows] would go by the index.
+        weights = None if weights is None else np.asarray(weights)[rows]
     selective = Selective.of(output, mean, labels, weights)
     if not output.has_classes:
         return None, selective
