@@ -239,12 +239,13 @@ def test_all_that_predicts_takes_it(monkeypatch):
         results = [shared.predict(x), shared.predict(iter(batches)), shared.predict(data), shared.predict_variance(x)]
         results += [*shared.evaluate(x, LABELS).values(), *shared.evaluate(x, LABELS, metrics="compiled").values()]
         results += [*shared.evaluate_sizes(x, LABELS).values(), *shared.uncertainty(x).values()]
+        results += [*shared.evaluate(batches).values(), *shared.evaluate(data).values()]
         calls.append(name)
         return results
 
     once = of("once")
     assert shared.runs_once
-    monkeypatch.setattr(trunk.Trunk, "serves", lambda self, x: False)
+    monkeypatch.setattr(trunk.Trunk, "serves", lambda self, x, is_data_set: False)
     for pair in zip(once, of("each"), strict=True):
         np.testing.assert_allclose(*pair, atol=2e-6, rtol=2e-6)
 
@@ -273,9 +274,9 @@ def test_what_would_take_too_much_memory(monkeypatch):
     found = ensemble.predict(x)
     assert ensemble.runs_once
     monkeypatch.setattr(trunk, "OF_A_SAMPLE", 500)
-    assert parts.serves(x) and not parts.serves(iter([x]))
+    assert parts.serves(x, False) and not parts.serves([x], True)
     monkeypatch.setattr(trunk, "OF_ALL", 1000)
-    assert not parts.serves(x)
+    assert not parts.serves(x, False)
     np.testing.assert_allclose(ensemble.predict(x), found, atol=2e-6)
 
 

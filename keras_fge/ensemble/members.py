@@ -91,7 +91,7 @@ class Members:
         """Inside `borrowed`: the probabilities of one member after the other."""
         check_can_be_read_again("x", x)
         x = _arrays_of(x)  # Each pass over Batches would have an order of its own.
-        if way := self._way_for(x):
+        if way := self._way_for(x, not all(hasattr(part, "shape") for part in keras.tree.flatten(x))):
             results = predicted(way.before, x, batch_size)
         for index, snapshot in enumerate(self.snapshots):
             if way:
@@ -101,17 +101,17 @@ class Members:
                 outputs = predicted(self.network, x, batch_size)
             yield self.outputs.probabilities(outputs)
 
-    def _way_for(self, x):
+    def _way_for(self, x, is_data_set):
         """Inside `borrowed`: how to predict these data in one pass; None: a pass for each member."""
-        x = _arrays_of(x)
         if hasattr(x, "__next__"):  # Its first rows would be gone.
             return None
-        if self.stacked and self.stacked.serves(x):
+        x, is_data_set = _arrays_of(x), is_data_set and not isinstance(x, Batches)
+        if self.stacked and self.stacked.serves(x, is_data_set):
             return self.stacked
         if self.trunk is None:
             return None
         set_weights(self.network, self.snapshots[0].weights)
-        return self.trunk if self.trunk.serves(x) else None
+        return self.trunk if self.trunk.serves(x, is_data_set) else None
 
     def all_predictions(self, x: Any, batch_size: int | None) -> list[Any]:
         """The probabilities of all members."""
@@ -131,7 +131,7 @@ class Members:
         """(running mean of probabilities, labels, sample weights) of the first 1, 2, ..., K members."""
         running, labels = running or RunningMean(), None
         with borrowed(self.network):
-            if way := self._way_for(x):
+            if way := self._way_for(x, is_data_set=y is None):
                 results, y, weights = predict_with_labels(way.before, x, y, weights, batch_size)
             for index, (share, snapshot) in enumerate(zip(self.shares, self.snapshots)):
                 if way:

@@ -34,13 +34,18 @@ class Once(abc.ABC):
     def is_right_for(self, rows: Any) -> bool:
         """Whether members output for these inputs what the network does with their weights."""
 
-    def serves(self, x: Any) -> bool:
-        """Whether to take it for these data; that it is exact is seen on the first rows, once."""
-        sizes = [len(part) for part in keras.tree.flatten(x) if hasattr(part, "shape")]
-        if not self.fits(sizes[0] if sizes else None):
+    def serves(self, x: Any, is_data_set: bool) -> bool:
+        """Whether to take it for these data; that it is exact is seen on the first rows, once.
+
+        Args:
+            x: Arrays, or a data set of batches, which may be a list of them.
+            is_data_set: Which of these.
+        """
+        if not self.fits(None if is_data_set else len(keras.tree.flatten(x)[0])):
             return False
         if self.is_exact is None:
-            rows = _first_rows(x)
+            rows = _first_batch(x) if is_data_set else keras.tree.map_structure(lambda part: part[:32], x)
+            rows = rows if rows is not None and len(keras.tree.flatten(rows)[0]) else None
             self.is_exact = rows is not None and self.is_right_for(rows)
         return self.is_exact
 
@@ -57,12 +62,7 @@ def are_alike(first: Any, second: Any) -> bool:
     return all(np.allclose(a, b, rtol=1e-4, atol=1e-5 * np.nanmax(np.abs(a)), equal_nan=True) for a, b in arrays)
 
 
-def _first_rows(x):
-    """Some rows of arrays, or the inputs of the first batch of a data set; None if there are none."""
-    parts = keras.tree.flatten(x)
-    if parts and all(hasattr(part, "shape") for part in parts):
-        rows = keras.tree.map_structure(lambda part: part[:32], x)
-    else:
-        batch = next(iter(batches_of(x)), None)
-        rows = keras.tree.map_structure(np.asarray, batch[0] if isinstance(batch, tuple | list) else batch)
-    return rows if rows is not None and len(keras.tree.flatten(rows)[0]) else None
+def _first_batch(data):
+    """The inputs of the first batch of a data set; None if there is none."""
+    batch = next(iter(batches_of(data)), None)
+    return keras.tree.map_structure(np.asarray, batch[0] if isinstance(batch, tuple | list) else batch)
