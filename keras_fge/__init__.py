@@ -9,6 +9,7 @@ from keras_fge.checkpoint import Checkpoint
 from keras_fge.core.metrics import calibrated_metrics, classification_metrics
 from keras_fge.core.mixture import gaussian_nll
 from keras_fge.core.value_metrics import regression_metrics
+from keras_fge.ema import EMA
 from keras_fge.ensemble import SWAG, Conformal, Ensemble, ood_auroc, ood_fpr, uncertainty
 from keras_fge.fge import FGE, SnapshotEnsemble
 from keras_fge.run import Batches, Snapshot
@@ -17,6 +18,7 @@ from keras_fge.schedule import PaperTraining, cosine, piecewise_linear, triangul
 __version__ = "0.2.0"
 
 __all__ = [
+    "EMA",
     "FGE",
     "SWAG",
     "Batches",

@@ -44,6 +44,7 @@ def names():
 
     networks = {"net_a": network(), "net_b": network(), "model": network(), "network": network()}
     data = {"x": x[:128], "y": y[:128], "x_test": x[128:192], "y_test": y[128:192]}
+    data |= {"x_val": x[192:256], "y_val": y[192:256]}
     return {"curves": curves, "keras": keras, "keras_fge": keras_fge, "np": np, **networks, **data}
 
 

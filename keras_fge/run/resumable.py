@@ -29,7 +29,7 @@ from keras_fge.run.termination import Termination
 
 
 class Resumable(keras.callbacks.Callback, abc.ABC):
-    """What `Checkpoint`, `FGE` and `SnapshotEnsemble` share: lock, state, batches, History and SIGTERM of one `fit`.
+    """What `Checkpoint`, `EMA`, `FGE` and `SnapshotEnsemble` share: lock, state, batches, History, SIGTERM.
 
     A subclass says what else belongs to its run, in the methods without a body here. Each hook of a subclass calls the
     one here.
@@ -114,6 +114,10 @@ class Resumable(keras.callbacks.Callback, abc.ABC):
     @abc.abstractmethod
     def _counters(self) -> dict[str, Any]:
         """What the state of the run holds beside that of the training, as JSON can hold it."""
+
+    def _own_arrays(self) -> dict[str, np.ndarray]:
+        """The arrays that it holds beside these."""
+        return {}
 
     def _adopt(self, stored: State, changed: Sequence[str]) -> None:
         """Does what is to be done once the model has its state; `changed` are the settings that are new."""
@@ -238,7 +242,7 @@ class Resumable(keras.callbacks.Callback, abc.ABC):
             counters = {"epoch": epoch, "settings": self._settings, "batches": self._batches, "history": self._history}
             ended = bool(model.stop_training) and not self._termination.is_requested
             others = {"callbacks": self._others.counters(), "ended": ended}
-            self._state.write({**counters, **others, **self._counters()}, model)
+            self._state.write({**counters, **others, **self._counters()}, model, self._own_arrays())
 
     def _restore_history(self):
         """Puts the epochs before into the History of `fit`, which begins its own after `on_train_begin`."""

@@ -94,6 +94,14 @@ class CyclicCounters(Counters):
     largest_rate: float | None
 
 
+class EMACounters(Counters):
+    """Those of `EMA`."""
+
+    step: Count
+    step_of_sample: Count
+    sums: list[float]
+
+
 def check(content: Any, kind: type) -> None:
     """Raises a ValueError that names the first entry of `content`, read from JSON, that is not of the type `kind`."""
     msgspec.convert(content, kind)  # Its ValidationError is a ValueError.

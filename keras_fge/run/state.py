@@ -7,7 +7,7 @@ import os
 import time
 import warnings
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -49,11 +49,13 @@ class State:
     Attributes:
         counters: `Counters`, of which "epoch" is the first one to do, and what else the callback wrote.
         values: Arrays in the order of `training_state`.
+        own: Further arrays of the callback, by name.
         directory: Folder of the file, for errors.
     """
 
     counters: dict[str, Any]
     values: list[np.ndarray]
+    own: dict[str, np.ndarray]
     directory: str
 
     def check(self, model: keras.Model) -> None:
@@ -100,8 +102,8 @@ class StateFile:
         """Whether there is a state."""
         return os.path.exists(self.path)
 
-    def write(self, counters: dict[str, Any], model: keras.Model) -> None:
-        """Replaces the state by that of the training of `model`, with `counters`, which JSON can hold.
+    def write(self, counters: dict[str, Any], model: keras.Model, own: Mapping[str, np.ndarray] | None = None) -> None:
+        """Replaces the state by that of the training of `model`, with `counters`, as JSON can hold, and arrays.
 
         Raises:
             FloatingPointError: if it has diverged. The state before stays.
@@ -114,6 +116,7 @@ class StateFile:
         rate = given_rate(inner_optimizer(model.optimizer))
         text = json.dumps({**counters, "learning_rate": rate, "random": random_states()})
         arrays = {f"value_{index:06}": value for index, value in enumerate(values)}
+        arrays |= {f"own_{name}": value for name, value in (own or {}).items()}
         write_atomically(self.path, to_npz({**arrays, "counters": text}), self.check)
         self._written_at = time.monotonic()
         self._seconds_to_write = self._written_at - begin
@@ -139,6 +142,7 @@ class StateFile:
         try:
             counters = json.loads(str(arrays.pop("counters")))
             check(counters, kind)
+            own = {name[4:]: arrays.pop(name) for name in list(arrays) if name.startswith("own_")}
             values = [arrays.pop(f"value_{index:06}") for index in range(len(arrays))]
             with random_states_kept():  # Nothing else says whether a generator takes its state.
                 set_random_states(counters["random"])
@@ -147,7 +151,7 @@ class StateFile:
                 f"'{self.path}' is no state of a training, or a damaged one: {error!r}. (What version 0.1 or 0.2 wrote "
                 "cannot be resumed.)"
             ) from error
-        return State(counters, values, self.directory)
+        return State(counters, values, own, self.directory)
 
 
 def build_optimizer(model: keras.Model) -> bool:
