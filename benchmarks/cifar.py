@@ -44,7 +44,7 @@ CURES = {
 def run():
     """Runs the program; whatever a user can cure ends with one line, and the exit status that it should have."""
     if "--help" in sys.argv[1:]:  # absl's own, --helpfull, has what absl knows, too.
-        print(*(line for line in __doc__.splitlines()[:9] if line), "(docs/benchmark.md says more.)", sep="\n")
+        print(*(line for line in __doc__.splitlines()[:8] if line), "(docs/benchmark.md says more.)", sep="\n")
         flags.print_flags()
         return
     try:

@@ -61,12 +61,12 @@ def run(seed, most=1200, pretrain_epochs=4, epochs=20):
     network = keras.Sequential([body, layers.Dense(len(PARTS), activation="softmax")])
     start = network.get_weights()
     fit(network, x, y, epochs, seed)
-    one = keras_fge.Ensemble.of([network]).evaluate(x_test, y_test)
+    one = keras_fge.Ensemble.of([network]).evaluate(x_test, y_test, calibrate=True)
     fge = keras_fge.FGE(3 * RATE, 0.03 * RATE, cycle_epochs=2, start_epoch=epochs // 2)
     network.set_weights(start)
     fit(network, x, y, epochs, seed, fge)
     share = sum(int(np.prod(variable.shape)) for variable in network.trainable_variables) / network.count_params()
-    ensemble = fge.ensemble().evaluate(x_test, y_test)
+    ensemble = fge.ensemble().evaluate(x_test, y_test, calibrate=True)
     return {"one network": one, "FGE": ensemble, "a member": {"share of the weights": share}}
 
 

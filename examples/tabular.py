@@ -40,8 +40,8 @@ def run(seed, epochs=20):
     fge = keras_fge.FGE(0.006, 0.00006, cycle_epochs=2, start_epoch=epochs // 2)
     network.fit(x, y, epochs=epochs, verbose=0, callbacks=[fge])
     return {
-        "one network": keras_fge.classification_metrics(one.predict(x_test, verbose=0), y_test),
-        "FGE": fge.ensemble().evaluate(x_test, y_test),
+        "one network": keras_fge.Ensemble.of([one]).evaluate(x_test, y_test, calibrate=True),
+        "FGE": fge.ensemble().evaluate(x_test, y_test, calibrate=True),
     }
 
 

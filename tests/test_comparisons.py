@@ -1,5 +1,9 @@
 """What the report says of methods beside independent networks, against numbers worked out by hand."""
 
+import json
+import pathlib
+
+import numpy as np
 import pytest
 
 from report import comparisons, tables
@@ -7,6 +11,7 @@ from report.comparisons import difference, equivalent, share
 from study.records import Records
 
 pytestmark = pytest.mark.once
+ROOT = pathlib.Path(__file__).parents[1]
 
 
 def new_records(tmp_path, runs=8):
@@ -14,8 +19,10 @@ def new_records(tmp_path, runs=8):
     records = Records(tmp_path, {"epochs": 10, "network": "small_cnn", "data": {"num_classes": 10}})
 
     def append(experiment, key, error, nll):
-        metrics = {"error": error, "nll": nll, "calibrated_nll": nll, "brier": nll, "ece": error}
-        records.append(experiment, key, {"members": 2, "test": metrics}, 1.0, {})
+        metrics = {"error": error, "nll": nll + 0.05, "brier": nll, "ece": error}
+        metrics |= {"calibrated_nll": nll, "calibrated_brier": nll, "calibrated_ece": error}
+        members = 1 if experiment == "ind" else 2
+        records.append(experiment, key, {"members": members, "test": metrics}, 1.0, {})
 
     for seed in range(runs):
         append("ind", [seed], 0.40 + 0.01 * seed, 1.0)
@@ -36,11 +43,11 @@ def records(tmp_path):
 def test_differences_are_paired_by_seed(records):
     single = difference(records, "fge", 1, "error")
     assert (single.value, single.count) == (pytest.approx(-0.03), 8)
-    # The bootstrap distribution of the mean of eight values of +-0.001 has this standard deviation.
-    assert 1.5 * 0.001 / 8**0.5 < single.high - single.value < 2.5 * 0.001 / 8**0.5
-    assert 1.5 * 0.001 / 8**0.5 < single.value - single.low < 2.5 * 0.001 / 8**0.5
+    # Eight values of +-0.001 around the mean, and the quantile of Student's t with 7 degrees of freedom, of a table.
+    half = 2.3646 * (8 * 0.001**2 / 7) ** 0.5 / 8**0.5
+    assert (single.low, single.high) == pytest.approx((-0.03 - half, -0.03 + half), rel=1e-4)
     pairs = difference(records, "fge", 2, "error")
-    assert (pairs.value, pairs.count) == (pytest.approx(-0.01), 4) and pairs.low == pytest.approx(-0.01)
+    assert (pairs.value, pairs.count) == (pytest.approx(-0.01), 4) and pairs.low is None
     assert single.text(100, 2).startswith("-3.00 [-3.0") and single.text(100, 2).endswith("] (8)")
     assert difference(records, "sse", 1, "error") is None
 
@@ -70,8 +77,24 @@ def test_equivalent_number_of_networks(records):
 
 def test_table_of_comparisons(records):
     table = tables.comparison_tables(records)[0]
-    assert [row[0] for row in table.rows] == ["FGE, 1B", "FGE, 2B"]
-    assert table.rows[0][2:4] == ["-0.150 [-0.150, -0.150] (8)"] * 2
-    assert table.rows[0][4].startswith("0.75 [") and table.rows[0][6] == "2.5"
-    assert table.rows[1][4:] == ["", "", "3.0"]
-    assert comparisons.LEAST == 4
+    assert [row[:2] for row in table.rows] == [["FGE, 1B", "2 for 1"], ["FGE, 2B", "4 for 2"]]
+    assert table.rows[0][3:5] == ["-0.150 [-0.150, -0.150] (8)"] * 2
+    assert table.rows[0][5:] == ["0.75 (4)", "1.50 (4)", "2.5"]
+    assert table.rows[1][2:] == ["-1.00 (4)", "-0.100 (4)", "-0.100 (4)", "", "", "3.0"]
+    assert comparisons.LEAST == 6
+
+
+def test_one_network_stands_beside_it_with_a_temperature(records):
+    table = tables.price_tables(records)[0]
+    names = ["Ind", "Ind + temperature", "FGE", "FGE + temperature"]
+    assert [row[:2] for row in table.rows] == [[name, str(passes)] for name, passes in zip(names, (1, 1, 2, 2))]
+    assert table.rows[0][3] == "1.050 ± 0.000 (8)" and table.rows[1][3] == "1.000 ± 0.000 (8)"
+    assert table.rows[0][2] == table.rows[1][2] == "43.50 ± 2.45 (8)"
+
+
+def test_intervals_hold_the_mean_as_often_as_they_say(records):
+    record = json.loads((ROOT / "benchmarks/results/intervals.json").read_text())["coverage"]
+    assert all(abs(sizes[str(n)]["Student's t"] - 0.95) < 0.01 for sizes in [record["normal"]] for n in (4, 6, 8, 10))
+    rng = np.random.default_rng(0)
+    inside = [abs(e.value) <= e.high - e.value for e in (comparisons.estimate(rng.normal(size=6)) for _ in range(2000))]
+    assert 0.935 < np.mean(inside) < 0.965  # Three standard errors.

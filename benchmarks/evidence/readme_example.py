@@ -38,27 +38,33 @@ def run(code, seed):
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
         exec(compile(code, "README example", "exec"), names)
         ensemble, test = names["ensemble"], names["test"]
-        members = [ensemble[k : k + 1].evaluate(*test) for k in range(len(ensemble))]
+        members = [ensemble[k : k + 1].evaluate(*test, calibrate=True) for k in range(len(ensemble))]
         results = {
             "member": {key: float(np.mean([member[key] for member in members])) for key in members[0]},
             "ensemble": ensemble.evaluate(*test, calibrate=True),
-            "averaged weights": keras_fge.classification_metrics(names["single"].predict(test[0], verbose=0), test[1]),
+            "averaged weights": measured(names["single"], *test),
         }
     keras.utils.set_random_seed(seed)
     ordinary = keras.models.clone_model(names["model"])
     ordinary.compile(keras.optimizers.SGD(0.05, momentum=0.9), "sparse_categorical_crossentropy")
     paper = keras_fge.PaperTraining(0.05, epochs=30)
     ordinary.fit(*names["train"], batch_size=32, epochs=30, verbose=0, callbacks=[paper])
-    results["ordinary network"] = keras_fge.classification_metrics(ordinary.predict(test[0], verbose=0), test[1])
-    return results
+    results["ordinary network"] = measured(ordinary, *test)
+    return results, len(ensemble)
+
+
+def measured(network, x, y):
+    """Test metrics, also with a temperature."""
+    return keras_fge.Ensemble.of([network]).evaluate(x, y, calibrate=True)
 
 
 def main(_):
     settings = types.SimpleNamespace(**{flag.name: flag.value for flag in FLAGS.get_key_flags_for_module(__name__)})
     examples = re.findall(r"```python\n(.*?)```", README.read_text(), flags=re.DOTALL)
     code = next(example for example in examples if "keras_fge.FGE" in example)
-    runs = [run(code, seed) for seed in range(settings.seed, settings.seed + settings.runs)]
+    runs, members = zip(*[run(code, seed) for seed in range(settings.seed, settings.seed + settings.runs)])
     record = new_record(settings)
+    record["members"] = members[0]
     record["runs"] = runs
     record["summary"] = {
         name: {

@@ -23,7 +23,7 @@ from study.progress import console
 from study.records import opened_record, write_json
 
 FLAGS = flags.FLAGS
-WIDTH, TEMPERATURES = 8, (10.0, 100.0, 1000.0)
+WIDTH, TEMPERATURES = 8, (10.0, 100.0, 1000.0, 10_000.0, 100_000.0)
 
 
 def measure(images, seed, epochs, members):
@@ -60,7 +60,10 @@ def measure(images, seed, epochs, members):
         "samples of the subspace": samples[temperature],
         "FGE": fge.ensemble(),
     }
-    results = {name: each.evaluate(*images.test, batch_size=500, calibrate=True) for name, each in ensembles.items()}
+    results = {
+        name: {**each.evaluate(*images.test, batch_size=500, calibrate=True), "members": len(each)}
+        for name, each in ensembles.items()
+    }
     return {"temperature": temperature, "validation_nll": {str(t): score for t, score in scores.items()}, **results}
 
 
@@ -87,6 +90,6 @@ if __name__ == "__main__":
     flags.DEFINE_string("output", "../results/subspaces.json", "Record to write.")
     flags.DEFINE_integer("epochs", 20, "Epochs of a network; the curve takes half of them.")
     flags.DEFINE_integer("members", 10, "Points, and samples.")
-    flags.DEFINE_integer("runs", 5, "Seeds.")
+    flags.DEFINE_integer("runs", 6, "Seeds.")
     flags.DEFINE_integer("seed", 0, "The first one.")
     app.run(main)

@@ -3,7 +3,8 @@
 import json
 
 import numpy as np
-import scipy.stats
+
+from report.comparisons import estimate
 
 TASKS = {
     "fashion": "Fashion-MNIST (subset), small CNN",
@@ -26,7 +27,8 @@ ROWS = (  # Metric, its label, scale, digits.
 def table(folder):
     """One network and FGE, both with a temperature, on each task, with Student's intervals of paired differences."""
     tables = []
-    for task, runs in json.loads((folder / "decisions.json").read_text())["runs"].items():
+    records = [json.loads(path.read_text()) for path in sorted(folder.glob("decisions*.json"))]
+    for task, runs in [item for record in records for item in record["runs"].items()]:
         pairs = [(run["one network"], run["FGE"]) for run in runs.values()]
         title = f"{TASKS[task]}, {len(pairs)} seeds"
         lines = [f"| {title} | one network | FGE | FGE minus one network |", "|---|---|---|---|"]
@@ -34,18 +36,10 @@ def table(folder):
             if metric in pairs[0][0]:
                 values = scale * np.array([[one[metric], fge[metric]] for one, fge in pairs])
                 cells = [f"{mean:.{digits}f}" for mean in values.mean(axis=0)]
-                low, high = students_interval(values[:, 1] - values[:, 0])
-                change = f"{np.diff(values).mean():+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]"
+                change = estimate(np.diff(values)[:, 0]).text(1, digits).rpartition(" (")[0]
                 lines.append(f"| {label} | {cells[0]} | {cells[1]} | {change} |")
         tables.append("\n".join(lines))
     return "\n\n".join(tables)
-
-
-def students_interval(differences):
-    """The 95 % interval of a mean by Student's t."""
-    error = differences.std(ddof=1) / np.sqrt(len(differences))
-    half = scipy.stats.t.ppf(0.975, len(differences) - 1) * error
-    return differences.mean() - half, differences.mean() + half
 
 
 WAYS = {"predict": "`predict`", "each member": "the whole network for each member", "to_model": "`to_model()`"}

@@ -14,15 +14,14 @@ from matplotlib.figure import Figure
 
 import curves
 from keras_fge.core.pages import COLORS, GREY
-from report import comparisons, decisions
-from report.tables import METHODS, comparison_tables, curve_tables, ensemble_tables, time_tables
+from report import comparisons, decisions, tables
+from report.tables import METHODS, comparison_tables, curve_tables, ensemble_tables, price_tables, time_tables
 from speed import tables as speed_tables
 from study.records import Records, name_of_data
 
 ROOT = pathlib.Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
-METRICS = (("error", 100, 1), ("nll", 1, 3), ("ece", 100, 1))  # metric, scale, digits
-BARS = {"one network": METHODS["ind"][1], "FGE": METHODS["fge"][1]}
+BARS = {"one network": GREY, "one network + temperature": METHODS["ind"][1], "FGE + temperature": METHODS["fge"][1]}
 
 
 def pairs_of(folder, metric):
@@ -38,46 +37,66 @@ def pairs_of_example(metric):
     return np.array([[run["ordinary network"][metric], run["ensemble"][metric]] for run in runs])
 
 
+def passes_of(folder):
+    """The networks that one prediction of FGE takes."""
+    return tables.passes_of(Records(RESULTS / folder), "fge")
+
+
+def passes_of_example():
+    return json.loads((RESULTS / "readme_example.json").read_text())["members"]
+
+
 TASKS = (
-    ("CIFAR-10 (JPEG), VGG-16, preset of the paper", lambda metric: pairs_of("vgg16_cifar10_jpeg", metric)),
-    ("Fashion-MNIST, 4,000 images, small CNN", lambda metric: pairs_of("fashion_subset", metric)),
-    ("CIFAR-10 (JPEG), 5,000 images of 16 x 16, small CNN", lambda metric: pairs_of("cifar10_jpeg", metric)),
-    ("digits, 900 images, the README's example", pairs_of_example),
+    *(
+        (name, lambda metric, folder=folder: pairs_of(folder, metric), lambda folder=folder: passes_of(folder))
+        for folder, name in (
+            ("vgg16_cifar10_jpeg", "CIFAR-10 (JPEG), VGG-16, preset of the paper"),
+            ("fashion_subset", "Fashion-MNIST, 4,000 images, small CNN"),
+            ("cifar10_jpeg", "CIFAR-10 (JPEG), 5,000 images of 16 x 16, small CNN"),
+        )
+    ),
+    ("digits, 900 images, the README's example", pairs_of_example, passes_of_example),
 )
 
 
 def gain():
-    """The table of the README: for each task, one network → FGE, and the mean difference with its interval."""
-    lines = ["| one network → FGE: mean difference [95 % interval] | error % | NLL | ECE % |", "|---|---|---|---|"]
-    for name, pairs in TASKS:
-        cells, count = [], 0
-        for metric, scale, digits in METRICS:
-            sample = pairs(metric)
-            one, fge = scale * sample.mean(axis=0)
-            change = comparisons.estimate(sample[:, 1] - sample[:, 0], np.mean)
-            text = change.text(scale, digits + (scale > 1)).rpartition(" (")[0]
-            cells.append(f"{one:.{digits}f} → {fge:.{digits}f}: {text}")
-            count = change.count
-        lines.append(f"| {name}, {count} seeds | {' | '.join(cells)} |")
+    """The table of the README: for each task, one network, the same with a temperature, and FGE with one."""
+    columns = ["test data", "error %: one network → FGE", "NLL: one network → with a temperature → FGE with one"]
+    columns += ["passes of FGE"]
+    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+    for name, pairs, passes in TASKS:
+        error, before, after = (pairs(metric) for metric in ("error", "nll", "calibrated_nll"))
+        errors = [f"{100 * value:.1f}" for value in error.mean(axis=0)]
+        likelihoods = [f"{value:.3f}" for value in (before[:, 0].mean(), *after.mean(axis=0))]
+        cells = [
+            f"{' → '.join(errors)}: {_change(error, 100, 2)}",
+            f"{' → '.join(likelihoods)}: {_change(after, 1, 3)}",
+        ]
+        lines.append(f"| {name}, {len(error)} seeds | {' | '.join(cells)} | {passes()} |")
     return "\n".join(lines)
+
+
+def _change(pairs, scale, digits):
+    """The mean difference of pairs, with its interval."""
+    return comparisons.estimate(pairs[:, 1] - pairs[:, 0]).text(scale, digits).rpartition(" (")[0]
 
 
 def example():
     """The table of the README's example."""
     summary = json.loads((RESULTS / "readme_example.json").read_text())["summary"]
-    lines = ["| | test error % | test NLL |", "|---|---|---|"]
+    lines = ["| | test error % | test NLL | with a temperature |", "|---|---|---|---|"]
     for name in ("ordinary network", "member", "ensemble", "averaged weights"):
-        error, nll = summary[name]["error"], summary[name]["nll"]
-        lines.append(
-            f"| {name} | {100 * error['mean']:.2f} ± {100 * error['se']:.2f} | {nll['mean']:.3f} ± {nll['se']:.3f} |"
-        )
+        error, *likelihoods = (summary[name][metric] for metric in ("error", "nll", "calibrated_nll"))
+        cells = [f"{100 * error['mean']:.2f} ± {100 * error['se']:.2f}"]
+        cells += [f"{nll['mean']:.3f} ± {nll['se']:.3f}" for nll in likelihoods]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
 def results(folder):
     """All tables of the report on one folder."""
     records = Records(RESULTS / folder)
-    makers = (curve_tables, ensemble_tables, comparison_tables, time_tables)
+    makers = (curve_tables, price_tables, ensemble_tables, comparison_tables, time_tables)
     return "\n\n".join(table.to_markdown() for make in makers for table in make(records))
 
 
@@ -99,6 +118,7 @@ EXAMPLES = {
     "regression": "regression with predictive variance, diabetes table",
 }
 COLUMNS = (  # Metric, its label, scale, digits.
+    ("members", "members", 1, 0),
     *[("error", "error %", 100, 1), ("rmse", "RMSE", 1, 3), ("nll", "NLL", 1, 3)],
     ("crps", "CRPS", 1, 3),
     *[("calibrated_nll", "calibrated NLL", 1, 3), ("inside 90 %", "inside the 90 % interval, %", 100, 1)],
@@ -109,15 +129,18 @@ COLUMNS = (  # Metric, its label, scale, digits.
 def method_table(title, runs, methods):
     """A table of `methods` over runs `{method: {metric: value}}`, each method beside the first one."""
     columns = [column for column in COLUMNS if column[0] in runs[0][methods[0]]]
-    header = [f"{title}, {len(runs)} seeds", *[label for _, label, _, _ in columns], f"NLL minus {methods[0]}"]
+    nll = "calibrated_nll" if "calibrated_nll" in runs[0][methods[0]] else "nll"
+    compared = f"{nll.replace('_', ' ').replace('nll', 'NLL')} minus {methods[0]}"
+    header = [f"{title}, {len(runs)} seeds", *[label for _, label, _, _ in columns], compared]
     lines = ["| " + " | ".join(header) + " |", "|---" * len(header) + "|"]
     for method in methods:
         cells = [method]
         for metric, _, scale, digits in columns:
             values = scale * np.array([run[method][metric] for run in runs])
-            cells.append(f"{values.mean():.{digits}f} ± {values.std(ddof=1) / np.sqrt(len(values)):.{digits}f}")
-        change = np.array([run[method]["nll"] - run[methods[0]]["nll"] for run in runs])
-        text = comparisons.estimate(change, np.mean).text(1, 3).rpartition(" (")[0]
+            error = "" if metric == "members" else f" ± {comparisons.standard_error(values):.{digits}f}"
+            cells.append(f"{values.mean():.{digits}f}{error}")
+        change = [run[method][nll] - run[methods[0]][nll] for run in runs]
+        text = comparisons.estimate(change).text(1, 3).rpartition(" (")[0]
         lines.append("| " + " | ".join([*cells, "" if method == methods[0] else text]) + " |")
     return "\n".join(lines)
 
@@ -136,7 +159,7 @@ def subspaces():
     runs = list(json.loads((RESULTS / "subspaces.json").read_text())["runs"].values())
     methods = [name for name, values in runs[0].items() if isinstance(values, dict) and "nll" in values]
     temperatures = ", ".join(f"{run['temperature']:g}" for run in runs)
-    table = method_table("Fashion-MNIST, small CNN with BatchNormalization, ensembles of 10", runs, methods)
+    table = method_table("Fashion-MNIST, small CNN with BatchNormalization", runs, methods)
     return f"{table}\n\nChosen temperatures: {temperatures}."
 
 
@@ -160,6 +183,18 @@ def alignment():
             lines.append(f"| width {width} | " + " | ".join(cells) + " |")
         lines.append("")
     return "\n".join(lines).strip()
+
+
+def intervals():
+    """How often the intervals of each method hold the mean, by distribution and number of runs."""
+    coverage = json.loads((RESULTS / "intervals.json").read_text())["coverage"]
+    sizes = list(next(iter(coverage.values())))
+    lines = ["| covers, % | " + " | ".join(f"{size} runs" for size in sizes) + " |", "|---" * (len(sizes) + 1) + "|"]
+    for method in ("Student's t", "bootstrap"):
+        for name, shares in coverage.items():
+            cells = [f"{100 * shares[size][method]:.1f}" for size in sizes]
+            lines.append(f"| {method}, {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 def simulation():
@@ -209,6 +244,7 @@ SPEED += ("memory", "slopes", "startup", "gpu_loops", "gpu_curves", "gpu_peers")
 PARTS = {  # file, name of the part, what makes it
     "README.md": {"gain": gain, "example": example},
     "docs/fine_tuning.md": {"small members": small_members, "examples": examples},
+    "docs/benchmark.md": {"intervals": intervals},
     "docs/decisions.md": {
         n: lambda f=f: f(RESULTS) for n, f in (("decisions", decisions.table), ("members", decisions.members))
     },
@@ -247,19 +283,19 @@ def draw():
         xlabel="position t between two trained networks", ylabel="train loss (nat)", title="A wall, and a way around it"
     )
     wall.legend()
-    for index, (_, pairs) in enumerate(TASKS):
-        sample = pairs("nll")
-        for shift, (label, color), values in zip((-0.18, 0.18), BARS.items(), sample.T):
+    for index, (_, pairs, _) in enumerate(TASKS):
+        before, after = pairs("nll"), pairs("calibrated_nll")
+        for shift, (label, color), values in zip((-0.27, 0, 0.27), BARS.items(), (before[:, 0], *after.T)):
             error = values.std(ddof=1) / np.sqrt(len(values))
             bar = gain.bar(
-                index + shift, values.mean(), 0.34, yerr=error, color=color, label=label if not index else None
+                index + shift, values.mean(), 0.25, yerr=error, color=color, label=label if not index else None
             )
-            gain.bar_label(bar, fmt="%.3f", padding=3, fontsize=9)
-    names = [name.replace(", ", "\n", 1).replace(", ", ",\n") for name, _ in TASKS]
+            gain.bar_label(bar, fmt="%.2f", padding=3, fontsize=8)
+    names = [name.replace(", ", "\n", 1).replace(", ", ",\n") for name, _, _ in TASKS]
     gain.set(
         xticks=range(len(TASKS)),
         ylabel="test NLL (nat)",
-        title="One training run: its last network, or an ensemble (FGE)",
+        title="One training run: its last network, or an ensemble",
     )
     gain.set_xticklabels(names, fontsize=8)
     gain.margins(y=0.15)

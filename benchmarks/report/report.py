@@ -16,6 +16,7 @@ from report.tables import (
     curve_tables,
     ensemble_tables,
     failure_tables,
+    price_tables,
     sentences,
     time_tables,
 )
@@ -30,7 +31,7 @@ def write_report(folder):
         ValueError: if there are no records, or damaged ones.
     """
     records = Records(folder)
-    makers = (failure_tables, curve_tables, ensemble_tables, comparison_tables, time_tables)
+    makers = (failure_tables, curve_tables, price_tables, ensemble_tables, comparison_tables, time_tables)
     tables = [table for make in makers for table in make(records)]
     for table in tables:
         console.print(table.to_rich())

@@ -20,6 +20,7 @@ QUANTITIES = (  # metric, label, scale, digits
     ("brier", "test Brier score", 1, 3),
     ("ece", "test ECE %", 100, 2),
 )
+LEADING = (QUANTITIES[0], QUANTITIES[2])
 METHODS = {
     "ind": ("Ind", COLORS[0]),
     "sse": ("SSE", COLORS[4]),
@@ -89,13 +90,14 @@ def sentences(records):
         )
     if change := difference(records, "fge", 1, "error"):
         one, ours = (100 * np.mean(list(values(records, method, 1, "error").values())) for method in ("ind", "fge"))
-        nll = difference(records, "fge", 1, "nll")
+        nll = difference(records, "fge", 1, "calibrated_nll")
         worth, is_bound = equivalent(records, "fge", 1) or (None, True)
-        more = "" if is_bound else f"; it is worth {worth:.1f} independent networks"
+        more = "" if is_bound else f" It is worth {worth:.1f} independent networks."
+        interval = " [95 % interval]" if change.low is not None else ""
         said.append(
-            f"For the price of one network, FGE makes {ours:.2f} % test error instead of {one:.2f} %: "
-            f"{_of(change, 100, 2)} points, and an NLL of {_of(nll, 1, 3)} (mean of {change.count} runs "
-            f"[95 % interval]){more}."
+            f"For the training of one network, and {passes_of(records, 'fge')} passes for each prediction, FGE makes "
+            f"{ours:.2f} % test error instead of {one:.2f} %: {_of(change, 100, 2)} points. With a temperature for "
+            f"both, its NLL differs by {_of(nll, 1, 3)} nat (mean of {change.count} runs{interval}).{more}"
         )
     return said
 
@@ -113,23 +115,31 @@ def failure_tables(records):
 
 
 def curve_tables(records):
-    """Train loss, test error, barrier and length of each path, beside the authors' numbers if there are any."""
+    """Train loss, test error, barriers and length of each path, beside the authors' numbers if there are any."""
     paths = {name: record["metrics"] for name, record in by_name(records, "path").items()}
     if not paths:
         return []
     ends = next(iter(paths.values()))
     losses, errors = sorted(ends["train_loss_ends"]), sorted(ends["test_error_ends"])
-    rows = {"endpoints": ["endpoints", span(*losses, 3), "", span(*errors, 2, 100), "", ""]}
+    rows = {"endpoints": ["endpoints", span(*losses, 3), span(*errors, 2, 100), *[""] * 7]}
     for name, s in paths.items():
-        loss = span(s["train_loss_min"], s["train_loss_max"], 3)
-        error = span(s["test_error_min"], s["test_error_max"], 2, 100)
-        mean = f"{s['train_loss_mean']:.3f}, {s['train_loss_length_mean']:.3f}"
-        rows[name] = [PATHS[name], loss, mean, error, f"{s['train_loss_barrier']:.3f}", f"{s['length_ratio']:.3f}"]
-    columns = ["path", "train loss", "mean", "test error %", "barrier", "length"]
+        rises = [s[f"{of}_barrier"] for of in ("train_nll", "train_error", "test_nll", "test_error")]
+        rows[name] = [
+            PATHS[name],
+            span(s["train_loss_min"], s["train_loss_max"], 3),
+            span(s["test_error_min"], s["test_error_max"], 2, 100),
+            f"{s['train_loss_barrier']:.3f}",
+            f"{s['train_loss_max'] - np.mean(losses):.3f}",
+            *(f"{(100 if index % 2 else 1) * rise:+.{1 if index % 2 else 3}f}" for index, rise in enumerate(rises)),
+            f"{s['length_ratio']:.3f}",
+        ]
+    columns = ["path", "train loss", "test error %", "barrier, worse end", "barrier, mean of the ends"]
+    columns += ["train NLL", "train error, points", "test NLL", "test error, points", "length"]
     note = (
-        "Least to largest value along the path; mean of the train loss over t, and over arc length. The train loss "
-        "contains the weight decay. Barrier, in nats: the largest train loss on the path minus that of the worse "
-        "endpoint. Length: of the path in weight space, over the straight distance."
+        "Least to largest value along the path. The train loss contains the weight decay, which falls along a curve. "
+        "Barrier, in nats: the largest train loss on the path minus that of the worse endpoint, or minus the mean of "
+        "both. Then how far each quantity, which has no weight decay in it, rises above its worse endpoint. Length: of "
+        "the path in weight space, over the straight distance."
     )
     theirs = compared(reference.CURVES, records)
     if theirs:
@@ -140,6 +150,30 @@ def curve_tables(records):
     return [Grid("Curves between two independently trained networks", columns, list(rows.values()), note)]
 
 
+def passes_of(records, method):
+    """The networks that one prediction takes, of one run of a method."""
+    return records.of(method)[0]["metrics"]["members"]
+
+
+def price_tables(records):
+    """What each method makes of one training run, without and with a temperature, and what a prediction costs."""
+    rows = []
+    for method, (name, _) in {**METHODS, **SINGLE}.items():
+        runs = [record["metrics"]["test"] for record in records.of(method)]
+        for prefix, label in (("", name), ("calibrated_", f"{name} + temperature")) if runs else ():
+            cells = [
+                mean_and_std([run[metric if metric == "error" else f"{prefix}{metric}"] for run in runs], scale, digits)
+                for metric, scale, digits in (("error", 100, 2), ("nll", 1, 3), ("brier", 1, 3), ("ece", 100, 2))
+            ]
+            rows.append([label, str(passes_of(records, method)), *cells])
+    columns = ["", "passes", "test error %", "NLL", "Brier score", "ECE %"]
+    note = (
+        f"Mean ± standard deviation (n) over runs of B = {records.configuration['epochs']} epochs. Ind is one network. "
+        "Passes: networks that a prediction takes. The temperature is cross-validated on the test images."
+    )
+    return [Grid("The price of one training run", columns, rows, note)] if rows else []
+
+
 def ensemble_tables(records):
     groups = pooled(records)
     if not groups:
@@ -147,7 +181,7 @@ def ensemble_tables(records):
     theirs = compared(reference.ENSEMBLES, records)
     budgets = [budget for budget in BUDGETS if any(budget == key[1] for key in groups)]
     tables = []
-    for metric, label, scale, digits in QUANTITIES:
+    for metric, label, scale, digits in LEADING:
         rows = []
         for method, (name, _) in METHODS.items():
             cells = [groups.get((method, budget)) for budget in budgets]
@@ -166,11 +200,14 @@ def ensemble_tables(records):
         columns = ["", *(f"{budget}B" for budget in budgets)]
         if theirs and metric == "error":
             columns += [f"paper, {theirs_name(records)}, {budget}B" for budget in budgets]
-        note = "Mean ± standard deviation (n) over groups of 1, 2 or 3 pooled runs."
+        note = (
+            "Mean ± standard deviation (n) over groups of 1, 2 or 3 pooled runs. A prediction takes as many passes as "
+            "there are members in these runs."
+        )
         if metric == "error":
             note += f" B = {records.configuration['epochs']} epochs."
         if metric == "calibrated_nll":
-            note += " After temperature scaling, cross-validated on the test images."
+            note += " With a temperature, cross-validated on the test images."
         tables.append(Grid(f"Ensembles at equal budgets: {label}", columns, rows, note))
     return tables
 
@@ -182,8 +219,9 @@ def comparison_tables(records):
         for budget in BUDGETS:
             if method == "ind" or not (error := difference(records, method, budget, "error")):
                 continue
-            row = [f"{name}, {budget}B", error.text(100, 2)]
-            row += [difference(records, method, budget, metric).text() for metric in ("nll", "calibrated_nll")]
+            passes = f"{budget * passes_of(records, method)} for {budget}"
+            row = [f"{name}, {budget}B", passes, error.text(100, 2)]
+            row += [difference(records, method, budget, metric).text() for metric in ("calibrated_nll", "nll")]
             shares = [share(records, method, metric) if budget == 1 else None for metric in ("error", "calibrated_nll")]
             row += [value.text(1, 2, "") if value else "" for value in shares]
             number, is_bound = equivalent(records, method, budget) or (None, False)
@@ -191,11 +229,13 @@ def comparison_tables(records):
             rows.append([*row, "" if number is None else f"{bound}{number:.1f}"])
     if not rows:
         return []
-    columns = ["", "error, points", "NLL", "calibrated NLL", "share s, error", "share s, calibrated NLL", "worth"]
+    columns = ["", "passes", "error, points", "NLL, calibrated", "NLL, without a temperature"]
+    columns += ["share s, error", "share s, calibrated NLL", "worth"]
     note = (
-        "Method minus Ind of the same seeds and budget on test data: mean [95 % bootstrap interval] (number of runs or "
-        "groups). Share s: of what a second network brings, (Ind 1B - method 1B) / (Ind 1B - Ind 2B). Worth: the "
-        "number of independent networks whose ensemble has that calibrated NLL (deep ensemble equivalent)."
+        "Method minus Ind of the same seeds and budget on test data: mean [95 % interval by Student's t, from 6 runs "
+        "or groups on] (number of them). Calibrated: both sides with a temperature. Passes: networks that a prediction "
+        "takes, for those of Ind. Share s: of what a second network brings, (Ind 1B - method 1B) / (Ind 1B - Ind 2B). "
+        "Worth: the number of independent networks whose ensemble has that calibrated NLL (deep ensemble equivalent)."
     )
     theirs = compared(reference.ENSEMBLES, records)
     if {"ind", "sse", "fge"} <= set(theirs):

@@ -1,7 +1,7 @@
 """Ensembles at equal budgets: independent networks, Snapshot Ensembles, FGE, and the averaged weights of FGE.
 
 An experiment is a list of units, whose functions make, train and measure; the values that they return are recorded.
-Members, settings and stopping were chosen on validation data; test data are only used to measure.
+Nothing is chosen here: all snapshots are members, and settings are given. Test data are only used to measure.
 """
 
 import itertools
@@ -116,7 +116,8 @@ def run_fge(study, seed):
         directory=study.checkpoint("fge", seed),
         resume=True,
     )
-    recorders = [new_recorder(study, network, fge, seed)] if seed == settings.seed else []
+    is_traced = settings.trace and seed == settings.seed
+    recorders = [new_recorder(study, network, fge, seed)] if is_traced else []
     clock = SecondsPerEpoch()
     with study.locked(f"run fge {seed}"), study.progress.task(f"fge {seed}", settings.epochs, start) as ticker:
         train_cyclic(network, fge, settings, study.data, seed, [clock, *recorders, ticker], start)

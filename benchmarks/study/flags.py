@@ -80,6 +80,7 @@ flags.DEFINE_integer("fge_start_epoch", 28, "Epochs of ordinary training before 
 flags.DEFINE_float("fge_max_learning_rate", 0.05, "alpha_1 of FGE.", lower_bound=0)
 flags.DEFINE_float("fge_min_learning_rate", 5e-4, "alpha_2 of FGE.", lower_bound=0)
 flags.DEFINE_float("fge_cycle_epochs", 1, "Epochs of one FGE cycle, rounded to an even number of iterations.")
+flags.DEFINE_bool("trace", True, "Measure the first FGE run every few iterations, for the figure of the paper.")
 flags.DEFINE_float("sse_max_learning_rate", 0.05, "Learning rate at the start of each SSE cycle.", lower_bound=0)
 flags.DEFINE_integer("sse_cycles", 3, "Cycles, and so snapshots, of one SSE run.", lower_bound=1)
 
@@ -124,7 +125,7 @@ GROUPS = {  # For --help.
         "eval_batch_size",
     ],
     "FGE and SSE": [
-        *["fge_start_epoch", "fge_max_learning_rate", "fge_min_learning_rate", "fge_cycle_epochs"],
+        *["fge_start_epoch", "fge_max_learning_rate", "fge_min_learning_rate", "fge_cycle_epochs", "trace"],
         *["sse_max_learning_rate", "sse_cycles"],
     ],
     "How it computes": ["dtype_policy", "jit_compile", "steps_per_execution"],
@@ -133,7 +134,7 @@ GROUPS = {  # For --help.
 
 # Results do not depend on these flags, or only on the data that they point to; or the flags only select units. All
 # other flags must be the same for all records of a folder.
-FREE = {"preset", "experiment", "sweep", "output_dir", "data_dir", "runs", "steps_per_execution", "debug"}
+FREE = {"preset", "experiment", "sweep", "output_dir", "data_dir", "runs", "steps_per_execution", "debug", "trace"}
 FREE |= set(GROUPS["Who computes"])
 
 

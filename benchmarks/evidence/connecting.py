@@ -1,0 +1,175 @@
+"""How far train NLL and error rise on curves between two networks, against bends, epochs of the curve and width.
+
+    cd benchmarks && python -m evidence.connecting --task=fashion --output=connecting_fashion.json
+    cd benchmarks && python -m evidence.connecting --task=cifar10 --data_dir=DIR --output=connecting_cifar10.json
+
+Four pairs of independent networks, each connected by a straight line, and by curves that are trained three times as
+long as a network. One of the pairs also has curves that are trained for less, and its width is varied. Measured at 61
+points, without the weight decay, on all training and test images. The record is written after each curve, and the same
+command goes on; then it draws the figure beside it. docs/results.md has both.
+"""
+
+import os
+import pathlib
+import time
+import types
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+
+import keras
+import numpy as np
+from absl import app, flags
+from matplotlib.figure import Figure
+
+import curves
+import keras_fge
+from inputs import data
+from inputs.networks import make_network
+from keras_fge.core.pages import COLORS, GREY
+from study.presets import PRESETS
+from study.progress import console
+from study.records import opened_record, write_json
+
+FLAGS = flags.FLAGS
+BATCH_SIZE, POINTS, WIDTH = 64, 61, 16
+SMALL = PRESETS["small"]
+TASKS = {  # The settings of `cifar.py`, by default and with --preset=small.
+    "fashion": {
+        "name": "Fashion-MNIST (subset)",
+        "data": {"dataset": "fashion_subset"},
+        **{"network": "small_cnn", "epochs": 40, "rate": 0.05, "decay": 3e-4, "curve_rate": 0.05},
+    },
+    "cifar10": {
+        "name": "CIFAR-10 (JPEG), 5,000 images",
+        "data": {"dataset": "folder", "image_size": SMALL["image_size"], "train_size": SMALL["train_size"]},
+        **{"network": SMALL["network"], "epochs": SMALL["epochs"], "rate": SMALL["learning_rate"]},
+        **{"decay": SMALL["weight_decay"], "curve_rate": SMALL["curve_learning_rate"]},
+    },
+}
+KINDS = {"line": curves.PolygonalChain, "bezier": curves.Bezier, "chain": curves.PolygonalChain}
+# Kind, bends, and epochs in those of a network, of the curves of all pairs; and what one pair has besides.
+ALL_PAIRS = [("line", 2, 0), ("bezier", 3, 3), ("bezier", 5, 3), ("chain", 5, 3)]
+FIRST_PAIR = [("bezier", 3, 1), ("bezier", 3, 2), ("bezier", 5, 1), ("bezier", 5, 2), ("chain", 3, 3)]
+OTHER_WIDTHS = {8: ALL_PAIRS[1:3], 32: ALL_PAIRS[1:3]}
+MEASURED = (("train", "loss"), ("train", "nll"), ("train", "error"), ("test", "nll"), ("test", "error"))
+TOGETHER = ("with_start_nll", "with_start_error")  # Of the ensemble of phi(0) and phi(t), on test images.
+
+
+def curves_to_make(pairs):
+    """(width, pair, kind, bends, times) of each curve, those of all pairs first."""
+    wanted = [(WIDTH, pair, *curve) for pair in range(pairs) for curve in ALL_PAIRS]
+    wanted += [(WIDTH, 0, *curve) for curve in FIRST_PAIR]
+    return wanted + [(width, 0, *curve) for width, chosen in OTHER_WIDTHS.items() for curve in chosen]
+
+
+def train(model, images, epochs, rate, seed, folder):
+    """Ordinary training, of a network or a curve, with the paper's rate; from where it was stopped."""
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.SGD(rate, momentum=0.9), loss, metrics=["accuracy"], jit_compile=False)
+    checkpoint = keras_fge.Checkpoint(folder)
+    batches = checkpoint.batches(*images.train, BATCH_SIZE, seed)
+    model.fit(batches, epochs=epochs, verbose=0, callbacks=[keras_fge.PaperTraining(rate, epochs), checkpoint])
+
+
+def trained(task, images, width, seed, folder):
+    keras.utils.set_random_seed(seed)
+    shape, classes = images.train[0].shape[1:], images.num_classes
+    network = make_network(task["network"], shape, classes, task["decay"], "none", images.largest_pixel, width=width)
+    train(network, images, task["epochs"], task["rate"], seed, folder / f"network_{width}_{seed}")
+    return network
+
+
+def measure(task, images, setting, seed, folder):
+    """Values along one curve, as lists over its points, and how long its training took."""
+    width, pair, kind, bends, times = setting
+    ends = [trained(task, images, width, seed + 2 * pair + k, folder) for k in (0, 1)]
+    name, begin = "_".join(map(str, setting)), time.perf_counter()
+    keras.utils.set_random_seed(seed)
+    curve = curves.connect(*ends, KINDS[kind](bends), seed=seed)
+    if times:
+        train(curve, images, times * task["epochs"], task["curve_rate"], seed, folder / f"curve_{name}")
+    else:
+        curve.compile("sgd", ends[0].loss, metrics=["accuracy"], jit_compile=False)
+    seconds = time.perf_counter() - begin
+    path = curves.evaluate_path(
+        curve,
+        images.train,
+        images.test,
+        POINTS,
+        batch_size=1000,
+        bn_samples=min(2000, len(images.train[0])),
+        file=folder / f"path_{name}.npz",
+        verbose=False,
+        line=False,
+    )
+    found = {f"{split}_{quantity}": getattr(path, split)[quantity] for split, quantity in MEASURED}
+    found |= {quantity: path.ensemble[quantity] for quantity in TOGETHER}
+    found = {quantity: [float(f"{value:.6g}") for value in values] for quantity, values in found.items()}
+    return {**found, "length_ratio": path.arc_length / path.straight_distance, "seconds": round(seconds, 1)}
+
+
+def key_of(width, pair, kind, bends, times):
+    return f"width {width}, pair {pair}, {kind}, {bends} bends, {times}x"
+
+
+def rise(curve, quantity):
+    """How far the quantity rises along the curve above its worse end; 0 if it does not."""
+    return max(curve[quantity]) - max(curve[quantity][0], curve[quantity][-1])
+
+
+PANELS = (("train_nll", "train NLL", 1), ("train_error", "train error (%)", 100))
+PANELS += (("test_nll", "test NLL", 1), ("test_error", "test error (%)", 100))
+DRAWN = {("bezier", 3, 3): COLORS[0], ("bezier", 5, 3): COLORS[2], ("chain", 5, 3): COLORS[3]}
+LABELS = {"bezier": "Bezier curve", "chain": "polygonal chain"}
+
+
+def draw(record):
+    """Train and test NLL and error along the curves of all pairs, and those of the straight line where they fit."""
+    figure = Figure(figsize=(11, 6.2), layout="constrained")
+    for axes, (quantity, label, scale) in zip(figure.subplots(2, 2, sharex=True).flat, PANELS):
+        largest = 0
+        for curve, color in DRAWN.items():
+            for pair in range(record["flags"]["pairs"]):
+                values = scale * np.array(record["curves"][key_of(WIDTH, pair, *curve)][quantity])
+                largest = max(largest, values.max())
+                name = f"{LABELS[curve[0]]}, {curve[1]} bends" if not pair else None
+                axes.plot(np.linspace(0, 1, POINTS), values, color=color, linewidth=1, alpha=0.8, label=name)
+        for pair in range(record["flags"]["pairs"]):
+            line = scale * np.array(record["curves"][key_of(WIDTH, pair, "line", 2, 0)][quantity])
+            name = "straight line" if not pair else None
+            axes.plot(np.linspace(0, 1, POINTS), line, ":", color=GREY, linewidth=1, label=name)
+        lowest = min(axes.dataLim.y0, largest)
+        axes.set(ylabel=label, ylim=(lowest - 0.05 * (largest - lowest), largest + 0.25 * (largest - lowest)))
+        axes.grid(alpha=0.3)
+    for axes in figure.axes[2:]:
+        axes.set_xlabel("position t between two networks")
+    figure.suptitle(f"{TASKS[record['flags']['task']]['name']}: {record['flags']['pairs']} pairs of networks")
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    return figure
+
+
+def main(_):
+    settings = types.SimpleNamespace(output=FLAGS.output, task=FLAGS.task, seed=FLAGS.seed, pairs=FLAGS.pairs)
+    path, task = pathlib.Path(FLAGS.output), TASKS[FLAGS.task]
+    folder = path.parent / "checkpoints" / path.stem
+    folder.mkdir(parents=True, exist_ok=True)
+    images = data.load(**task["data"], data_dir=FLAGS.data_dir)
+    record = opened_record(path, settings, data=images.about(), task=task, curves={})
+    for setting in curves_to_make(FLAGS.pairs):
+        if (key := key_of(*setting)) not in record["curves"]:
+            record["curves"][key] = found = measure(task, images, setting, FLAGS.seed, folder)
+            write_json(record, path)
+            rises = {name: round(scale * rise(found, name), 3) for name, _, scale in PANELS}
+            console.print(f"{key}: {found['seconds']} s, rises: {rises}")
+    draw(record).savefig(path.with_suffix(".png"), dpi=100)
+    console.print(f"Written: {path} and {path.with_suffix('.png')}")
+
+
+if __name__ == "__main__":
+    flags.DEFINE_string("output", "../results/connecting_fashion.json", "Record to write.")
+    flags.DEFINE_enum("task", "fashion", list(TASKS), "The data set, its network, and its settings.")
+    flags.DEFINE_string("data_dir", None, "The folder of images, for cifar10.")
+    flags.DEFINE_integer("pairs", 4, "Pairs of networks.", lower_bound=1)
+    flags.DEFINE_integer("seed", 0, "Seed of the first network of the first pair; the next ones follow.")
+    app.run(main)
