@@ -84,7 +84,7 @@ def main(arguments):
             Board(study, units).look(is_last=True)
             return
         console.print(f"The report, to look at in a browser, will be [bold]{report.url(FLAGS.output_dir)}[/bold]")
-        failures = engines.run_units(study, units)
+        failures = engines.run_units(study, units, lambda unit: report.draw_first_picture(FLAGS.output_dir, unit))
         if engines.WORKER in os.environ:
             sys.exit(engines.FAILED if failures else 0)
     try:

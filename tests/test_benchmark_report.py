@@ -21,7 +21,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 
 # --- The whole --------------------------------------------------------------------------------------------------------
 
-KINDS = {"ind": 3, "sse": 3, "fge": 3, "fge_bn": 3, "swa": 3, "curve": 2, "path": 3, "plane": 3}
+KINDS = {"paired": 1, "ind": 3, "sse": 3, "fge": 3, "fge_bn": 3, "swa": 3, "curve": 2, "path": 3, "plane": 3}
 
 
 def metrics_of(folder):
@@ -98,7 +98,7 @@ def test_report_is_made_of_the_records_alone(smoke, tmp_path):
     page = (tmp_path / "report.html").read_text()
     assert page.count("<svg") == 8 and page.count("<table>") == 6
     assert set(re.findall(r'(?:src|href)="(?!#)(.*?)"', page)) == {"data:,", "explorer.html"}
-    assert "Between two trained networks, the straight line crosses a barrier of" in page
+    assert "Between two trained networks, the train error rises" in page
     explorer = (tmp_path / "explorer.html").read_text()
     assert "plane: three independent networks" in explorer and '"Bezier curve"' in explorer
     for text in ("Bezier curve", "epochs=4", "python benchmarks/cifar.py --preset=smoke", "SWA, 1 network"):

@@ -14,9 +14,11 @@ import pytest
 import curves
 import processes
 from conftest import slow_elsewhere, values
+from keras_fge.core.files import to_npz, write_atomically
 from keras_fge.run.state import StateFile, training_state
-from study import progress, training, units
+from study import ensembles, progress, training, units
 from study.records import Records, locked
+from study.units import Study
 from test_benchmark_inputs import images
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -310,3 +312,47 @@ def test_the_time_left_is_that_of_units_of_a_kind(tmp_path):
     assert units.seconds_left(records, ordered) == 20.0  # The other network, and FGE as long as a network.
     records.append("fge", [0], {}, 4.0, {})
     assert units.seconds_left(records, ordered) == 10.0
+
+
+def test_differences_over_images_are_those_of_a_loop(tmp_path):
+    """`paired`: the mean over runs and images, and the standard error over images, each side with a temperature."""
+    rng = np.random.default_rng(0)
+    labels = {"validation": rng.integers(0, 3, 80), "test": rng.integers(0, 3, 50)}
+    splits = {name: (np.zeros((len(y), 1)), y) for name, y in labels.items()}
+    data = types.SimpleNamespace(splits=splits, test=splits["test"])
+    study = Study(types.SimpleNamespace(output_dir=str(tmp_path)), data, None, None)
+    logits = {}
+    for method in ("ind", "fge"):
+        for seed in (0, 1):
+            rows = {n: rng.normal(size=(len(y), 3)) + 2 * np.eye(3)[y] for n, y in labels.items()}
+            predictions = {n: np.exp(r) / np.exp(r).sum(axis=1, keepdims=True) for n, r in rows.items()}
+            logits[method, seed] = {n: np.log(p) for n, p in predictions.items()}
+            path = ensembles.predictions_path(study, method, seed)
+            write_atomically(path, to_npz(predictions))
+
+    def losses(values, temperature):
+        scaled = values["test"] / temperature
+        return np.log(np.exp(scaled).sum(axis=1)) - scaled[np.arange(50), labels["test"]]
+
+    def best(values):
+        y = labels["validation"]
+        grid = np.exp(np.linspace(-2, 2, 4001))
+        scaled = values["validation"][None] / grid[:, None, None]
+        nll = np.log(np.exp(scaled).sum(axis=2)) - scaled[:, np.arange(80), y]
+        return grid[nll.mean(axis=1).argmin()]
+
+    wrong = {key: values["test"].argmax(axis=1) != labels["test"] for key, values in logits.items()}
+    expected = {
+        "error": [1.0 * wrong["fge", seed] - wrong["ind", seed] for seed in (0, 1)],
+        "nll": [losses(logits["fge", seed], 1) - losses(logits["ind", seed], 1) for seed in (0, 1)],
+        "calibrated_nll": [
+            losses(logits["fge", seed], best(logits["fge", seed]))
+            - losses(logits["ind", seed], best(logits["ind", seed]))
+            for seed in (0, 1)
+        ],
+    }
+    found = ensembles.measure_paired(study, "fge", 0, 1)
+    for name, runs in expected.items():
+        of_images = np.mean(runs, axis=0)
+        assert found[name]["mean"] == pytest.approx(of_images.mean(), abs=2e-4)
+        assert found[name]["se"] == pytest.approx(of_images.std(ddof=1) / 50**0.5, rel=2e-3)

@@ -52,7 +52,7 @@ def graph():
             preset = f"{network}_cifar{classes}"
             images = np.broadcast_to(np.uint8(0), (50000, 32, 32, 3))
             data = Dataset("cifar", (images, np.zeros(50000, int)), None, (images[:1], np.zeros(1, int)), classes, 255)
-            defaults = {"seed": 0, "runs": 6, "arc_length": False, "width": 16, "steps_per_execution": 1}
+            defaults = {"seed": 0, "runs": 6, "curves": ["bezier", "chain"], "width": 16, "steps_per_execution": 1}
             settings = types.SimpleNamespace(
                 **{**defaults, "jit_compile": False, "num_bends": 3, "momentum": 0.9, **presets.PRESETS[preset]}
             )

@@ -40,6 +40,19 @@ def difference(records, method, budget, metric):
     return estimate([ours[seeds] - theirs[seeds] for seeds in ours if seeds in theirs])
 
 
+def by_images(records, method):
+    """`method` minus Ind on the same test images, by metric, as estimates over images; None if it was not measured."""
+    for record in records.of("paired"):
+        if record["key"][0] == method:
+            return {
+                name: Estimate(
+                    v["mean"], v["mean"] - 1.96 * v["se"], v["mean"] + 1.96 * v["se"], len(record["key"]) - 1
+                )
+                for name, v in record["metrics"].items()
+            }
+    return None
+
+
 def share(records, method, metric):
     """The share of the gain of a second network that a method brings for the price of one, as an `Estimate`.
 

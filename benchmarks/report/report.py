@@ -10,14 +10,14 @@ import plotly.offline  # noqa: F401 - the explorer needs it: what is missing is 
 
 import curves
 from keras_fge.core.files import write_atomically
-from report.figures import FIGURES, results
+from report.figures import FIGURES, draw_paths, results
+from report.sentences import sentences
 from report.tables import (
     comparison_tables,
     curve_tables,
     ensemble_tables,
     failure_tables,
     price_tables,
-    sentences,
     time_tables,
 )
 from study.progress import console
@@ -51,9 +51,17 @@ def write_report(folder):
     )
 
 
-def url(folder):
-    """Where the page of a folder is, or will be, as a browser takes it."""
-    return pathlib.Path(folder, "report.html").absolute().as_uri()
+def url(folder, name="report.html"):
+    """Where a file of a folder is, or will be, as a browser takes it; by default the page with everything."""
+    return pathlib.Path(folder, name).absolute().as_uri()
+
+
+def draw_first_picture(folder, unit):
+    """Draws the paths as soon as `unit` has measured the first curve, and says where; nothing after other units."""
+    name = "paths.png"
+    if unit.experiment == "path" and unit.key[0] != "line" and not os.path.exists(os.path.join(folder, name)):
+        draw_paths(Records(folder), folder).savefig(os.path.join(folder, name), dpi=120)
+        console.print(f"The first picture: {url(folder, name)}")
 
 
 def write_explorer(records, folder):

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from keras_fge.core.pages import COLORS
 from report import reference
-from report.comparisons import difference, equivalent, share, values
+from report.comparisons import difference, equivalent, share
 from study import presets
 from study.presets import BUDGETS
 
@@ -70,41 +70,6 @@ class Grid:
 def _for_markdown(text):
     """The text in one line, in which nothing ends a cell, or is a tag, a link or emphasis."""
     return re.sub(r"([\\`*<>|]|\](?=\())", r"\\\1", " ".join(text.split()))
-
-
-def sentences(records):
-    """The two sentences that matter, of the wall and the way around it, and of what FGE brings, with their numbers."""
-    said = []
-    paths = {name: record["metrics"] for name, record in by_name(records, "path").items()}
-    ways = [name for name in paths if name != "line"]
-    if "line" in paths and ways:
-        wall, error = paths["line"]["train_loss_barrier"], 100 * paths["line"]["test_error_max"]
-        around = " and ".join(
-            f"along the {PATHS[name]} it is {paths[name]['train_loss_barrier']:.3f} nat (up to "
-            f"{100 * paths[name]['test_error_max']:.1f} %)"
-            for name in ways
-        )
-        said.append(
-            f"Between two trained networks, the straight line crosses a barrier of {wall:.2f} nat (up to {error:.1f} % "
-            f"test error); {around}."
-        )
-    if change := difference(records, "fge", 1, "error"):
-        one, ours = (100 * np.mean(list(values(records, method, 1, "error").values())) for method in ("ind", "fge"))
-        nll = difference(records, "fge", 1, "calibrated_nll")
-        worth, is_bound = equivalent(records, "fge", 1) or (None, True)
-        more = "" if is_bound else f" It is worth {worth:.1f} independent networks."
-        interval = " [95 % interval]" if change.low is not None else ""
-        said.append(
-            f"For the training of one network, and {passes_of(records, 'fge')} passes for each prediction, FGE makes "
-            f"{ours:.2f} % test error instead of {one:.2f} %: {_of(change, 100, 2)} points. With a temperature for "
-            f"both, its NLL differs by {_of(nll, 1, 3)} nat (mean of {change.count} runs{interval}).{more}"
-        )
-    return said
-
-
-def _of(change, scale, digits):
-    """The estimate without the number of its values."""
-    return change.text(scale, digits).rpartition(" (")[0]
 
 
 def failure_tables(records):

@@ -17,25 +17,26 @@ from study.units import Unit
 
 
 def endpoint(study):
-    """Trains the three networks of curves and planes: two endpoints, and one more. They are the first of Ind, too."""
+    """Trains the networks of curves and planes: two endpoints, and one more for planes. They are the first of Ind."""
     return [Unit("ind", (seed,), run_ind) for seed in end_seeds(study)]
 
 
 def curve(study):
-    """Trains the Bezier curve and the polygonal chain between the first two networks."""
+    """Trains the curves between the first two networks."""
     ends = tuple(endpoint(study))
-    return [Unit("curve", (name,), measure_curve, needs=ends) for name in curve_names(study)]
+    return [Unit("curve", (name,), measure_curve, needs=ends) for name in study.settings.curves]
 
 
 def path(study):
     """Measures loss and error along the straight line and the curves."""
     trained = tuple(curve(study))
-    return [Unit("path", (name,), measure_path, needs=trained) for name in ("line", *curve_names(study))]
+    return [Unit("path", (name,), measure_path, needs=trained) for name in ("line", *study.settings.curves)]
 
 
 def plane(study):
     """Measures loss and error in the planes of three independent networks, of the Bezier curve, and of the chain."""
-    names = ["independent", *(["bezier", "chain"] if study.settings.num_bends == 3 else [])]
+    own = [name for name in ("bezier", "chain") if name in study.settings.curves and study.settings.num_bends == 3]
+    names = ["independent", *own]
     trained = tuple(curve(study))
     if not study.settings.plane_points:
         return list(trained)
@@ -46,18 +47,13 @@ def plane(study):
 
 
 def end_seeds(study):
-    return range(study.settings.seed, study.settings.seed + 3)
+    return range(study.settings.seed, study.settings.seed + (3 if study.settings.plane_points else 2))
 
 
 @functools.lru_cache(maxsize=3)
 def end_network(study, index):
-    """One of the three networks that all curves and planes are made from."""
+    """One of the networks that all curves and planes are made from."""
     return trained_network(study, end_seeds(study)[index])
-
-
-def curve_names(study):
-    names = ["bezier", "chain"]
-    return names + [f"{name}_by_length" for name in names] if study.settings.arc_length else names
 
 
 def straight_line(study):

@@ -26,8 +26,11 @@ PASSED += tuple(SHARED_GPU)
 EVERY = 10.0  # Seconds from one look at the folder to the next.
 
 
-def run_units(study, units):
-    """Does the units that are not recorded yet, by the engine of the settings; returns the `UnitsFailed`, or None."""
+def run_units(study, units, when_done):
+    """Does the units that are not recorded yet, by the engine of the settings; returns the `UnitsFailed`, or None.
+
+    `when_done(unit)` is called after each one that this process does.
+    """
     settings = study.settings
     try:
         if settings.engine == "ray":
@@ -36,7 +39,7 @@ def run_units(study, units):
             run_workers(study, units, settings.workers)
         else:
             with study.progress:
-                run(study, units)
+                run(study, units, when_done)
     except UnitsFailed as failures:
         return failures
     return None

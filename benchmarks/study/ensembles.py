@@ -14,6 +14,7 @@ from keras_fge.core.batch_norm import batch_norm_layers
 from keras_fge.core.files import read_npz, to_npz, write_atomically
 from keras_fge.core.networks import to_array
 from keras_fge.core.predictions import RunningMean
+from keras_fge.core.temperature import LEAST, best_temperature, logits_of, with_temperature
 from study.presets import BUDGETS
 from study.training import SecondsPerEpoch, TrajectoryRecorder, new_network, train_cyclic, train_start, trained_network
 from study.units import Unit
@@ -50,6 +51,13 @@ def swa(study):
     """Stochastic Weight Averaging: the mean of the weights of the members of FGE, in one network."""
     runs = [Unit("swa", (seed,), run_swa, needs=(Unit("fge", (seed,), run_fge),)) for seed in study.seeds]
     return [*fge(study), *runs]
+
+
+def paired(study):
+    """FGE beside one network with a temperature, test image by test image, on all runs."""
+    runs = [Unit(method, (seed,), run) for seed in study.seeds for method, run in (("ind", run_ind), ("fge", run_fge))]
+    key = ("fge", *study.seeds)
+    return [*runs, Unit("paired", key, measure_paired, needs=tuple(runs))]
 
 
 def _runs_and_groups(study, method, run, budgets=BUDGETS, after=None):
@@ -203,6 +211,41 @@ def measure_group(study, method, run, seeds):
         means = {split: mean + predictions[split].astype("float64") / len(seeds) for split, mean in means.items()}
     members = sum(study.records.metrics(f"{method} {seed}")["members"] for seed in seeds)
     return {"members": members} | {s: all_metrics(means[s], y) for s, (_, y) in study.data.splits.items()}
+
+
+def measure_paired(study, method, *seeds):
+    """The difference of a method and Ind on the same test images: mean over images and runs, and its standard error.
+
+    The standard error is over images, so it says nothing of other networks. Each side has a temperature for its NLL
+    ("calibrated_nll"), fitted on the validation images; without those, on the test images.
+    """
+    _, y = study.data.test
+    differences = {"error": [], "nll": [], "calibrated_nll": []}
+    for seed in seeds:
+        losses = [losses_of_images(study, name, seed) for name in ("ind", method)]
+        for name, values in differences.items():
+            values.append(losses[1][name] - 1.0 * losses[0][name])
+    return {
+        name: {"mean": float(np.mean(values)), "se": float(np.std(np.mean(values, axis=0), ddof=1) / np.sqrt(len(y)))}
+        for name, values in differences.items()
+    }
+
+
+def losses_of_images(study, method, seed):
+    """{"error", "nll", "calibrated_nll"}: the losses of one run on each test image."""
+    path = predictions_path(study, method, seed)
+    if not os.path.exists(path):
+        {"ind": run_ind, "fge": run_fge}[method](study, seed)
+    predictions, (_, y) = read_npz(path, path), study.data.test
+    fitted_on = "validation" if "validation" in predictions else "test"
+    labels = study.data.splits[fitted_on][1]
+    logits = logits_of(predictions[fitted_on].astype("float64"), are_independent=False)
+    temperature, _ = best_temperature(logits, logits[np.arange(len(labels)), labels], np.ones(len(labels)))
+    test = predictions["test"].astype("float64")
+    calibrated = with_temperature(test, temperature, are_independent=False)
+    rows = np.arange(len(y))
+    nll, after = (-np.log(np.maximum(array[rows, y], LEAST)) for array in (test, calibrated))
+    return {"error": np.argmax(test, axis=1) != y, "nll": nll, "calibrated_nll": after}
 
 
 def predictions_path(study, method, seed):

@@ -13,10 +13,11 @@ from study import presets
 
 NETWORKS = ["vgg16", "vgg16-bn", "vgg19", "vgg19-bn", "preresnet20", "preresnet56", "preresnet110", "preresnet164"]
 NETWORKS += ["wrn28x10", "wrn16x4", "convfc", "small_cnn", "small_cnn_bn"]
+CURVES = ["bezier", "chain", "bezier_by_length", "chain_by_length"]
 COMMITTED = ["fashion_subset", "digits"]
 EXPERIMENTS = {  # The module of each experiment's function.
     **dict.fromkeys(["endpoint", "curve", "path", "plane"], "connectivity"),
-    **dict.fromkeys(["ind", "sse", "fge", "swa"], "ensembles"),
+    **dict.fromkeys(["ind", "sse", "fge", "swa", "paired"], "ensembles"),
 }
 
 FLAGS = flags.FLAGS
@@ -68,14 +69,14 @@ flags.DEFINE_float("weight_decay", 3e-4, "wd of the loss term 0.5 wd ||w||^2 ove
 flags.DEFINE_integer("num_bends", 3, "Bends of the curves, both endpoints counted.", lower_bound=3)
 flags.DEFINE_integer("curve_epochs", 80, "Epochs of training a curve.", lower_bound=1)
 flags.DEFINE_float("curve_learning_rate", 0.05, "Learning rate of training a curve, before it decays.", lower_bound=0)
-flags.DEFINE_bool("arc_length", False, "Train the curves on the arc-length objective, too.")
+flags.DEFINE_list("curves", ["bezier", "chain"], f"Curves to train: {', '.join(CURVES)}; by_length: by arc length.")
 flags.DEFINE_integer("num_points", 21, "Points at which a path is evaluated.", lower_bound=2)
 flags.DEFINE_integer("plane_points", 7, "Points of a plane in each direction. 0: no planes.", lower_bound=0)
 flags.DEFINE_integer("train_samples", 0, "Training images that paths and planes measure on. 0: all.", lower_bound=0)
 flags.DEFINE_integer("bn_samples", 0, "Those that re-estimate BatchNormalization statistics. 0: all.", lower_bound=0)
 flags.DEFINE_integer("eval_batch_size", 500, "Images per batch in measurements.", lower_bound=1)
 
-flags.DEFINE_integer("runs", 6, "Independent runs of each method; kB ensembles pool k of them.", lower_bound=3)
+flags.DEFINE_integer("runs", 6, "Independent runs of each method; kB ensembles pool k of them.", lower_bound=1)
 flags.DEFINE_integer("fge_start_epoch", 28, "Epochs of ordinary training before FGE begins.", lower_bound=1)
 flags.DEFINE_float("fge_max_learning_rate", 0.05, "alpha_1 of FGE.", lower_bound=0)
 flags.DEFINE_float("fge_min_learning_rate", 5e-4, "alpha_2 of FGE.", lower_bound=0)
@@ -116,7 +117,7 @@ GROUPS = {  # For --help.
         "momentum",
         "weight_decay",
     ],
-    "Curves": ["num_bends", "curve_epochs", "curve_learning_rate", "arc_length"],
+    "Curves": ["num_bends", "curve_epochs", "curve_learning_rate", "curves"],
     "Measurements of paths and planes": [
         "num_points",
         "plane_points",
@@ -134,7 +135,18 @@ GROUPS = {  # For --help.
 
 # Results do not depend on these flags, or only on the data that they point to; or the flags only select units. All
 # other flags must be the same for all records of a folder.
-FREE = {"preset", "experiment", "sweep", "output_dir", "data_dir", "runs", "steps_per_execution", "debug", "trace"}
+FREE = {
+    "preset",
+    "experiment",
+    "sweep",
+    "output_dir",
+    "data_dir",
+    "runs",
+    "steps_per_execution",
+    "debug",
+    "trace",
+    "curves",
+}
 FREE |= set(GROUPS["Who computes"])
 
 
@@ -201,6 +213,8 @@ def check_flags():
         ("validation_size", not FLAGS.use_test, "runs without --use_test"),
     ):
         check(is_used or not FLAGS[name].present, f"--{name}={FLAGS[name].value} is only for {where}.")
+    unknown = [name for name in FLAGS.curves if name not in CURVES]
+    check(not unknown and FLAGS.curves, f"--curves={','.join(FLAGS.curves)} must be some of {', '.join(CURVES)}.")
     check(FLAGS.plane_points != 1, "--plane_points=1 must be 0, for no planes, or at least 2.")
     check(FLAGS.sse_max_learning_rate > 0, "--sse_max_learning_rate must be more than 0.")
     is_photograph = FLAGS.dataset not in ("digits", "fashion_subset", "fashion_mnist")

@@ -31,8 +31,9 @@ def environment():
 
 
 def _version(package):
-    with contextlib.suppress(importlib.metadata.PackageNotFoundError):  # Not installed.
-        return importlib.metadata.version(package)
+    for name in (package, f"{package}-cpu"):  # TensorFlow without CUDA is another package.
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):  # Not installed.
+            return importlib.metadata.version(name)
 
 
 def accelerator():

@@ -105,8 +105,8 @@ class UnitsFailed(Exception):
         super().__init__(f"{len(failures)} of the units failed, all others are done. {text}")
 
 
-def run(study, units):
-    """Does the units that are not recorded, each after the units that it needs.
+def run(study, units, when_done=lambda unit: None):
+    """Does the units that are not recorded, each after the units that it needs, and calls `when_done` after each.
 
     The first pass skips units that another process is doing; the second one waits for them.
 
@@ -123,6 +123,7 @@ def run(study, units):
             if (seconds := attempt(study, unit, wait)) is not None:
                 left = seconds_left(study.records, ordered)
                 study.progress.finished(number, len(ordered), unit.name, seconds, left)
+                when_done(unit)
     raise_failures(study, ordered, begin)
 
 
