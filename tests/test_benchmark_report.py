@@ -51,6 +51,10 @@ def test_smoke_runs_every_experiment_and_records_it(smoke):
             assert single["epochs"] == epochs and single.get("seconds_per_epoch", 1) != 0
             assert single["test"]["member_error"] == pytest.approx(np.mean(single["member_error"]))
             assert (single["test"]["disagreement"] > 0) == (members > 1)
+    for method in ("sse", "fge"):  # The members of the second run join those of the first.
+        first, pair = records.metrics(f"{method} 0"), records.metrics(f"{method} ensemble 2 0 1")
+        assert pair["ensemble_error"][:2] == first["ensemble_error"] and len(pair["ensemble_error"]) == 4
+        assert pair["ensemble_error"][-1] == pytest.approx(pair["test"]["error"])
     assert records.metrics("plane bezier")["largest_distance_of_the_path"] < 1e-4
     assert records.metrics("path line")["length_ratio"] == pytest.approx(1)
     trace = records.metrics("fge 0")["trace"]
@@ -176,3 +180,24 @@ def test_markdown_shows_what_it_is_given():
         "| --- | --- |",
         r"| a\|b c | \<b\>[1\](x)\</b\> [2, 3] |",
     ]
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("folder", ["fashion_subset", "cifar10_jpeg"])
+def test_what_is_drawn(folder):
+    """Each line of a figure is there: a traced run of FGE has no time, and stays out of the median."""
+    place = ROOT / "benchmarks" / "results" / folder
+    records = Records(place)
+    for draw in (figures.draw_time, figures.draw_members, figures.draw_fge, figures.draw_budgets, figures.draw_worth):
+        figure = draw(records, place)
+        for axes in figure.axes:
+            assert axes.lines
+            for line in axes.lines:
+                assert len(line.get_xdata()) and np.all(np.isfinite(np.asarray(line.get_xydata(), float))), line
+    labels = [line.get_label() for line in figures.draw_time(records, place).axes[0].lines]
+    assert labels == ["Ind", "SSE", "FGE", "FGE, after each member of a run"]
+    errors = figures.draw_fge(records, place).axes[1].lines
+    run = next(r["metrics"] for r in records.of("fge") if "trace" in r["metrics"])
+    drawn = next(line for line in errors if "snapshots so far" in line.get_label())
+    assert np.allclose(drawn.get_ydata(), 100 * np.array(run["ensemble_error"]))
+    assert list(drawn.get_xdata()) == run["trace"]["snapshots"]

@@ -1,14 +1,17 @@
-"""Runs the FGE example of the README unchanged, and compares it with an ordinary network of the same cost.
+"""Runs the examples of the README unchanged, and compares FGE with an ordinary network of the same cost.
 
     cd benchmarks && python -m evidence.readme_example --output=readme_example.json
 
-The ordinary network has the same layers, seed and epochs, and the paper's learning rate and step, `PaperTraining`.
+The ordinary network has the same layers, seed and epochs, and the paper's learning rate and step, `PaperTraining`. The
+record has what the first run prints; beside it stands the picture of the curve, path.png.
 """
 
 import contextlib
+import io
 import os
 import pathlib
 import re
+import shutil
 import tempfile
 import types
 
@@ -31,18 +34,25 @@ flags.DEFINE_integer("runs", 10, "Number of runs.", lower_bound=2)
 README = pathlib.Path(__file__).parents[2] / "README.md"
 
 
-def run(code, seed):
-    """Test metrics of the mean member, the ensemble, the averaged weights and an ordinary network."""
+def execute(code, seed):
+    """The names that an example makes, in a folder of its own, and what it prints."""
     keras.utils.set_random_seed(seed)
-    names = {}
-    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+    names, printed = {}, io.StringIO()
+    with contextlib.redirect_stdout(printed):
         exec(compile(code, "README example", "exec"), names)
-        ensemble, test = names["ensemble"], names["test"]
+    return names, printed.getvalue()
+
+
+def run(code, seed):
+    """Test metrics of mean member, ensemble, averaged weights and an ordinary network; members; what it prints."""
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+        names, printed = execute(code, seed)
+        ensemble, test = names["fge"].ensemble(), names["test"]
         members = [ensemble[k : k + 1].evaluate(*test, calibrate=True) for k in range(len(ensemble))]
         results = {
             "member": {key: float(np.mean([member[key] for member in members])) for key in members[0]},
             "ensemble": ensemble.evaluate(*test, calibrate=True),
-            "averaged weights": measured(names["single"], *test),
+            "averaged weights": measured(ensemble.average_weights(), *test),
         }
     keras.utils.set_random_seed(seed)
     ordinary = keras.models.clone_model(names["model"])
@@ -50,7 +60,7 @@ def run(code, seed):
     paper = keras_fge.PaperTraining(0.05, epochs=30)
     ordinary.fit(*names["train"], batch_size=32, epochs=30, verbose=0, callbacks=[paper])
     results["ordinary network"] = measured(ordinary, *test)
-    return results, len(ensemble)
+    return results, len(ensemble), printed
 
 
 def measured(network, x, y):
@@ -62,9 +72,9 @@ def main(_):
     settings = types.SimpleNamespace(**{flag.name: flag.value for flag in FLAGS.get_key_flags_for_module(__name__)})
     examples = re.findall(r"```python\n(.*?)```", README.read_text(), flags=re.DOTALL)
     code = next(example for example in examples if "keras_fge.FGE" in example)
-    runs, members = zip(*[run(code, seed) for seed in range(settings.seed, settings.seed + settings.runs)])
+    runs, members, printed = zip(*[run(code, seed) for seed in range(settings.seed, settings.seed + settings.runs)])
     record = new_record(settings)
-    record["members"] = members[0]
+    record["members"], record["printed"] = members[0], printed[0]
     record["runs"] = runs
     record["summary"] = {
         name: {
@@ -82,6 +92,11 @@ def main(_):
         )
     os.makedirs(os.path.dirname(settings.output) or ".", exist_ok=True)
     write_json(record, settings.output)
+    curve = next(example for example in examples if "curves.connect" in example)
+    output = os.path.abspath(settings.output)
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+        execute(curve, settings.seed)
+        shutil.copy("path.png", os.path.join(os.path.dirname(output), "path.png"))
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 import curves
 import keras_fge
+from keras_fge.core.pages import COLORS
 from report.comparisons import equivalent, standard_error, values
 from report.tables import METHODS, PLANES, QUANTITIES, SINGLE, by_name, pooled
 from study.presets import BUDGETS
@@ -45,10 +46,10 @@ def draw_planes(split, quantity):
 
 def draw_fge(records, folder):
     """Draws the paper's three panels: learning rate, test error and distance from the start, against the iteration."""
-    traces = [record["metrics"]["trace"] for record in records.of("fge") if "trace" in record["metrics"]]
-    if not traces:
+    runs = [record["metrics"] for record in records.of("fge") if "trace" in record["metrics"]]
+    if not runs:
         return None
-    trace, flags = traces[0], records.configuration
+    run, trace, flags = runs[0], runs[0]["trace"], records.configuration
     updates = np.arange(1, trace["iteration"][-1] + 1)
     rates = keras_fge.triangular(
         updates, flags["fge_max_learning_rate"], flags["fge_min_learning_rate"], trace["cycle_steps"]
@@ -66,6 +67,9 @@ def draw_fge(records, folder):
             axes.axvline(step, color="0.6", linestyle=":", zorder=0)
         axes.set_ylabel(label)
         axes.grid(alpha=0.3)
+    ensemble = 100 * np.array(run["ensemble_error"])
+    panels[1].plot(trace["snapshots"], ensemble, "d-", color=COLORS[3], label="ensemble of the snapshots so far")
+    panels[1].legend()
     panels[0].set_title("One FGE run; dotted lines: snapshots")
     panels[-1].set_xlabel("iteration")
     return figure
@@ -92,26 +96,35 @@ def draw_budgets(records, folder):
 
 
 def draw_members(records, folder):
-    """Draws accuracy against the epochs spent, of the members one by one and of the ensemble of those so far."""
-    runs = {method: [record["metrics"] for record in records.of(method)] for method in ("sse", "fge")}
-    if not any(runs.values()):
+    """Draws accuracy against the epochs spent, of the members one by one and of the ensemble of those so far.
+
+    Up to 2B, if there are pairs of runs: the members of the second come after those of the first.
+    """
+    budget, drawn = records.configuration["epochs"], []
+    for method in ("sse", "fge"):
+        runs = [record["metrics"] for record in records.of(method)]
+        pairs = [
+            record["metrics"] for record in records.of(f"{method} ensemble") if "ensemble_error" in record["metrics"]
+        ]
+        if runs:
+            drawn.append((method, np.array(runs[0]["epochs"]) / budget, runs, pairs))
+    if not drawn:
         return None
     figure = Figure(figsize=(WIDTH, 4), layout="constrained")
     axes = figure.subplots()
-    budget = records.configuration["epochs"]
-    for method, metrics in runs.items():
-        for quantity, marker in (("member_error", "x--"), ("ensemble_error", "d-")) if metrics else ():
-            x = np.array(metrics[0]["epochs"]) / budget
-            accuracy = 100 - 100 * np.mean([run[quantity] for run in metrics], axis=0)
-            name, color = METHODS[method]
-            label = f"{name}, {'separate' if quantity == 'member_error' else 'ensemble'}"
-            axes.plot(x, accuracy, marker, color=color, label=label, linewidth=1)
+    for method, epochs, runs, pairs in drawn:
+        name, color = METHODS[method]
+        members = 100 - 100 * np.mean([run["member_error"] for run in runs], axis=0)
+        axes.plot(epochs, members, "x--", color=color, label=f"{name}, separate", linewidth=1)
+        x = np.concatenate([epochs, 1 + epochs]) if pairs else epochs
+        together = 100 - 100 * np.mean([group["ensemble_error"] for group in pairs or runs], axis=0)
+        axes.plot(x, together, "d-", color=color, label=f"{name}, ensemble", linewidth=1)
     singles = [record["metrics"]["test"]["error"] for record in records.of("ind")]
     if singles:
         axes.axhline(
             100 - 100 * np.mean(singles), color=METHODS["ind"][1], linestyle=":", label="Ind, one network at 1B"
         )
-    axes.set(xlabel="budget (B)", ylabel="test accuracy (%)", title="Means over runs")
+    axes.set(xlabel="budget (B)", ylabel="test accuracy (%)", title="Means over runs, or pairs of runs", xlim=(0, None))
     axes.grid(alpha=0.3)
     return with_legend(figure)
 
@@ -140,7 +153,7 @@ def draw_worth(records, folder):
 def draw_time(records, folder):
     """Draws the test error against the time of training, of ensembles of 1, 2 and 3 budgets, and within one FGE run."""
     seconds = {
-        method: [r["metrics"]["seconds_per_epoch"] for r in records.of(method) if r["metrics"].get("seconds_per_epoch")]
+        method: [seconds for r in records.of(method) if np.isfinite(seconds := r["metrics"]["seconds_per_epoch"])]
         for method in ("ind", "sse", "fge")
     }
     if not all(seconds.values()):

@@ -173,6 +173,8 @@ def finished_fge(study, seed):
 def measure_run(study, method, seed, network, snapshots, first_epoch=0):
     """Measures the ensemble of one run, and its members one by one; writes the mean prediction to a file.
 
+    The file also has the probabilities of each member on test data, "test_members".
+
     Returns:
         {"members": count, split: metrics of the ensemble, the mean error of its members and their disagreement,
         "epochs": epoch at which each member was collected, "member_error": error of each member, "ensemble_error":
@@ -193,24 +195,30 @@ def measure_run(study, method, seed, network, snapshots, first_epoch=0):
         if split == "test":
             epochs = [first_epoch + snapshot.step / study.steps for snapshot in snapshots]
             metrics.update(epochs=epochs, member_error=members, ensemble_error=sizes)
+            means["test_members"] = np.asarray(probabilities, "float32")
     write_atomically(predictions_path(study, method, seed), to_npz(means))
     return metrics
 
 
 def measure_group(study, method, run, seeds):
-    """Measures the ensemble of the members of several runs.
+    """Measures the ensemble of the members of several runs; of two, also as the members of the second join.
 
     All runs have equally many members, so the mean over the members is the mean of the runs' means.
     """
-    means = {split: 0 for split in study.data.splits}
+    means, of_members = {split: 0 for split in study.data.splits}, []
     for seed in seeds:
         path = predictions_path(study, method, seed)
         if not os.path.exists(path):
             run(study, seed)
         predictions = read_npz(path, path)
         means = {split: mean + predictions[split].astype("float64") / len(seeds) for split, mean in means.items()}
+        of_members += list(predictions["test_members"])
     members = sum(study.records.metrics(f"{method} {seed}")["members"] for seed in seeds)
-    return {"members": members} | {s: all_metrics(means[s], y) for s, (_, y) in study.data.splits.items()}
+    metrics = {"members": members} | {s: all_metrics(means[s], y) for s, (_, y) in study.data.splits.items()}
+    if len(seeds) == 2 and method != "ind":
+        running = np.cumsum(np.asarray(of_members, "float64"), axis=0)
+        metrics["ensemble_error"] = np.mean(np.argmax(running, axis=2) != study.data.test[1], axis=1).tolist()
+    return metrics
 
 
 def measure_paired(study, method, *seeds):
