@@ -1,5 +1,6 @@
 """Paths against measurements of the plain networks on them."""
 
+import dataclasses
 import tracemalloc
 
 import keras
@@ -321,6 +322,22 @@ def test_plot(tmp_path):
     assert np.array_equal(error.lines[0].get_ydata(), 100 * result().test["error"])
     assert np.array_equal(ensemble.lines[0].get_ydata(), 100 * result().ensemble["with_start_error"])
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["curve", "straight line"]
+
+
+def test_plot_shows_the_curve_beside_a_high_wall():
+    wall, curve = result(), result()
+    low = {"loss": 1 + 0.01 * curve.train["loss"], "error": 0.01 * curve.test["error"]}
+    curve = dataclasses.replace(curve, train=low)
+    wall = dataclasses.replace(wall, train={**wall.train, "error": wall.test["error"]})
+    figure = curves.plot_paths({"straight line": wall, "Bezier curve": curve})
+    loss, train_error, test_error, _ = figure.axes
+    titles = [axes.get_title() for axes in figure.axes]
+    assert len(set(titles)) == 4 and titles[1] == "train error of the network φ(t)"
+    assert np.array_equal(train_error.lines[2].get_ydata(), 100 * low["error"])
+    for axes, drawn, highest in ((loss, low["loss"], "5"), (train_error, 100 * low["error"], "60")):
+        assert axes.get_ylim()[0] < min(drawn) and max(drawn) < axes.get_ylim()[1] < float(highest)
+        assert [text.get_text() for text in axes.texts] == [f"cut: the line goes up to {highest}"]
+    assert not test_error.texts  # There both are as high.
 
 
 def test_the_straight_line_is_measured_too(trained, tmp_path):

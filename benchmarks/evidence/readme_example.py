@@ -57,8 +57,8 @@ def run(code, seed):
     keras.utils.set_random_seed(seed)
     ordinary = keras.models.clone_model(names["model"])
     ordinary.compile(keras.optimizers.SGD(0.05, momentum=0.9), "sparse_categorical_crossentropy")
-    paper = keras_fge.PaperTraining(0.05, epochs=30)
-    ordinary.fit(*names["train"], batch_size=32, epochs=30, verbose=0, callbacks=[paper])
+    paper = keras_fge.PaperTraining(0.05, epochs=60)
+    ordinary.fit(*names["train"], batch_size=32, epochs=60, verbose=0, callbacks=[paper])
     results["ordinary network"] = measured(ordinary, *test)
     return results, len(ensemble), printed
 

@@ -55,7 +55,7 @@ TASKS = (
             ("cifar10_jpeg", "CIFAR-10 (JPEG), 5,000 images of 16 x 16, small CNN"),
         )
     ),
-    ("digits, 900 images, the README's example", pairs_of_example, passes_of_example),
+    ("digits, 400 images, the README's example", pairs_of_example, passes_of_example),
 )
 
 

@@ -79,6 +79,17 @@ def title_of(records):
     return f"{records.configuration['network']} on {records.configuration['data']['name']}"
 
 
+def questions_of(records):
+    """What the study asks, in words."""
+    asked = (("path", "Are two networks connected?"), ("fge", "Is one run worth an ensemble?"))
+    return " ".join(question for experiment, question in asked if records.of(experiment)) or title_of(records)
+
+
+def folded(title, content):
+    """A part of the page that a click opens."""
+    return f"<details><summary>{html.escape(title)}</summary>{content}</details>"
+
+
 def _as_svg(figure):
     """The figure as an element of a page: sharp at any size, also printed."""
     content = io.StringIO()
@@ -100,6 +111,8 @@ th, td { padding: .25rem .8rem; border-bottom: 1px solid var(--line); text-align
 th:first-child, td:first-child { text-align: left }
 th button { all: unset; cursor: pointer } th button::after { content: " ↕"; color: var(--soft); font-weight: 400 }
 th button:focus-visible { outline: 3px solid var(--accent) }
+details { border-bottom: 1px solid var(--line); padding: .6rem 0 } summary { font-weight: 600; cursor: pointer }
+summary:focus-visible { outline: 3px solid var(--accent) }
 figure { margin: 1.5rem 0 } figcaption { font-weight: 600 } figure { overflow-x: auto }
 figure svg { width: 100%; min-width: 44rem; height: auto }
 code, pre { font-size: .85em; white-space: pre-wrap }
@@ -122,6 +135,7 @@ for (const button of document.querySelectorAll("th button")) button.addEventList
   rows.sort((a, b) => (down ? 1 : -1) * compare(key(a), key(b)));
   head.parentNode.append(...rows);
 });
+addEventListener("beforeprint", () => { for (const part of document.querySelectorAll("details")) part.open = true; });
 document.body.dataset.ready = "yes";
 """
 
@@ -136,14 +150,15 @@ def to_html(records, tables, figures, explorer):
     """
     settings = dict(records.configuration)
     data = settings.pop("data")
-    title = html.escape(title_of(records))
-    parts = [f"<h1>{title}</h1>", *(f'<p class="first">{html.escape(said)}</p>' for said in sentences(records))]
+    title, questions = html.escape(title_of(records)), html.escape(questions_of(records))
+    parts = [f"<h1>{questions}</h1><p>{title}</p>"]
+    parts += [f'<p class="first">{html.escape(said)}</p>' for said in sentences(records)]
     if explorer:
         parts.append(
             f'<p><a href="{explorer}">Look at the paths and planes: move along them, turn them, read values</a></p>'
         )
     parts += [f"<figure><figcaption>{html.escape(name)}</figcaption>{svg}</figure>" for name, svg in figures.items()]
-    parts += [table.to_html() for table in tables]
+    parts += [folded(table.title, table.to_html()) for table in tables]
     commands = dict.fromkeys(record["command"] for record in records.units.values())
     versions = dict.fromkeys(
         ", ".join(f"{name} {version}" for name, version in record["packages"].items())
@@ -155,7 +170,7 @@ def to_html(records, tables, figures, explorer):
         ("Versions", "\n".join(versions)),
         ("Settings", "\n".join(f"{name}={value}" for name, value in settings.items())),
     ):
-        parts.append(f"<h2>{caption}</h2><pre>{html.escape(text)}</pre>")
+        parts.append(folded(caption, f"<pre>{html.escape(text)}</pre>"))
     body = "\n".join(parts)
     head = '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
     head += f'<title>{title}</title><link rel="icon" href="data:,"><style>{STYLE}</style>'

@@ -63,8 +63,7 @@ class Grid:
     def to_html(self):
         head = "".join(f"<th><button>{html.escape(column)}</button></th>" for column in self.columns)
         body = "".join(f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in row)}</tr>" for row in self.rows)
-        title, note = html.escape(self.title), html.escape(self.note)
-        return f"<h2>{title}</h2><div class=table><table><tr>{head}</tr>{body}</table></div><p>{note}</p>"
+        return f"<div class=table><table><tr>{head}</tr>{body}</table></div><p>{html.escape(self.note)}</p>"
 
 
 def _for_markdown(text):

@@ -25,10 +25,11 @@ def path_colors(names: Iterable[str]) -> list[str]:
 def plot_paths(
     results: Mapping[str, PathData], path: str | os.PathLike | None = None, columns: int | None = None
 ) -> "Figure":
-    """Plots train loss, test error and ensemble error along one or more paths against t; circles mark the endpoints.
+    """Plots train loss, train error, test error and ensemble error along paths against t; circles mark the endpoints.
 
-    The third panel, the test error (of values: mean squared error) of the ensemble of phi(0) and phi(t), is left out if
-    that was not measured.
+    Of values, train and test loss. The last panel, the test error (of values: mean squared error) of the ensemble of
+    phi(0) and phi(t), is left out if that was not measured. Where the straight line goes far above the curves, the axis
+    ends above the curves, and says so.
 
     Args:
         results: Dictionary of label to `PathResult`. Paths with "line" in their label are dashed and grey.
@@ -45,37 +46,40 @@ def plot_paths(
         result = curves.evaluate_path(line, (x, y), (x_test, y_test), num_points=5)
         curves.plot_paths({"straight line": result}, "paths.png")
     """
+    panels = [("train", "loss", "train loss")]
+    if all("error" in result.train for result in results.values()):
+        panels.append(("train", "error", "train error (%)"))
     has_error = all("error" in result.test for result in results.values())
-    panels = [
-        ("train", "loss", 1, "train loss", "the network φ(t)"),
-        ("test", *(("error", 100, "test error (%)") if has_error else ("loss", 1, "test loss")), "the network φ(t)"),
-    ]
-    title = "the ensemble of φ(0) and φ(t)"
-    if all("with_start_error" in result.ensemble for result in results.values()):
-        panels.append(("ensemble", "with_start_error", 100, "test error (%)", title))
-    elif all("with_start_mse" in result.ensemble for result in results.values()):
-        panels.append(("ensemble", "with_start_mse", 1, "mean squared test error", title))
+    panels.append(("test", "error", "test error (%)") if has_error else ("test", "loss", "test loss"))
+    for quantity, label in (("with_start_error", "test error (%)"), ("with_start_mse", "mean squared test error")):
+        if all(quantity in result.ensemble for result in results.values()):
+            panels.append(("ensemble", quantity, label))
     with style(columns):
         return _draw_paths(results, path, panels, columns)
 
 
+TITLES = {"train": "{} of the network φ(t)", "test": "{} of the network φ(t)", "ensemble": "ensemble of φ(0) and φ(t)"}
+
+
 def _draw_paths(results, path, panels, columns):
-    sizes = {None: (4.4 * len(panels), 3.8), 1: (WIDTHS[1], 2.1 * len(panels) + 0.4), 2: (WIDTHS[2], 2.5)}
+    rows, across = {1: (1, 1), 2: (1, 2), 3: (1, 3), 4: (2, 2)}[len(panels)]
+    if columns == 1:
+        rows, across = len(panels), 1
+    sizes = {None: (4.4 * across, 3.4 * rows + 0.4), 1: (WIDTHS[1], 2.1 * rows + 0.4), 2: (WIDTHS[2], 2.1 * rows + 0.4)}
     figure = new_figure(figsize=sizes[columns], layout="constrained")
-    all_axes = figure.subplots(*((len(panels), 1) if columns == 1 else (1, len(panels))))
-    for axes, (split, quantity, scale, label, title) in zip(all_axes, panels):
+    all_axes = figure.subplots(rows, across, squeeze=False).ravel()
+    for axes, (split, quantity, label) in zip(all_axes, panels):
+        scale = 100 if quantity.endswith("error") else 1
+        values = {name: scale * getattr(result, split)[quantity] for name, result in results.items()}
         for color, (name, result) in zip(path_colors(results), results.items()):
-            values = scale * getattr(result, split)[quantity]
             dashes = "--" if "line" in name else "-"
-            axes.plot(result.t, values, dashes, label=name, linewidth=2 if columns is None else 1.2, color=color)
-            axes.plot(result.t[[0, -1]], values[[0, -1]], "o", color="black", clip_on=False, markersize=4)
-        axes.set(xlabel="t", ylabel=label, title=title, xlim=(0, 1))
-        low, high = (f([f(getattr(r, split)[quantity]) for r in results.values()]) for f in (np.min, np.max))
-        if quantity == "loss" and 0 < 10 * low < high:  # Or all that is low would be one line at the bottom.
-            axes.set_yscale("log")
-        elif split != "ensemble":  # Ensembles differ too little for an axis from 0.
-            axes.set_ylim(bottom=min(0, axes.get_ylim()[0]))
+            axes.plot(result.t, values[name], dashes, label=name, linewidth=2 if columns is None else 1.2, color=color)
+            axes.plot(result.t[[0, -1]], values[name][[0, -1]], "o", color="black", clip_on=False, markersize=4)
+        title = TITLES[split].format(label.partition(" (")[0])
+        axes.set(xlabel="position t", ylabel=label, title=title, xlim=(0, 1))
         axes.grid(alpha=0.3)
+        if split != "ensemble":
+            _cut(axes, values)
     figure.legend(
         *all_axes[0].get_legend_handles_labels(),
         loc="outside lower center",
@@ -84,6 +88,19 @@ def _draw_paths(results, path, panels, columns):
     if path is not None:
         figure.savefig(path, dpi=150)
     return figure
+
+
+def _cut(axes, values):
+    """Ends the axis a little above the curves, if a straight line goes far above them, and says so."""
+    lines = [part for name, part in values.items() if "line" in name]
+    others = [part for name, part in values.items() if "line" not in name]
+    if not (lines and others) or not np.all(np.isfinite([*lines, *others])):
+        return
+    low, high, highest = np.min([*lines, *others]), np.max(others), np.max(lines)
+    room = max(high - low, 0.02 * abs(high))
+    if highest > high + 2 * room:
+        axes.set_ylim(low - 0.1 * room, high + room)
+        axes.text(0.5, 0.97, f"cut: the line goes up to {highest:.3g}", transform=axes.transAxes, ha="center", va="top")
 
 
 def plot_planes(
