@@ -6,7 +6,7 @@ import pathlib
 import numpy as np
 import pytest
 
-from report import comparisons, tables
+from report import comparisons, connecting, tables
 from report.comparisons import difference, equivalent, share
 from study.records import Records
 
@@ -98,3 +98,17 @@ def test_intervals_hold_the_mean_as_often_as_they_say(records):
     rng = np.random.default_rng(0)
     inside = [abs(e.value) <= e.high - e.value for e in (comparisons.estimate(rng.normal(size=6)) for _ in range(2000))]
     assert 0.935 < np.mean(inside) < 0.965  # Three standard errors.
+
+
+def test_rise_of_curves_between_pairs(tmp_path):
+    """Above the worse end, mean and largest over the pairs; 0 where nothing lies higher."""
+    curve = {name: [1.0, 3.0, 2.0] for name in ("train_nll", "train_error", "test_nll", "test_error")}
+    lower = {**{name: [0.2, 0.1, 0.3] for name in curve}, "length_ratio": 1.5}
+    curves = {
+        f"width 16, pair {k}, bezier, 5 bends, 3x": v for k, v in enumerate(({**curve, "length_ratio": 1.3}, lower))
+    }
+    record = {"task": {"name": "data"}, "curves": curves}
+    (tmp_path / "connecting_any.json").write_text(json.dumps(record))
+    row = connecting.table(tmp_path, "any").splitlines()[2]
+    cells = ["0.500 (at most 1.000)", "50.0 (at most 100.0)"] * 2
+    assert row == "| " + " | ".join(["Bezier curve, 5 bends, 3 x the epochs", "16", "2", *cells, "1.40"]) + " |"

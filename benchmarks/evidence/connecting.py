@@ -27,6 +27,7 @@ import keras_fge
 from inputs import data
 from inputs.networks import make_network
 from keras_fge.core.pages import COLORS, GREY
+from report.connecting import rise
 from study.presets import PRESETS
 from study.progress import console
 from study.records import opened_record, write_json
@@ -113,11 +114,6 @@ def key_of(width, pair, kind, bends, times):
     return f"width {width}, pair {pair}, {kind}, {bends} bends, {times}x"
 
 
-def rise(curve, quantity):
-    """How far the quantity rises along the curve above its worse end; 0 if it does not."""
-    return max(curve[quantity]) - max(curve[quantity][0], curve[quantity][-1])
-
-
 PANELS = (("train_nll", "train NLL", 1), ("train_error", "train error (%)", 100))
 PANELS += (("test_nll", "test NLL", 1), ("test_error", "test error (%)", 100))
 DRAWN = {("bezier", 3, 3): COLORS[0], ("bezier", 5, 3): COLORS[2], ("chain", 5, 3): COLORS[3]}
@@ -160,7 +156,7 @@ def main(_):
         if (key := key_of(*setting)) not in record["curves"]:
             record["curves"][key] = found = measure(task, images, setting, FLAGS.seed, folder)
             write_json(record, path)
-            rises = {name: round(scale * rise(found, name), 3) for name, _, scale in PANELS}
+            rises = {name: round(scale * rise(found[name]), 3) for name, _, scale in PANELS}
             console.print(f"{key}: {found['seconds']} s, rises: {rises}")
     draw(record).savefig(path.with_suffix(".png"), dpi=100)
     console.print(f"Written: {path} and {path.with_suffix('.png')}")

@@ -10,18 +10,14 @@ import pathlib
 import re
 
 import numpy as np
-from matplotlib.figure import Figure
 
-import curves
-from keras_fge.core.pages import COLORS, GREY
-from report import comparisons, decisions, tables
-from report.tables import METHODS, comparison_tables, curve_tables, ensemble_tables, price_tables, time_tables
+from report import comparisons, decisions, opening, tables
+from report.tables import comparison_tables, curve_tables, ensemble_tables, price_tables, time_tables
 from speed import tables as speed_tables
 from study.records import Records, name_of_data
 
 ROOT = pathlib.Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
-BARS = {"one network": GREY, "one network + temperature": METHODS["ind"][1], "FGE + temperature": METHODS["fge"][1]}
 
 
 def pairs_of(folder, metric):
@@ -279,38 +275,9 @@ def filled(file):
     return text
 
 
-def draw():
-    figure = Figure(figsize=(11, 3.6), layout="constrained")
-    wall, gain = figure.subplots(1, 2, width_ratios=(1, 1.2))
-    for file, label, color in (("line", "straight line", GREY), ("bezier", "Bezier curve", COLORS[0])):
-        result = curves.PathResult.load(RESULTS / "fashion_subset" / f"path_{file}.npz")
-        wall.plot(result.t, result.train["loss"], color=color, label=label)
-    wall.set(
-        xlabel="position t between two trained networks", ylabel="train loss (nat)", title="A wall, and a way around it"
-    )
-    wall.legend()
-    for index, (_, pairs, _) in enumerate(TASKS):
-        before, after = pairs("nll"), pairs("calibrated_nll")
-        for shift, (label, color), values in zip((-0.27, 0, 0.27), BARS.items(), (before[:, 0], *after.T)):
-            error = values.std(ddof=1) / np.sqrt(len(values))
-            bar = gain.bar(
-                index + shift, values.mean(), 0.25, yerr=error, color=color, label=label if not index else None
-            )
-            gain.bar_label(bar, fmt="%.2f", padding=3, fontsize=8)
-    names = [name.replace(", ", "\n", 1).replace(", ", ",\n") for name, _, _ in TASKS]
-    gain.set(
-        xticks=range(len(TASKS)),
-        ylabel="test NLL (nat)",
-        title="One training run: its last network, or an ensemble",
-    )
-    gain.set_xticklabels(names, fontsize=8)
-    gain.margins(y=0.15)
-    gain.legend()
-    return figure
-
-
 if __name__ == "__main__":
-    draw().savefig(ROOT / "docs" / "opening.png", dpi=110)
+    for name, is_dark in (("opening", False), ("opening_dark", True)):
+        opening.draw(RESULTS, is_dark).savefig(ROOT / "docs" / f"{name}.png", dpi=110)
     speed_tables.draw_growth().savefig(ROOT / "docs" / "growth.png", dpi=110)
     for file in PARTS:
         (ROOT / file).write_text(filled(file))
