@@ -11,6 +11,7 @@ import pytest
 from conftest import slow_elsewhere
 from evidence import choosing
 from report import comparisons, documents, figures
+from study import flags
 from study.records import Records
 
 pytestmark = pytest.mark.once
@@ -101,6 +102,14 @@ def test_the_demo_takes_three_minutes():
     seconds = [run["all"] for run in record["seconds"]]
     assert len(seconds) >= 3 and max(seconds) <= 180 and record["cpus"] == 2
     assert f"{', '.join(f'{s:.0f}' for s in seconds)} seconds" in (ROOT / "docs/benchmark.md").read_text()
+
+
+@pytest.mark.parametrize("folder", documents.FOLDERS)
+def test_committed_folders_can_be_gone_on_with(folder):
+    """Each has the names of a configuration of now, so that more runs can be added."""
+    configuration = json.loads((ROOT / "benchmarks/results" / folder / "configuration.json").read_text())
+    names = {flag.name for flag in flags.own_flags()} - flags.FREE
+    assert set(configuration) == names | {"backend", "data", "step", "arc_length"}
 
 
 def test_readme_is_read_to_its_end():

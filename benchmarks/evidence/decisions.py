@@ -28,58 +28,60 @@ from inputs.networks import make_network
 from study.presets import PRESETS
 from study.progress import console
 from study.records import opened_record, write_json
+from study.training import default_jit_compile
 
 FLAGS = flags.FLAGS
 ALPHA = 0.1
-FASHION = {"epochs": 40, "start": 28, "cycle": 1, "rate": 0.05, "smallest": 5e-4, "decay": 3e-4, "network": "small_cnn"}
-SMALL = PRESETS["small"]
-CIFAR = {
-    "epochs": SMALL["epochs"],
-    "start": SMALL["fge_start_epoch"],
-    "cycle": SMALL["fge_cycle_epochs"],
-    "rate": SMALL["learning_rate"],
-    "smallest": 5e-4,
-    "decay": SMALL["weight_decay"],
-    "network": SMALL["network"],
+STUDY = {  # The settings of `make study`; presets of `cifar.py` change them.
+    **{"dataset": "fashion_subset", "image_size": None, "train_size": None, "transform": "none"},
+    **{"network": "small_cnn", "width": 16, "epochs": 40, "batch_size": 64, "learning_rate": 0.05},
+    **{"weight_decay": 3e-4, "fge_start_epoch": 28, "fge_cycle_epochs": 1},
+    **{"fge_max_learning_rate": 0.05, "fge_min_learning_rate": 5e-4},
 }
 
 
 def fashion(seed):
-    """The subset of Fashion-MNIST and the CNN of `make demo`."""
-    return images(data.load("fashion_subset"), FASHION, seed)
+    """The subset of Fashion-MNIST and the CNN of `make study`."""
+    return images({}, seed)
 
 
 def cifar10(seed):
     """CIFAR-10 as images in a folder, 5,000 of them, and the network of `--preset=small`."""
-    loaded = data.load("folder", FLAGS.data_dir, SMALL["image_size"], SMALL["train_size"])
-    return images(loaded, CIFAR, seed)
+    return images(PRESETS["small"], seed)
 
 
-def images(loaded, settings, seed):
-    """The ensembles of both, and the validation and test data."""
+def vgg16(seed):
+    """CIFAR-10 as images in a folder, and the paper's network, less the images for validation: for a GPU."""
+    return images(PRESETS["vgg16_folder"], seed)
+
+
+def images(preset, seed):
+    """The ensembles of both, and the validation and test data, with the settings of a preset of `cifar.py`."""
+    settings = types.SimpleNamespace(**{**STUDY, **preset})
+    loaded = data.load(settings.dataset, FLAGS.data_dir, settings.image_size, settings.train_size)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    options = {"width": settings.width} if settings.network.startswith("small_cnn") else {}
 
     def train(make_callbacks):
         keras.utils.set_random_seed(seed)
         shape, pixel = loaded.train[0].shape[1:], loaded.largest_pixel
         network = make_network(
-            settings["network"], shape, loaded.num_classes, settings["decay"], "none", pixel, width=16
+            settings.network, shape, loaded.num_classes, settings.weight_decay, settings.transform, pixel, **options
         )
-        network.compile(keras.optimizers.SGD(settings["rate"], momentum=0.9), loss, jit_compile=False)
+        optimizer = keras.optimizers.SGD(settings.learning_rate, momentum=0.9)
+        network.compile(optimizer, loss, jit_compile=default_jit_compile())
         callbacks = make_callbacks()
-        batches = keras_fge.Batches(*loaded.train, batch_size=64, seed=seed)
-        network.fit(batches, epochs=settings["epochs"], verbose=0, callbacks=callbacks)
+        batches = keras_fge.Batches(*loaded.train, batch_size=settings.batch_size, seed=seed)
+        network.fit(batches, epochs=settings.epochs, verbose=0, callbacks=callbacks)
         return network, callbacks[-1]
 
-    steps = -(-len(loaded.train[0]) // 64)
-    paper = keras_fge.PaperTraining
-    one, _ = train(lambda: [paper(settings["rate"], settings["epochs"])])
-    cycle = {"cycle_steps": 2 * round(settings["cycle"] * steps / 2), "start_epoch": settings["start"]}
+    steps = -(-len(loaded.train[0]) // settings.batch_size)
+    rate, start = settings.learning_rate, settings.fge_start_epoch
+    rates = settings.fge_max_learning_rate, settings.fge_min_learning_rate
+    cycle = {"cycle_steps": 2 * round(settings.fge_cycle_epochs * steps / 2), "start_epoch": start}
+    one, _ = train(lambda: [keras_fge.PaperTraining(rate, settings.epochs)])
     _, fge = train(
-        lambda: [
-            paper(settings["rate"], settings["epochs"], until=settings["start"]),
-            keras_fge.FGE(settings["rate"], settings["smallest"], **cycle),
-        ]
+        lambda: [keras_fge.PaperTraining(rate, settings.epochs, until=start), keras_fge.FGE(*rates, **cycle)]
     )
     return keras_fge.Ensemble.of([one]), fge.ensemble(), loaded.validation, loaded.test
 
@@ -129,7 +131,7 @@ def diabetes(seed):
     return table(x, ((y - y.mean()) / y.std()).astype("float32"), make, 0.003, 40, seed)
 
 
-TASKS = {"fashion": fashion, "cifar10": cifar10, "breast_cancer": breast_cancer, "diabetes": diabetes}
+TASKS = {"fashion": fashion, "cifar10": cifar10, "vgg16": vgg16, "breast_cancer": breast_cancer, "diabetes": diabetes}
 
 
 def measure(ensemble, validation, test):
@@ -169,7 +171,7 @@ def main(_):
 if __name__ == "__main__":
     flags.DEFINE_string("output", "../results/decisions.json", "Record to write.")
     flags.DEFINE_multi_enum("tasks", ["breast_cancer", "diabetes", "fashion"], list(TASKS), "Tasks to run.")
-    flags.DEFINE_string("data_dir", None, "The folder of images, for cifar10.")
+    flags.DEFINE_string("data_dir", None, "The folder of images, for cifar10 and vgg16.")
     flags.DEFINE_integer("seed", 0, "Seed of the first run; the next ones follow.")
     flags.DEFINE_integer("runs", 8, "Runs of each task.", lower_bound=1)
     app.run(main)

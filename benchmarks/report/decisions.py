@@ -9,6 +9,7 @@ from report.comparisons import estimate
 TASKS = {
     "fashion": "Fashion-MNIST (subset), small CNN",
     "cifar10": "CIFAR-10 (JPEG), 5,000 images, small CNN",
+    "vgg16": "CIFAR-10 (JPEG), VGG-16",
     "breast_cancer": "breast cancer table",
     "diabetes": "diabetes table, mean and variance",
 }

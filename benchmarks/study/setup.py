@@ -48,6 +48,8 @@ def prepare():
     names = [flag.name for flag in own_flags() if flag.name not in FREE]
     configuration = {name: FLAGS[name].value for name in names}
     configuration |= {"backend": keras.backend.backend(), "data": dataset.about(), "step": "PyTorch's"}
+    # The name that this has in folders that are there.
+    configuration["arc_length"] = any(name.endswith("by_length") for name in FLAGS.curves)
     study = Study(settings_from_flags(), dataset, None, ProgressBars())
     check_data(study)
     records = Records(FLAGS.output_dir, configuration)
