@@ -9,10 +9,10 @@ import pytest
 from keras import layers
 
 import keras_fge
-from conftest import SLOW_ELSEWHERE
+from conftest import SLOW_BUT_ON_TORCH
 from keras_fge.core.keras_internals import random_states
 
-pytestmark = SLOW_ELSEWHERE
+pytestmark = SLOW_BUT_ON_TORCH
 C = keras.callbacks
 rng = np.random.default_rng(0)
 X = rng.normal(size=(90, 6)).astype("float32")

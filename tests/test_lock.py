@@ -13,9 +13,11 @@ import pytest
 
 import keras_fge
 import processes
-from conftest import batch_norm_network, images, logits_loss, slow_elsewhere, values
+from conftest import SLOW_BUT_ON_TORCH, batch_norm_network, images, logits_loss, slow_elsewhere, values
 from keras_fge.run.lock import FolderLock, _lock_of_holders
 from keras_fge.run.state import StateFile
+
+pytestmark = SLOW_BUT_ON_TORCH
 
 
 def network():
