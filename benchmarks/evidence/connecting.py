@@ -11,7 +11,6 @@ command goes on; then it draws the figure beside it. docs/results.md has both.
 
 import os
 import pathlib
-import time
 import types
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -82,17 +81,16 @@ def trained(task, images, width, seed, folder):
 
 
 def measure(task, images, setting, seed, folder):
-    """Values along one curve, as lists over its points, and how long its training took."""
+    """Values along one curve, as lists over its points, and its length."""
     width, pair, kind, bends, times = setting
     ends = [trained(task, images, width, seed + 2 * pair + k, folder) for k in (0, 1)]
-    name, begin = "_".join(map(str, setting)), time.perf_counter()
+    name = "_".join(map(str, setting))
     keras.utils.set_random_seed(seed)
     curve = curves.connect(*ends, KINDS[kind](bends), seed=seed)
     if times:
         train(curve, images, times * task["epochs"], task["curve_rate"], seed, folder / f"curve_{name}")
     else:
         curve.compile("sgd", ends[0].loss, metrics=["accuracy"], jit_compile=False)
-    seconds = time.perf_counter() - begin
     path = curves.evaluate_path(
         curve,
         images.train,
@@ -107,7 +105,7 @@ def measure(task, images, setting, seed, folder):
     found = {f"{split}_{quantity}": getattr(path, split)[quantity] for split, quantity in MEASURED}
     found |= {quantity: path.ensemble[quantity] for quantity in TOGETHER}
     found = {quantity: [float(f"{value:.6g}") for value in values] for quantity, values in found.items()}
-    return {**found, "length_ratio": path.arc_length / path.straight_distance, "seconds": round(seconds, 1)}
+    return {**found, "length_ratio": path.arc_length / path.straight_distance}
 
 
 def key_of(width, pair, kind, bends, times):
@@ -157,7 +155,7 @@ def main(_):
             record["curves"][key] = found = measure(task, images, setting, FLAGS.seed, folder)
             write_json(record, path)
             rises = {name: round(scale * rise(found[name]), 3) for name, _, scale in PANELS}
-            console.print(f"{key}: {found['seconds']} s, rises: {rises}")
+            console.print(f"{key}: rises: {rises}")
     draw(record).savefig(path.with_suffix(".png"), dpi=100)
     console.print(f"Written: {path} and {path.with_suffix('.png')}")
 

@@ -11,7 +11,7 @@ import re
 
 import numpy as np
 
-from report import comparisons, decisions, opening, tables
+from report import comparisons, connecting, decisions, machines, opening, tables
 from report.tables import comparison_tables, curve_tables, ensemble_tables, price_tables, time_tables
 from speed import tables as speed_tables
 from study.records import Records, name_of_data
@@ -246,7 +246,7 @@ SPEED += ("memory", "slopes", "startup", "gpu_loops", "gpu_curves", "gpu_peers")
 PARTS = {  # file, name of the part, what makes it
     "README.md": {"gain": gain, "printed": printed},
     "docs/fine_tuning.md": {"small members": small_members, "examples": examples},
-    "docs/benchmark.md": {"intervals": intervals},
+    "docs/benchmark.md": {"intervals": intervals, "machines": lambda: machines.table(RESULTS)},
     "docs/decisions.md": {
         n: lambda f=f: f(RESULTS) for n, f in (("decisions", decisions.table), ("members", decisions.members))
     },
@@ -260,7 +260,11 @@ PARTS = {  # file, name of the part, what makes it
         **{name: getattr(speed_tables, name) for name in SPEED},
     },
     "docs/cluster.md": {"simulation": simulation, "faults": faults, "engines": speed_tables.engines},
-    "docs/results.md": {**{name: lambda name=name: results(name) for name in FOLDERS}, "example": example},
+    "docs/results.md": {
+        **{name: lambda name=name: results(name) for name in FOLDERS},
+        "example": example,
+        "connecting_fashion": lambda: connecting.table(RESULTS, "fashion"),
+    },
 }
 
 
