@@ -60,7 +60,8 @@ class Checkpoint(Resumable):
         self._write_state(0)
 
     def _read(self, model, stored):
-        """The state is all there is."""
+        if stored.own:
+            raise ValueError("it holds a training with `EMA`, whose averages would be lost. Give another folder.")
 
     def _counters(self):
         return {}

@@ -118,6 +118,17 @@ def test_it_goes_on_from_its_folder(tmp_path, epoch):
     assert all(np.array_equal(a, b) for a, b in zip(again.snapshots[1].weights, whole.snapshots[1].weights))
 
 
+def test_a_checkpoint_does_not_lose_the_averages(tmp_path):
+    fit(network(), keras_fge.EMA(2, directory=tmp_path / "run"), epochs=1)
+    before = (tmp_path / "run" / "state.npz").read_bytes()
+    with pytest.raises(ValueError, match="holds a training with `EMA`, whose averages would be lost"):
+        fit(network(), keras_fge.Checkpoint(tmp_path / "run"))
+    assert (tmp_path / "run" / "state.npz").read_bytes() == before
+    fit(network(), keras_fge.Checkpoint(tmp_path / "other"), epochs=1)
+    with pytest.raises(ValueError, match="is no state of a training"):
+        fit(network(), keras_fge.EMA(2, directory=tmp_path / "other", resume=True))
+
+
 def test_networks_and_ensemble_of_the_averages():
     x, y = images(52)
     ema = keras_fge.EMA((0.5, 2))
