@@ -27,6 +27,7 @@ import keras_fge
 from inputs import data
 from inputs.networks import make_network
 from keras_fge.core.keras_internals import averaged_weights, inner_optimizer
+from study.ensembles import all_metrics
 from study.progress import console
 from study.records import opened_record, write_json
 
@@ -257,8 +258,7 @@ def measured(predict, x, y):
     predictions = np.asarray(predict(x), "float64")
     wrong = np.argmax(predictions, axis=1) != y
     metrics = {
-        **keras_fge.classification_metrics(predictions, y),
-        **keras_fge.calibrated_metrics(predictions, y),
+        **all_metrics(predictions, y),
         "auroc_of_errors": roc_auc_score(wrong, -predictions.max(axis=1)) if wrong.any() else 0.5,
     }
     return {name: float(value) for name, value in metrics.items()}

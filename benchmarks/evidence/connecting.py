@@ -22,14 +22,13 @@ from absl import app, flags
 from matplotlib.figure import Figure
 
 import curves
-import keras_fge
 from inputs import data
-from inputs.networks import make_network
 from keras_fge.core.pages import COLORS, GREY
 from report.connecting import rise
 from study.presets import PRESETS
 from study.progress import console
 from study.records import opened_record, write_json
+from study.training import compile_model, default_jit_compile, new_network, train
 
 FLAGS = flags.FLAGS
 BATCH_SIZE, POINTS, WIDTH = 64, 61, 16
@@ -63,34 +62,34 @@ def curves_to_make(pairs):
     return wanted + [(width, 0, *curve) for width, chosen in OTHER_WIDTHS.items() for curve in chosen]
 
 
-def train(model, images, epochs, rate, seed, folder):
-    """Ordinary training, of a network or a curve, with the paper's rate; from where it was stopped."""
-    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(keras.optimizers.SGD(rate, momentum=0.9), loss, metrics=["accuracy"], jit_compile=False)
-    checkpoint = keras_fge.Checkpoint(folder)
-    batches = checkpoint.batches(*images.train, BATCH_SIZE, seed)
-    model.fit(batches, epochs=epochs, verbose=0, callbacks=[keras_fge.PaperTraining(rate, epochs), checkpoint])
+def settings_of(task, width):
+    """As `cifar.py` has them."""
+    return types.SimpleNamespace(
+        **{"network": task["network"], "width": width, "weight_decay": task["decay"], "transform": "none"},
+        **{"learning_rate": task["rate"], "momentum": 0.9, "batch_size": BATCH_SIZE},
+        **{"jit_compile": default_jit_compile(), "steps_per_execution": 1},
+    )
 
 
-def trained(task, images, width, seed, folder):
-    keras.utils.set_random_seed(seed)
-    shape, classes = images.train[0].shape[1:], images.num_classes
-    network = make_network(task["network"], shape, classes, task["decay"], "none", images.largest_pixel, width=width)
-    train(network, images, task["epochs"], task["rate"], seed, folder / f"network_{width}_{seed}")
+def trained(task, settings, images, seed, folder):
+    network = new_network(settings, images, seed)
+    place = folder / f"network_{settings.width}_{seed}"
+    train(network, settings, images, task["epochs"], task["rate"], seed, place)
     return network
 
 
 def measure(task, images, setting, seed, folder):
     """Values along one curve, as lists over its points, and its length."""
     width, pair, kind, bends, times = setting
-    ends = [trained(task, images, width, seed + 2 * pair + k, folder) for k in (0, 1)]
+    settings = settings_of(task, width)
+    ends = [trained(task, settings, images, seed + 2 * pair + k, folder) for k in (0, 1)]
     name = "_".join(map(str, setting))
     keras.utils.set_random_seed(seed)
     curve = curves.connect(*ends, KINDS[kind](bends), seed=seed)
+    compile_model(curve, settings, task["curve_rate"])
     if times:
-        train(curve, images, times * task["epochs"], task["curve_rate"], seed, folder / f"curve_{name}")
-    else:
-        curve.compile("sgd", ends[0].loss, metrics=["accuracy"], jit_compile=False)
+        place = folder / f"curve_{name}"
+        train(curve, settings, images, times * task["epochs"], task["curve_rate"], seed, place)
     path = curves.evaluate_path(
         curve,
         images.train,

@@ -135,19 +135,8 @@ GROUPS = {  # For --help.
 
 # Results do not depend on these flags, or only on the data that they point to; or the flags only select units. All
 # other flags must be the same for all records of a folder.
-FREE = {
-    "preset",
-    "experiment",
-    "sweep",
-    "output_dir",
-    "data_dir",
-    "runs",
-    "steps_per_execution",
-    "debug",
-    "trace",
-    "curves",
-}
-FREE |= set(GROUPS["Who computes"])
+FREE = {"preset", "experiment", "sweep", "output_dir", "data_dir", "runs", "steps_per_execution", "debug"}
+FREE |= {"trace", "curves", *GROUPS["Who computes"]}
 
 
 def own_flags():
