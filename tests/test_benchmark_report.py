@@ -104,7 +104,7 @@ def test_report_is_made_of_the_records_alone(smoke, tmp_path):
     assert set(re.findall(r'(?:src|href)="(?!#)(.*?)"', page)) == {"data:,", "explorer.html"}
     assert "Between two trained networks, the train error rises" in page
     explorer = (tmp_path / "explorer.html").read_text()
-    assert "plane: three independent networks" in explorer and '"Bezier curve"' in explorer
+    assert "plane of three independent networks" in explorer and '"Bezier curve"' in explorer
     for text in ("Bezier curve", "epochs=4", "python benchmarks/cifar.py --preset=smoke", "SWA, 1 network"):
         assert text in page
 

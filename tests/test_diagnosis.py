@@ -212,5 +212,18 @@ def test_planes_of_one_figure_have_one_scale():
     large.train["loss"] = 10 * large.train["loss"]
     figure = curves.plot_planes({"small": small, "large": large})
     assert len(figure.axes) == 3 and figure.axes[0].collections[0].norm is figure.axes[1].collections[0].norm
+    half = {name: getattr(plane(), name) * [1, 0.5] for name in ("vertices", "path")}
+    slim = dataclasses.replace(plane(), y=plane().y / 2, **half)
+    figure = curves.plot_planes({"slim": slim, "other": plane()})
+    figure.draw_without_rendering()
+    first, second, bar = (axes.get_window_extent() for axes in figure.axes)
+    assert (first.width, first.height) == pytest.approx((second.width, second.height), rel=0.02)
+    assert bar.height == pytest.approx(first.height, rel=0.1)  # All but its tip.
+    figure = slim.plot()  # One alone has its distances to scale, and no room around it.
+    figure.draw_without_rendering()
+    axes, bar = figure.axes[0], figure.axes[0].child_axes[0]
+    box = axes.get_window_extent()
+    assert box.height / box.width == pytest.approx(np.ptp(slim.y) / np.ptp(slim.x), rel=0.05)
+    assert bar.get_window_extent().height > 0.9 * box.height > 0.4 * figure.bbox.height
     with pytest.raises(ValueError, match="`columns` must be 1, 2 or None"):
         small.plot(columns=3)

@@ -57,6 +57,16 @@ def test_a_page_shows_the_values_of_the_results(tmp_path):
     np.testing.assert_allclose(panels[2]["figures"][""]["markers"][1]["y"][::3], 10 + BUMP, rtol=1e-4)
 
 
+def test_planes_share_their_colours(tmp_path):
+    high = plane(5)
+    high.train["loss"] = 10 * high.train["loss"]
+    curves.explore({"low": plane(5), "high": high}, tmp_path / "planes.html")
+    bars = [
+        panel["figures"]["train loss / contours"]["data"][0] for panel in content(tmp_path / "planes.html")["panels"]
+    ]
+    assert bars[0]["colorbar"] == bars[1]["colorbar"] and bars[0]["contours"] == bars[1]["contours"]
+
+
 def test_values_that_are_not_finite(tmp_path):
     result = plane(5)
     result.train["loss"][1, 1] = np.nan
@@ -193,6 +203,12 @@ def test_the_page_of_curves_in_a_browser(browser, tmp_path, width):
     curves.explore({"Bezier curve": path(0.1 + 0.01 * BUMP, 10 + BUMP, line=line), "plane": plane()}, file)
     opened(browser, file.as_uri(), width)
     assert marker_of(browser, 0) == 1 and marker_of(browser, 1) == 0
+    # The controls stay in sight. On a phone the first thing below the title is a picture.
+    places = [browser.find_element(By.CSS_SELECTOR, name).rect for name in ("#plot-0", ".sentences", ".controls")]
+    picture, sentences, controls = ({**place, "end": place["y"] + place["height"]} for place in places)
+    assert controls["end"] <= 901 and (controls["x"] > picture["x"] + picture["width"]) is (width == 1280)
+    assert picture["y"] < 120 + 100 * (width == 1280) and (sentences["y"] > picture["end"]) is (width == 375)
+    assert len(browser.find_elements(By.CSS_SELECTOR, ".sentences li")) <= 2
     slider = browser.find_element(By.ID, "slider")
     slider.send_keys(*[Keys.ARROW_RIGHT] * 6)  # By the keyboard: t = 0.1 on the plane and on the paths.
     wait(lambda: marker_of(browser, 1) == 0.1)

@@ -68,7 +68,7 @@ def write_explorer(records, folder):
     """Writes the page on which one looks at all paths and planes of the folder; its name, or None if there is none."""
     paths = results(records, folder, "path", curves.PathResult)
     planes = results(records, folder, "plane", curves.PlaneResult)
-    shown = {**paths, **{f"plane: {name}": plane for name, plane in planes.items()}}
+    shown = {**paths, **{f"plane of the {name}".replace("the three", "three"): p for name, p in planes.items()}}
     if not shown:
         return None
     curves.explore(shown, os.path.join(folder, "explorer.html"), title_of(records))

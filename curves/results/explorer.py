@@ -27,8 +27,9 @@ def explore(results: Mapping[str, PathData | PlaneData], path: str | os.PathLike
     """Writes a page on which one looks at paths and planes together: one HTML file, which needs no network.
 
     A slider moves t along all of them. On a plane one chooses the quantity, and contours or a surface; the colour (and
-    the height) is the logarithm of the excess over the minimum. On top stands what the results mean, in sentences. The
-    page holds plotly's JavaScript, 5 MB, and needs plotly only when it is written.
+    the height) is the logarithm of the excess over the minimum, on one scale for all planes. Two sentences on top say
+    what the results mean, and more are folded away. The page holds plotly's JavaScript, 5 MB, and needs plotly only
+    when it is written.
 
     Args:
         results: Dictionary of label to `PathResult` or `PlaneResult`.
@@ -49,25 +50,27 @@ def explore(results: Mapping[str, PathData | PlaneData], path: str | os.PathLike
         raise ValueError(f"`results` must hold a PathResult or a PlaneResult for each label. Received: {results!r}")
     paths = {name: result for name, result in results.items() if isinstance(result, PathData)}
     planes = {name: result for name, result in results.items() if isinstance(result, PlaneData)}
-    sentences, remarks = [], []
-    for name, result in results.items():
-        said = of_path(result) if isinstance(result, PathData) else of_plane(result)
-        first, *others = said if len(results) == 1 else [f"{name}: {sentence}" for sentence in said]
-        sentences.append(first)
-        remarks += others
-    if len(results) == 1:
-        sentences, remarks = [*sentences, *remarks], []
+    said = {
+        name: of_path(result) if isinstance(result, PathData) else of_plane(result) for name, result in results.items()
+    }
+    sentences = [_about(name, sentences[0], results) for name, sentences in said.items()]
+    sentences += [_about(name, sentence, results) for name, sentences in said.items() for sentence in sentences[1:]]
     quantities = [
         quantity
         for quantity in QUANTITIES
         if planes and all(_measured(result, quantity) is not None for result in planes.values())
     ]
     switches = {"colour": [label for label, *_ in quantities], "view": ["contours", "surface"]} if planes else {}
-    panels = [_plane_panel(name, result, quantities) for name, result in planes.items()]
+    panels = _plane_panels(planes, quantities)
     if paths:
         panels += _path_panels(paths)
     slider = ("t", [f"t = {t:.3f}".rstrip("0").rstrip(".") for t in POSITIONS])
-    write_page(path, title or ", ".join(results), sentences, panels, switches, slider, remarks)
+    write_page(path, title or ", ".join(results), sentences, panels, switches, slider)
+
+
+def _about(name, sentence, results):
+    """The sentence, after the name of what it is about, if the reader would not know."""
+    return sentence if len(results) == 1 or sentence.startswith(f"The {name} ") else f"{name}: {sentence}"
 
 
 def _measured(result, quantity):
@@ -107,20 +110,23 @@ def _path_panels(paths):
     return panels
 
 
-def _plane_panel(title, result, quantities):
-    figures: dict[str, Any] = {}
+def _plane_panels(planes, quantities):
+    """A panel for each plane, with one scale of colours for all."""
+    figures: dict[str, dict[str, Any]] = {title: {} for title in planes}
     for quantity in quantities:
-        values = _measured(result, quantity)
-        height, scale = _height(values)
-        for view, draw in (("contours", _contours), ("surface", _surface)):
-            figures[f"{quantity[0]} / {view}"] = draw(result, quantity[0], values, height, scale)
-    return Panel(title, figures, ("colour", "view"))
+        label = quantity[0]
+        values = {title: _measured(result, quantity) for title, result in planes.items()}
+        everything = np.concatenate([part.ravel() for part in values.values()])
+        levels = color_levels(everything[np.isfinite(everything)])
+        for title, result in planes.items():
+            height, scale = _height(values[title], levels)
+            for view, draw in (("contours", _contours), ("surface", _surface)):
+                figures[title][f"{label} / {view}"] = draw(result, label, values[title], height, scale)
+    return [Panel(title, figures[title], ("colour", "view")) for title in planes]
 
 
-def _height(values):
+def _height(values, levels):
     """The logarithm of the excess over the minimum, cut off where the colours end, and the axis that says so."""
-    finite = values[np.isfinite(values)]
-    levels = color_levels(finite)
     excess = levels[1:] - levels[0]
     height = np.log10(np.clip(values - levels[0], excess[0] / 2, excess[-1]))
     texts = [*(f"{level:.3g}" for level in levels[1:-1]), f"> {levels[-1]:.3g}"]

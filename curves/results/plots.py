@@ -115,7 +115,8 @@ def plot_planes(
     The levels, the same for all planes, are spaced evenly in the logarithm of the excess over the minimum; all values
     above the last level have one colour, labelled ">". Circles are trained networks, a diamond is a bend, the solid
     line is the curve, projected on the plane if it does not lie in it, and the dashed line is the straight line.
-    Further curves (`evaluate_plane(others=...)`) have colours; those with "line" in their name are dashed.
+    Further curves (`evaluate_plane(others=...)`) have colours; those with "line" in their name are dashed. One plane
+    has both axes on one scale; several planes have panels of equal size instead, as the paper's.
 
     Args:
         results: Dictionary of title to `PlaneResult`, one panel for each.
@@ -141,12 +142,15 @@ def _draw_planes(results, path, split, quantity, columns):
     from matplotlib.colors import BoundaryNorm
 
     count, scale = len(results), 100 if quantity == "error" else 1
-    sizes = {
-        None: (4.4 * count, 4.2) if count > 1 else (6.4, 5.4),
-        1: (WIDTHS[1], 3.0 * count),
-        2: (WIDTHS[2], 6.9 / count if count > 1 else 5),
-    }
-    figure = new_figure(figsize=sizes[columns], layout="constrained")
+    if count > 1:
+        size = {None: (4.4 * count, 3.9), 1: (WIDTHS[1], 3.0 * count), 2: (WIDTHS[2], 6.9 / count)}[columns]
+    else:
+        only = next(iter(results.values()))
+        slimness = np.ptp(only.y) / np.ptp(only.x)
+        is_to_scale = 0.25 < slimness < 4
+        width = {None: 6.4, **WIDTHS}[columns]
+        size = (width, 0.75 * width * (slimness if is_to_scale else 0.8) + (1.3 if columns is None else 0.9))
+    figure = new_figure(figsize=size, layout="constrained")
     all_axes = figure.subplots(*((count, 1) if columns == 1 else (1, count)), squeeze=False).ravel()
     values = {title: scale * getattr(result, split)[quantity] for title, result in results.items()}
     everything = np.concatenate([part.ravel() for part in values.values()])
@@ -155,8 +159,11 @@ def _draw_planes(results, path, split, quantity, columns):
     for axes, (title, result) in zip(all_axes, results.items()):
         contours = _draw_plane(axes, result, np.ma.masked_invalid(values[title]), levels, norm, columns is not None)
         axes.set_title(title)
+        if count == 1 and is_to_scale:
+            axes.set_aspect("equal")
     unit = " (%)" if quantity == "error" else ""
-    bar = figure.colorbar(contours, ax=all_axes, ticks=levels, label=f"{split} {quantity}{unit}")
+    place = {"ax": all_axes} if count > 1 else {"cax": all_axes[0].inset_axes((1.03, 0, 0.04, 1))}  # As high as it.
+    bar = figure.colorbar(contours, **place, ticks=levels, label=f"{split} {quantity}{unit}")
     bar.ax.set_yticklabels([*(f"{level:.3g}" for level in levels[:-1]), f"> {levels[-1]:.3g}"])
     handles = {label: h for axes in all_axes for h, label in zip(*axes.get_legend_handles_labels())}
     rows = 3 if columns == 1 else 6
@@ -182,8 +189,6 @@ def _draw_plane(axes, result, values, levels, norm, is_small):
     if ends[0] and ends[2]:
         axes.plot(*result.vertices[[0, 2]].T, **LINE_STYLE, label="straight line", zorder=1)
     axes.set(xlabel="distance along the straight line", ylabel="distance from it")
-    if 0.25 < np.ptp(result.y) / np.ptp(result.x) < 4:
-        axes.set_aspect("equal")
     return contours
 
 

@@ -52,18 +52,17 @@ def write_page(
     panels: Sequence[Panel],
     switches: Mapping[str, Sequence[str]],
     slider: tuple[str, Sequence[str]],
-    remarks: Sequence[str] = (),
 ) -> None:
     """Writes the page, atomically.
 
     Args:
         path: File to write, such as "curve.html".
         title: What stands on top.
-        sentences: What stands below it; the first one in bold.
+        sentences: What the panels mean. The first two stand above the panels, the first one in bold; the reader unfolds
+            the others.
         panels: The panels.
         switches: Names and options. One with a single option is not shown.
         slider: Label, and a text for each of its places.
-        remarks: Further sentences, which the reader unfolds. Default: none.
 
     Raises:
         ImportError: if plotly is not installed.
@@ -89,8 +88,10 @@ def write_page(
     parts = {
         "title": html.escape(title),
         "style": _file("page.css"),
-        "sentences": _listed(sentences),
-        "remarks": f"<details><summary>More to know</summary>{_listed(remarks)}</details>" if remarks else "",
+        "sentences": f'<div class="sentences">{_listed(sentences[:2])}</div>',
+        "others": f"<details><summary>More to know</summary>{_listed(sentences[2:])}</details>"
+        if sentences[2:]
+        else "",
         "controls": "".join(controls),
         "sections": "".join(
             f'<section><h2>{html.escape(panel.title)}</h2><div class="plot" id="plot-{index}"></div></section>'
@@ -106,17 +107,18 @@ def write_page(
 _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{title}</title><link rel="icon" href="data:,"><style>{style}</style></head>
-<body><h1>{title}</h1>{sentences}{remarks}
-<form class="controls" onsubmit="return false" autocomplete="off">{controls}</form>
+<body><h1>{title}</h1>{sentences}
 <noscript>The figures of this page need JavaScript.</noscript>
 <main class="panels">{sections}</main>
+<form class="controls" onsubmit="return false" autocomplete="off">{controls}</form>
+{others}
 <script type="application/json" id="content">{content}</script>
 <script>{plotly}</script><script>{script}</script></body></html>
 """
 
 
 def _listed(sentences):
-    return f'<ul class="sentences">{"".join(f"<li>{html.escape(sentence)}</li>" for sentence in sentences)}</ul>'
+    return f"<ul>{''.join(f'<li>{html.escape(sentence)}</li>' for sentence in sentences)}</ul>"
 
 
 def _file(name):
