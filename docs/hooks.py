@@ -3,6 +3,7 @@
 import os
 import pathlib
 import re
+import sys
 import tempfile
 
 import latex2mathml.converter
@@ -10,7 +11,7 @@ from mkdocs.structure.files import File
 
 ROOT = pathlib.Path(__file__).parent.parent
 OUTSIDE = re.compile(r"(?<!!)\[([^\]]+)\]\((?:\.\./)+([^)#]+)\)|(!\[[^\]]*\]\()(?:\.\./)+([^)]+)(\))")
-EXPLORED = ("fashion_subset", "cifar10_jpeg")
+EXPLORED = {"fashion_subset": "Fashion-MNIST (subset)", "cifar10_jpeg": "CIFAR-10 (JPEG)"}
 INCLUDED = {"changes.md": "CHANGELOG.md", "inside.md": "CONTRIBUTING.md"}  # Pages that are a file of the project.
 # Code comes first: a dollar sign in it is no formula.
 CODE_OR_FORMULA = re.compile(
@@ -38,17 +39,13 @@ def on_files(files, config):
 def explorer_of(folder):
     """The page on which one looks at the paths and planes of a folder of records."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    import curves
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    from report.report import write_explorer
+    from study.records import Records
 
-    kinds = {"path": curves.PathResult, "plane": curves.PlaneResult}
-    results = {
-        file.stem.replace("_", ": "): kind.load(file)
-        for name, kind in kinds.items()
-        for file in sorted(folder.glob(f"{name}_*.npz"))
-    }
     with tempfile.TemporaryDirectory() as place:
         page = pathlib.Path(place, "explorer.html")
-        curves.explore(results, page, f"The records of {folder.name}")
+        write_explorer(Records(folder), folder, page)
         return page.read_text()
 
 
@@ -58,7 +55,7 @@ def on_page_markdown(markdown, page, **_):
         markdown += (ROOT / name).read_text()
 
     if page.file.src_uri == "results.md":
-        links = ", ".join(f"[{folder}](explorer_{folder}.html)" for folder in EXPLORED)
+        links = ", ".join(f"[{name}](explorer_{folder}.html)" for folder, name in EXPLORED.items())
         markdown += (
             f"\n## To look at\n\nPaths and planes of the records, with a slider, contours and surfaces: {links}.\n"
         )

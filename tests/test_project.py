@@ -25,7 +25,7 @@ def run(*command, **environment):
 
 EXAMPLES = [
     example
-    for file in ("README.md", "docs/index.md", "docs/curves.md", "docs/fge.md", "docs/decisions.md")
+    for file in ("README.md", "docs/curves.md", "docs/fge.md", "docs/decisions.md")
     for example in re.findall(r"```python\n(.*?)```", (ROOT / file).read_text(), flags=re.DOTALL)
 ]
 

@@ -70,12 +70,19 @@ def site(tmp_path_factory):
 def test_the_site_in_a_browser(site, browser, width):
     from selenium.webdriver.common.by import By
 
-    for page in ("", "notebooks/curve/", "api/", "results/", "inside/", "changes/"):
+    cut = (
+        "return [...document.querySelectorAll('pre, pre > code')].filter(e => e.scrollWidth > e.clientWidth + 1).length"
+    )
+    pages = [file.stem for file in ROOT.glob("docs/*.md") if file.stem != "index"]
+    for page in ("", *(f"{name}/" for name in (*pages, "notebooks/curve", "notebooks/ensemble"))):
         opened(browser, f"{site}/{page}", width, "document.readyState === 'complete'")
         title = browser.find_element(By.TAG_NAME, "h1").text
         assert title and "404" not in title
         missing = [image for image in browser.find_elements(By.TAG_NAME, "img") if image.size["height"] == 0]
         assert not [image for image in missing if image.is_displayed()]
+        drawn = [image.size["width"] for image in browser.find_elements(By.CSS_SELECTOR, ".md-typeset p > img")]
+        assert all(size == 0 or size >= 640 for size in drawn)  # 0: the one for another colour of the page.
+        assert browser.execute_script(cut) == 0, page
         check_log(browser)
     opened(browser, f"{site}/api/", width, "document.readyState === 'complete'")
     assert browser.find_elements(By.ID, "keras_fge.fge.FGE") and browser.find_elements(By.ID, "curves.connect.connect")

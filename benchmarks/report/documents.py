@@ -95,6 +95,11 @@ def printed():
     return "\n".join(f"    {line}" for line in lines)
 
 
+def of_readme(pattern, number=0):
+    """A piece of the README, so that the start of the site says the same."""
+    return re.findall(pattern, (ROOT / "README.md").read_text(), flags=re.DOTALL | re.MULTILINE)[number]
+
+
 def results(folder):
     """All tables of the report on one folder."""
     records = Records(RESULTS / folder)
@@ -245,6 +250,12 @@ SPEED = ("profiles", "peers", "writing", "many_variables", "positions")
 SPEED += ("memory", "slopes", "startup", "gpu_loops", "gpu_curves", "gpu_peers")
 PARTS = {  # file, name of the part, what makes it
     "README.md": {"gain": gain, "printed": printed},
+    "docs/index.md": {
+        "install": lambda: of_readme("^    pip install [^\n]*"),
+        "ensemble": lambda: of_readme("^```python.*?^```"),
+        "printed": printed,
+        "curve": lambda: of_readme("^```python.*?^```", 1),
+    },
     "docs/fine_tuning.md": {"small members": small_members, "examples": examples},
     "docs/benchmark.md": {"intervals": intervals, "machines": lambda: machines.table(RESULTS)},
     "docs/decisions.md": {

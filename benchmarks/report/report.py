@@ -41,7 +41,7 @@ def write_report(folder):
         if figure := draw(records, folder):
             figure.savefig(os.path.join(folder, name), dpi=120)
             figures[title] = _as_svg(figure)
-    explorer = write_explorer(records, folder)
+    explorer = write_explorer(records, folder, os.path.join(folder, "explorer.html"))
     page = os.path.join(folder, "report.html")
     write_atomically(page, to_html(records, tables, figures, explorer).encode())
     for sentence in sentences(records):
@@ -64,15 +64,15 @@ def draw_first_picture(folder, unit):
         console.print(f"The first picture: {url(folder, name)}")
 
 
-def write_explorer(records, folder):
+def write_explorer(records, folder, path):
     """Writes the page on which one looks at all paths and planes of the folder; its name, or None if there is none."""
     paths = results(records, folder, "path", curves.PathResult)
     planes = results(records, folder, "plane", curves.PlaneResult)
     shown = {**paths, **{f"plane of the {name}".replace("the three", "three"): p for name, p in planes.items()}}
     if not shown:
         return None
-    curves.explore(shown, os.path.join(folder, "explorer.html"), title_of(records))
-    return "explorer.html"
+    curves.explore(shown, path, title_of(records))
+    return os.path.basename(path)
 
 
 def title_of(records):
