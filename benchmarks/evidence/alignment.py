@@ -18,13 +18,13 @@ os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 import keras
 import numpy as np
 from absl import app, flags
-from matplotlib.figure import Figure
 
 import curves
 import keras_fge
 from inputs import data
 from inputs.networks import make_network
 from keras_fge.core.pages import COLORS, GREY
+from study.look import new_figure, save, styled
 from study.progress import console
 from study.records import name_of_data, opened_record, write_json
 
@@ -75,8 +75,9 @@ def measure_pair(images, width, epochs, seed):
     return results
 
 
+@styled
 def draw(record):
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    figure = new_figure(3.6)
     barrier, line = figure.subplots(1, 2)
     widths = sorted({int(key.split()[0]) for key in record["pairs"]})
     colors = dict(zip(PATHS, (GREY, COLORS[2], COLORS[0], COLORS[5])))  # The straight line is grey everywhere.
@@ -124,7 +125,7 @@ def main(_):
                     name: round(values["train_loss_barrier"], 3) for name, values in record["pairs"][key].items()
                 }
                 console.print(f"width {width}, seed {seed}: {barriers}")
-    draw(record).savefig(path.with_suffix(".png"), dpi=100)
+    save(draw(record), path.with_suffix(".png"))
     console.print(f"Written: {path} and {path.with_suffix('.png')}")
 
 

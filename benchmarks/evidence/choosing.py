@@ -17,11 +17,11 @@ os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 import keras
 import numpy as np
 from absl import app, flags
-from matplotlib.figure import Figure
 
 import keras_fge
 from inputs import data
 from inputs.networks import make_network
+from study.look import new_figure, save, styled
 from study.progress import console
 from study.records import opened_record, write_json
 
@@ -108,15 +108,16 @@ def means(record, name, metric):
     return {setting: float(np.mean([run[setting][metric] for run in runs])) for setting in runs[0]}
 
 
+@styled
 def draw(record):
     """For each optimizer: calibrated NLL, error of a member, disagreement over largest rate and cycle."""
-    figure = Figure(figsize=(13, 6.6), layout="constrained")
+    figure = new_figure(6.6)
     panels = figure.subplots(len(OPTIMIZERS), 4)
     quantities = (
         ("nll", "NLL of the ensemble", 1),
         ("calibrated_nll", "the same, calibrated", 1),
         ("member_error", "error of a member (%)", 100),
-        ("disagreement", "members differ in (%)", 100),
+        ("disagreement", "they differ in (%)", 100),
     )
     for row, (name, (_, _, rates)) in zip(panels, OPTIMIZERS.items()):
         for axes, (metric, label, scale) in zip(row, quantities):
@@ -147,7 +148,7 @@ def main(_):
     for name in OPTIMIZERS:
         for seed in range(FLAGS.seed, FLAGS.seed + FLAGS.runs):
             run_all(name, images, seed, record, path)
-    draw(record).savefig(path.with_suffix(".png"), dpi=100)
+    save(draw(record), path.with_suffix(".png"))
     console.print(f"Written: {path} and {path.with_suffix('.png')}")
 
 

@@ -19,12 +19,12 @@ os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 import keras
 import numpy as np
 from absl import app, flags
-from matplotlib.figure import Figure
 
 import curves
 from inputs import data
 from keras_fge.core.pages import COLORS, GREY
 from report.connecting import rise
+from study.look import new_figure, save, styled
 from study.presets import PRESETS
 from study.progress import console
 from study.records import opened_record, write_json
@@ -117,9 +117,10 @@ DRAWN = {("bezier", 3, 3): COLORS[0], ("bezier", 5, 3): COLORS[2], ("chain", 5, 
 LABELS = {"bezier": "Bezier curve", "chain": "polygonal chain"}
 
 
+@styled
 def draw(record):
     """Train and test NLL and error along the curves of all pairs, and those of the straight line where they fit."""
-    figure = Figure(figsize=(11, 6.2), layout="constrained")
+    figure = new_figure(6.2)
     for axes, (quantity, label, scale) in zip(figure.subplots(2, 2, sharex=True).flat, PANELS):
         largest = 0
         for curve, color in DRAWN.items():
@@ -155,7 +156,7 @@ def main(_):
             write_json(record, path)
             rises = {name: round(scale * rise(found[name]), 3) for name, _, scale in PANELS}
             console.print(f"{key}: rises: {rises}")
-    draw(record).savefig(path.with_suffix(".png"), dpi=100)
+    save(draw(record), path.with_suffix(".png"))
     console.print(f"Written: {path} and {path.with_suffix('.png')}")
 
 

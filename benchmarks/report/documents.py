@@ -14,6 +14,7 @@ import numpy as np
 from report import comparisons, connecting, decisions, machines, opening, tables
 from report.tables import comparison_tables, curve_tables, ensemble_tables, price_tables, time_tables
 from speed import tables as speed_tables
+from study.look import save
 from study.records import Records, name_of_data
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -292,7 +293,7 @@ def filled(file):
 
 if __name__ == "__main__":
     for name, is_dark in (("opening", False), ("opening_dark", True)):
-        opening.draw(RESULTS, is_dark).savefig(ROOT / "docs" / f"{name}.png", dpi=110)
-    speed_tables.draw_growth().savefig(ROOT / "docs" / "growth.png", dpi=110)
+        save(opening.draw(RESULTS, is_dark), ROOT / "docs" / f"{name}.png")
+    save(speed_tables.draw_growth(), ROOT / "docs" / "growth.png")
     for file in PARTS:
         (ROOT / file).write_text(filled(file))

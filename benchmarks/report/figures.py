@@ -7,16 +7,14 @@ import os
 
 import keras
 import numpy as np
-from matplotlib.figure import Figure
 
 import curves
 import keras_fge
 from keras_fge.core.pages import COLORS
 from report.comparisons import equivalent, standard_error, values
 from report.tables import METHODS, PLANES, QUANTITIES, SINGLE, by_name, pooled
+from study.look import new_figure, styled
 from study.presets import BUDGETS
-
-WIDTH = 11  # Inches: of the page.
 
 
 def with_legend(figure):
@@ -44,6 +42,7 @@ def draw_planes(split, quantity):
     return draw
 
 
+@styled
 def draw_fge(records, folder):
     """Draws the paper's three panels: learning rate, test error and distance from the start, against the iteration."""
     runs = [record["metrics"] for record in records.of("fge") if "trace" in record["metrics"]]
@@ -54,7 +53,7 @@ def draw_fge(records, folder):
     rates = keras_fge.triangular(
         updates, flags["fge_max_learning_rate"], flags["fge_min_learning_rate"], trace["cycle_steps"]
     )
-    figure = Figure(figsize=(WIDTH, 6), layout="constrained")
+    figure = new_figure(6)
     panels = figure.subplots(3, 1, sharex=True)
     series = [
         (updates, keras.ops.convert_to_numpy(rates), "learning rate"),
@@ -75,12 +74,13 @@ def draw_fge(records, folder):
     return figure
 
 
+@styled
 def draw_budgets(records, folder):
     """Draws test error and NLL against the budget, with mean and standard error."""
     groups = pooled(records)
     if not groups:
         return None
-    figure = Figure(figsize=(WIDTH, 3.6), layout="constrained")
+    figure = new_figure(3.6)
     for axes, (metric, label, scale, _) in zip(figure.subplots(1, 3), QUANTITIES[:3]):
         for shift, (method, (name, color)) in zip((-0.04, -0.01, 0.01, 0.04), METHODS.items()):
             cells = {b: [g["test"][metric] for g in groups[method, b]] for b in BUDGETS if (method, b) in groups}
@@ -95,6 +95,7 @@ def draw_budgets(records, folder):
     return with_legend(figure)
 
 
+@styled
 def draw_members(records, folder):
     """Draws accuracy against the epochs spent, of the members one by one and of the ensemble of those so far.
 
@@ -110,7 +111,7 @@ def draw_members(records, folder):
             drawn.append((method, np.array(runs[0]["epochs"]) / budget, runs, pairs))
     if not drawn:
         return None
-    figure = Figure(figsize=(WIDTH, 4), layout="constrained")
+    figure = new_figure(4)
     axes = figure.subplots()
     for method, epochs, runs, pairs in drawn:
         name, color = METHODS[method]
@@ -129,12 +130,13 @@ def draw_members(records, folder):
     return with_legend(figure)
 
 
+@styled
 def draw_worth(records, folder):
     """Draws the calibrated NLL of 1, 2, ... independent networks, and how many of them each method is worth at 1B."""
     groups = [record for record in records.of("ind ensemble")]
     if not groups:
         return None
-    figure = Figure(figsize=(WIDTH, 4), layout="constrained")
+    figure = new_figure(4)
     axes = figure.subplots()
     sizes = sorted({record["key"][0] for record in groups})
     means = [np.mean(list(values(records, "ind", k, "calibrated_nll").values())) for k in sizes]
@@ -150,6 +152,7 @@ def draw_worth(records, folder):
     return with_legend(figure)
 
 
+@styled
 def draw_time(records, folder):
     """Draws the test error against the time of training, of ensembles of 1, 2 and 3 budgets, and within one FGE run."""
     seconds = {
@@ -162,7 +165,7 @@ def draw_time(records, folder):
     start, epochs = flags["fge_start_epoch"], flags["epochs"]
     cost = {method: epochs * seconds[method] / 60 for method in ("ind", "sse")}
     cost["fge"] = (start * seconds["ind"] + (epochs - start) * seconds["fge"]) / 60
-    figure = Figure(figsize=(WIDTH, 4), layout="constrained")
+    figure = new_figure(4)
     axes = figure.subplots()
     for method, minutes in cost.items():
         name, color = METHODS[method]

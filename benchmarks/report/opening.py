@@ -2,13 +2,13 @@
 
 import matplotlib
 import numpy as np
-from matplotlib.figure import Figure
 from scipy.ndimage import zoom
 
 import curves
-from keras_fge.core.pages import COLORS
+from keras_fge.core.pages import COLORS, style
 from report.comparisons import standard_error, values
 from report.tables import METHODS, passes_of
+from study.look import new_figure
 from study.presets import BUDGETS
 from study.records import Records
 
@@ -20,8 +20,8 @@ FINER = 8  # Times as many points as were measured, in each direction: by cubic 
 def draw(folder, is_dark):
     ink, paper = INK[is_dark], PAPER[is_dark]
     colors = {name: ink for name in ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")}
-    with matplotlib.rc_context({**colors, "axes.facecolor": paper, "figure.facecolor": paper, "font.size": 10}):
-        figure = Figure(figsize=(11, 3.7), layout="constrained")
+    with style(None), matplotlib.rc_context({**colors, "axes.facecolor": paper, "figure.facecolor": paper}):
+        figure = new_figure(3.7)
         plane, gain = figure.subplots(1, 2, width_ratios=(1.9, 1))
         draw_plane(figure, plane, curves.PlaneResult.load(folder / "fashion_subset" / "plane_bezier.npz"))
         draw_gain(gain, Records(folder / "cifar10_jpeg"), ink)
@@ -64,5 +64,5 @@ def draw_gain(axes, records, ink):
         ylabel="test NLL, with a temperature (nat)",
         xticks=BUDGETS,
     )
-    axes.grid(alpha=0.3, color=ink)
-    axes.legend(labelcolor=ink, facecolor=axes.get_facecolor(), edgecolor=ink)
+    axes.grid(alpha=0.15, color=ink)
+    axes.legend(labelcolor=ink)

@@ -20,6 +20,7 @@ from report.tables import (
     price_tables,
     time_tables,
 )
+from study.look import save
 from study.progress import console
 from study.records import Records
 
@@ -39,7 +40,7 @@ def write_report(folder):
     figures = {}
     for name, title, draw in FIGURES:
         if figure := draw(records, folder):
-            figure.savefig(os.path.join(folder, name), dpi=120)
+            save(figure, os.path.join(folder, name))
             figures[title] = _as_svg(figure)
     explorer = write_explorer(records, folder, os.path.join(folder, "explorer.html"))
     page = os.path.join(folder, "report.html")
@@ -60,7 +61,7 @@ def draw_first_picture(folder, unit):
     """Draws the paths as soon as `unit` has measured the first curve, and says where; nothing after other units."""
     name = "paths.png"
     if unit.experiment == "path" and unit.key[0] != "line" and not os.path.exists(os.path.join(folder, name)):
-        draw_paths(Records(folder), folder).savefig(os.path.join(folder, name), dpi=120)
+        save(draw_paths(Records(folder), folder), os.path.join(folder, name))
         console.print(f"The first picture: {url(folder, name)}")
 
 

@@ -5,10 +5,10 @@ import math
 import pathlib
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from inputs.networks import make_network
 from keras_fge.core.pages import COLORS
+from study.look import new_figure, styled
 
 FOLDER = pathlib.Path(__file__).parents[1] / "results" / "speed"
 BACKENDS = {"tensorflow": "TensorFlow", "jax": "JAX", "torch": "torch"}
@@ -162,17 +162,19 @@ def slopes():
     return markdown(rows)
 
 
+@styled
 def draw_growth():
-    figure = Figure(figsize=(11, 2.8), layout="constrained")
+    figure = new_figure(2.8)
     for axes, (title, label, series) in zip(figure.subplots(1, 4), growth()):
         for color, (name, (x, y)) in zip(COLORS, series.items()):
             axes.plot(x, y, "o-", markersize=4, label=name, color=color)
         if label == "weights":
             axes.set(xscale="log", yscale="log")
+            axes.minorticks_off()
             axes.legend()
         else:
             axes.set_ylim(bottom=0)
-        axes.set_title(title, fontsize=8)
+        axes.set_title(title, fontsize=9)
         axes.set(xlabel=label, ylabel="ms")
     return figure
 

@@ -143,7 +143,7 @@ def _draw_planes(results, path, split, quantity, columns):
 
     count, scale = len(results), 100 if quantity == "error" else 1
     if count > 1:
-        size = {None: (4.4 * count, 3.9), 1: (WIDTHS[1], 3.0 * count), 2: (WIDTHS[2], 6.9 / count)}[columns]
+        size = {None: (3.7 * count, 3.4), 1: (WIDTHS[1], 3.0 * count), 2: (WIDTHS[2], 6.9 / count)}[columns]
     else:
         only = next(iter(results.values()))
         slimness = np.ptp(only.y) / np.ptp(only.x)

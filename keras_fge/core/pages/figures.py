@@ -22,10 +22,11 @@ WIDTHS = {1: 3.3, 2: 6.9}  # Inches, of one and of two columns of a paper.
 
 @contextlib.contextmanager
 def style(columns: int | None) -> Iterator[None]:
-    """What is drawn inside has the fonts of a paper of so many columns, in files as text; None: of a screen."""
+    """What is drawn inside has the look of all our figures, and the fonts of a paper of so many columns, as text."""
     import matplotlib
 
-    fonts: Any = {"pdf.fonttype": 42, "svg.fonttype": "none"}
+    fonts: Any = {"pdf.fonttype": 42, "svg.fonttype": "none", "axes.titlesize": 11, "legend.fontsize": 9}
+    fonts |= {"axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False}
     if columns is not None:
         if columns not in WIDTHS:
             raise ValueError(f"`columns` must be 1, 2 or None. Received: columns={columns!r}")
