@@ -76,20 +76,20 @@ def test_equivalent_number_of_networks(records):
 
 
 def test_table_of_comparisons(records):
-    table = tables.comparison_tables(records)[0]
-    assert [row[:2] for row in table.rows] == [["FGE, 1B", "2 for 1"], ["FGE, 2B", "4 for 2"]]
-    assert table.rows[0][3:5] == ["-0.150 [-0.150, -0.150] (8)"] * 2
-    assert table.rows[0][5:] == ["0.75 (4)", "1.50 (4)", "2.5"]
-    assert table.rows[1][2:] == ["-1.00 (4)", "-0.100 (4)", "-0.100 (4)", "", "", "3.0"]
+    table, worths = tables.comparison_tables(records)
+    assert [row[:3] for row in table.rows] == [["FGE, 1B", "2 for 1", "8"], ["FGE, 2B", "4 for 2", "4"]]
+    assert table.rows[0][4:] == ["-0.150 [-0.150, -0.150]"] * 2
+    assert table.rows[1][3:] == ["-1.00", "-0.100", "-0.100"]
+    assert worths.rows == [["FGE, 1B", "2 for 1", "2.5", "0.75", "1.50"], ["FGE, 2B", "4 for 2", "3.0", "", ""]]
     assert comparisons.LEAST == 6
 
 
 def test_one_network_stands_beside_it_with_a_temperature(records):
     table = tables.price_tables(records)[0]
     names = ["Ind", "Ind + temperature", "FGE", "FGE + temperature"]
-    assert [row[:2] for row in table.rows] == [[name, str(passes)] for name, passes in zip(names, (1, 1, 2, 2))]
-    assert table.rows[0][3] == "1.050 ± 0.000 (8)" and table.rows[1][3] == "1.000 ± 0.000 (8)"
-    assert table.rows[0][2] == table.rows[1][2] == "43.50 ± 2.45 (8)"
+    assert [row[:3] for row in table.rows] == [[name, str(passes), "8"] for name, passes in zip(names, (1, 1, 2, 2))]
+    assert table.rows[0][4] == "1.050 ± 0.000" and table.rows[1][4] == "1.000 ± 0.000"
+    assert table.rows[0][3] == table.rows[1][3] == "43.50 ± 2.45"
 
 
 def test_intervals_hold_the_mean_as_often_as_they_say(records):

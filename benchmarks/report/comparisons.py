@@ -23,7 +23,7 @@ class Estimate:
     def text(self, scale=1, digits=3, sign="+"):
         form = f"{sign}.{digits}f"
         interval = "" if self.low is None else f" [{scale * self.low:{form}}, {scale * self.high:{form}}]"
-        return f"{scale * self.value:{form}}{interval} ({self.count})"
+        return f"{scale * self.value:{form}}{interval}"
 
 
 def values(records, method, budget, metric):

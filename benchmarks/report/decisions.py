@@ -37,7 +37,7 @@ def table(folder):
             if metric in pairs[0][0]:
                 values = scale * np.array([[one[metric], fge[metric]] for one, fge in pairs])
                 cells = [f"{mean:.{digits}f}" for mean in values.mean(axis=0)]
-                change = estimate(np.diff(values)[:, 0]).text(1, digits).rpartition(" (")[0]
+                change = estimate(np.diff(values)[:, 0]).text(1, digits)
                 lines.append(f"| {label} | {cells[0]} | {cells[1]} | {change} |")
         tables.append("\n".join(lines))
     return "\n\n".join(tables)

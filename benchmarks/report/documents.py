@@ -75,7 +75,7 @@ def gain():
 
 def _change(pairs, scale, digits):
     """The mean difference of pairs, with its interval."""
-    return comparisons.estimate(pairs[:, 1] - pairs[:, 0]).text(scale, digits).rpartition(" (")[0]
+    return comparisons.estimate(pairs[:, 1] - pairs[:, 0]).text(scale, digits)
 
 
 def example():
@@ -148,7 +148,7 @@ def method_table(title, runs, methods):
             error = "" if metric == "members" else f" ± {comparisons.standard_error(values):.{digits}f}"
             cells.append(f"{values.mean():.{digits}f}{error}")
         change = [run[method][nll] - run[methods[0]][nll] for run in runs]
-        text = comparisons.estimate(change).text(1, 3).rpartition(" (")[0]
+        text = comparisons.estimate(change).text(1, 3)
         lines.append("| " + " | ".join([*cells, "" if method == methods[0] else text]) + " |")
     return "\n".join(lines)
 

@@ -32,7 +32,7 @@ def table(folder):
 
 
 def _text(records, metric, scale, digits):
-    return difference(records, "fge", 1, metric).text(scale, digits).rpartition(" (")[0]
+    return difference(records, "fge", 1, metric).text(scale, digits)
 
 
 def _distance(first, second, metric):

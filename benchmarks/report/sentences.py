@@ -36,7 +36,7 @@ def _of_fge(records):
         over = "95 % intervals over the test images, for these networks alone"
     elif changes[0].low is None:
         over = "too few for an interval"
-    points, nats = (change.text(*form).rpartition(" (")[0] for change, form in zip(changes, ((100, 2), (1, 3))))
+    points, nats = (change.text(*form) for change, form in zip(changes, ((100, 2), (1, 3))))
     worth, is_bound = equivalent(records, "fge", 1) or (None, True)
     return (
         f"For the training of one network, and {passes_of(records, 'fge')} passes for each prediction, FGE makes "

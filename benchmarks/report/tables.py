@@ -85,25 +85,25 @@ def curve_tables(records):
         return []
     ends = next(iter(paths.values()))
     losses, errors = sorted(ends["train_loss_ends"]), sorted(ends["test_error_ends"])
-    rows = {"endpoints": ["endpoints", span(*losses, 3), span(*errors, 2, 100), *[""] * 7]}
+    rows = {"endpoints": ["endpoints", span(*losses, 3), span(*errors, 2, 100), *[""] * 3]}
+    rises = []
     for name, s in paths.items():
-        rises = [s[f"{of}_barrier"] for of in ("train_nll", "train_error", "test_nll", "test_error")]
         rows[name] = [
             PATHS[name],
             span(s["train_loss_min"], s["train_loss_max"], 3),
             span(s["test_error_min"], s["test_error_max"], 2, 100),
             f"{s['train_loss_barrier']:.3f}",
             f"{s['train_loss_max'] - np.mean(losses):.3f}",
-            *(f"{(100 if index % 2 else 1) * rise:+.{1 if index % 2 else 3}f}" for index, rise in enumerate(rises)),
             f"{s['length_ratio']:.3f}",
         ]
-    columns = ["path", "train loss", "test error %", "barrier, worse end", "barrier, mean of the ends"]
-    columns += ["train NLL", "train error, points", "test NLL", "test error, points", "length"]
+        nats = [f"{s[f'{split}_nll_barrier']:+.3f}" for split in ("train", "test")]
+        points = [f"{100 * s[f'{split}_error_barrier']:+.1f}" for split in ("train", "test")]
+        rises.append([PATHS[name], nats[0], points[0], nats[1], points[1]])
+    columns = ["path", "train loss", "test error %", "above the worse end", "above their mean", "length"]
     note = (
-        "Least to largest value along the path. The train loss contains the weight decay, which falls along a curve. "
-        "Barrier, in nats: the largest train loss on the path minus that of the worse endpoint, or minus the mean of "
-        "both. Then how far each quantity, which has no weight decay in it, rises above its worse endpoint. Length: of "
-        "the path in weight space, over the straight distance."
+        "Least to largest value along the path; then the barrier, in nats: the largest train loss on the path minus "
+        "that of the worse endpoint, or minus the mean of both. The train loss contains the weight decay, which falls "
+        "along a curve. Length: of the path in weight space, over the straight distance."
     )
     theirs = compared(reference.CURVES, records)
     if theirs:
@@ -111,7 +111,15 @@ def curve_tables(records):
         note += " The authors measured the train loss on augmented images, we do not."
         for name, row in rows.items():
             row += [span(*theirs[name][:2], 2), span(*sorted(theirs[name][2:]), 2)] if name in theirs else ["", ""]
-    return [Grid("Curves between two independently trained networks", columns, list(rows.values()), note)]
+    return [
+        Grid("Curves between two independently trained networks", columns, list(rows.values()), note),
+        Grid(
+            "How far they rise above the worse end, without the weight decay",
+            ["path", "train NLL", "train error, points", "test NLL", "test error, points"],
+            rises,
+            "The largest value on the path minus that of the worse endpoint; 0 if nothing lies higher.",
+        ),
+    ]
 
 
 def passes_of(records, method):
@@ -126,13 +134,13 @@ def price_tables(records):
         runs = [record["metrics"]["test"] for record in records.of(method)]
         for prefix, label in (("", name), ("calibrated_", f"{name} + temperature")) if runs else ():
             cells = [
-                mean_and_std([run[metric if metric == "error" else f"{prefix}{metric}"] for run in runs], scale, digits)
+                spread([run[metric if metric == "error" else f"{prefix}{metric}"] for run in runs], scale, digits)
                 for metric, scale, digits in (("error", 100, 2), ("nll", 1, 3), ("brier", 1, 3), ("ece", 100, 2))
             ]
-            rows.append([label, str(passes_of(records, method)), *cells])
-    columns = ["", "passes", "test error %", "NLL", "Brier score", "ECE %"]
+            rows.append([label, str(passes_of(records, method)), str(len(runs)), *cells])
+    columns = ["", "passes", "n", "test error %", "NLL", "Brier score", "ECE %"]
     note = (
-        f"Mean ± standard deviation (n) over runs of B = {records.configuration['epochs']} epochs. Ind is one network. "
+        f"Mean ± standard deviation over n runs of B = {records.configuration['epochs']} epochs. Ind is one network. "
         "Passes: networks that a prediction takes. The temperature is cross-validated on the test images."
     )
     return [Grid("The price of one training run", columns, rows, note)] if rows else []
@@ -178,28 +186,32 @@ def ensemble_tables(records):
 
 def comparison_tables(records):
     """Each method beside independent networks of the same seeds and cost."""
-    rows = []
+    rows, worths = [], []
     for method, (name, _) in {**METHODS, **SINGLE}.items():
         for budget in BUDGETS:
             if method == "ind" or not (error := difference(records, method, budget, "error")):
                 continue
             passes = f"{budget * passes_of(records, method)} for {budget}"
-            row = [f"{name}, {budget}B", passes, error.text(100, 2)]
-            row += [difference(records, method, budget, metric).text() for metric in ("calibrated_nll", "nll")]
+            row = [f"{name}, {budget}B", passes, str(error.count), error.text(100, 2)]
+            rows.append(
+                row + [difference(records, method, budget, metric).text() for metric in ("calibrated_nll", "nll")]
+            )
             shares = [share(records, method, metric) if budget == 1 else None for metric in ("error", "calibrated_nll")]
-            row += [value.text(1, 2, "") if value else "" for value in shares]
             number, is_bound = equivalent(records, method, budget) or (None, False)
             bound = "" if not is_bound else "at most " if number == 1 else "at least "
-            rows.append([*row, "" if number is None else f"{bound}{number:.1f}"])
+            worth = "" if number is None else f"{bound}{number:.1f}"
+            worths.append([*row[:2], worth, *(value.text(1, 2, "") if value else "" for value in shares)])
     if not rows:
         return []
-    columns = ["", "passes", "error, points", "NLL, calibrated", "NLL, without a temperature"]
-    columns += ["share s, error", "share s, calibrated NLL", "worth"]
+    columns = ["", "passes", "n", "error, points", "NLL, calibrated", "NLL, without"]
     note = (
-        "Method minus Ind of the same seeds and budget on test data: mean [95 % interval by Student's t, from 6 runs "
-        "or groups on] (number of them). Calibrated: both sides with a temperature. Passes: networks that a prediction "
-        "takes, for those of Ind. Share s: of what a second network brings, (Ind 1B - method 1B) / (Ind 1B - Ind 2B). "
-        "Worth: the number of independent networks whose ensemble has that calibrated NLL (deep ensemble equivalent)."
+        "Method minus Ind of the same seeds and budget on test data: the mean over n runs or groups, from 6 with its "
+        "95 % interval by Student's t. Calibrated, and without: both sides with a temperature, or without one. Passes: "
+        "networks that a prediction takes, for those of Ind."
+    )
+    note_of_worth = (
+        "Worth: the number of independent networks whose ensemble has that calibrated NLL (deep ensemble equivalent). "
+        "Share s: of what a second network brings, (Ind 1B - method 1B) / (Ind 1B - Ind 2B), of the groups of 2B."
     )
     theirs = compared(reference.ENSEMBLES, records)
     if {"ind", "sse", "fge"} <= set(theirs):
@@ -207,8 +219,16 @@ def comparison_tables(records):
         shares = [
             f"{(theirs['ind'][0] - theirs[method][0]) / gain:.2f} ({method.upper()})" for method in ("sse", "fge")
         ]
-        note += f" The paper's share s in error: {', '.join(shares)}."
-    return [Grid("What a method brings, beside independent networks", columns, rows, note)]
+        note_of_worth += f" The paper's share s in error: {', '.join(shares)}."
+    return [
+        Grid("What a method brings, beside independent networks", columns, rows, note),
+        Grid(
+            "How many independent networks that is worth",
+            ["", "passes", "worth", "share s, error", "share s, calibrated NLL"],
+            worths,
+            note_of_worth,
+        ),
+    ]
 
 
 def time_tables(records):
@@ -260,9 +280,15 @@ def mean(metrics, name):
     return float(np.mean([values[name] for values in metrics]))
 
 
+def spread(values, scale, digits):
+    """Mean ± standard deviation."""
+    deviation = f" ± {scale * np.std(values, ddof=1):.{digits}f}" if len(values) > 1 else ""
+    return f"{scale * np.mean(values):.{digits}f}{deviation}"
+
+
 def mean_and_std(values, scale, digits):
-    spread = f" ± {scale * np.std(values, ddof=1):.{digits}f}" if len(values) > 1 else ""
-    return f"{scale * np.mean(values):.{digits}f}{spread} ({len(values)})"
+    """Mean ± standard deviation (n)."""
+    return f"{spread(values, scale, digits)} ({len(values)})"
 
 
 def span(least, largest, digits, scale=1):
