@@ -15,7 +15,7 @@ from keras_fge.fge import FGE, SnapshotEnsemble
 from keras_fge.run import Batches, Snapshot
 from keras_fge.schedule import PaperTraining, cosine, piecewise_linear, triangular
 
-__version__ = "0.2.0"
+__version__ = "0.3.0"
 
 __all__ = [
     "EMA",

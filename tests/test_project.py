@@ -8,6 +8,7 @@ import subprocess
 
 import pytest
 
+import keras_fge
 from conftest import slow_elsewhere
 from evidence import choosing
 from report import comparisons, documents, figures
@@ -114,3 +115,20 @@ def test_committed_folders_can_be_gone_on_with(folder):
 
 def test_readme_is_read_to_its_end():
     assert len((ROOT / "README.md").read_text().splitlines()) <= 130
+
+
+def test_commands_of_the_documents_are_there():
+    for file in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/*.md")):
+        text = file.read_text()
+        for module in re.findall(r"-m ((?:evidence|report)\.\w+)", text):
+            assert (ROOT / "benchmarks" / f"{module.replace('.', '/')}.py").exists(), (file.name, module)
+        made = re.findall(r"^([\w./%-]+(?: [\w./%-]+)*):(?!=)", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
+        targets = {name for names in made for name in names.split()}
+        for target in re.findall(r"`make ([a-z][\w-]*)", text):
+            assert target in targets or target.startswith("test-nightly-"), (file.name, target)
+
+
+def test_the_version_stands_in_all_places():
+    version = keras_fge.__version__
+    assert f"\n## {version} - 20" in (ROOT / "CHANGELOG.md").read_text()
+    assert f"\nversion: {version}\n" in (ROOT / "CITATION.cff").read_text()
