@@ -362,7 +362,7 @@ def test_the_straight_line_is_measured_too(trained, tmp_path):
     assert loaded.summary()["line_train_loss_barrier"] == loaded.line.barrier()
     verdict, *_, first, second = str(result).splitlines()
     assert verdict.startswith("The straight line has ") and "the Bezier curve has " in verdict
-    assert first.startswith("straight line: train loss ") and second.startswith("Bezier(num_bends=3): train loss ")
+    assert first.startswith("straight line: train loss ") and second.startswith("Bezier curve: train loss ")
     assert "barrier" in first and "test error %" in second
     assert repr(result) == str(result) and result._repr_html_().endswith(f"<pre>{first}\n{second}</pre>")
     assert result.settings["test_samples"] == 20 and result.settings["batch_norm_samples"] == len(x)

@@ -61,7 +61,7 @@ class PathResult(PathData):
 
     def _rows(self):
         rows = [] if self.line is None else [self.line._in_words("straight line")]
-        return [*rows, self._in_words(self.settings.get("curve", ["path"])[0].partition(",")[0])]
+        return [*rows, self._in_words(name_of(self))]
 
     def _in_words(self, name):
         texts = [
