@@ -6,263 +6,48 @@
 On the subset of Fashion-MNIST, with the small CNN, each method trains as long as one network of 40 epochs, or less. Its
 settings are those of a grid, or some drawn at random from it: 16 for one network, FGE, SWA and SSE, 8 for the others.
 The best has the least calibrated NLL on validation images (seeds 1000, ...). Fresh seeds at that setting are measured
-on test images. Each method has a record in the folder, written after each run; the same command goes on, and several
-processes may do different methods. On JAX a run takes three quarters of its time on TensorFlow; sharpness-aware
-minimization has a step of its own, for TensorFlow alone.
+on test images; one network, FGE and SSE also at the rate and weight decay of each other, once all three are tuned: the
+same command again does that. Each method has a record in the folder, written after each run; the same command goes on,
+and several processes may do different methods. On JAX a run takes three quarters of its time on TensorFlow;
+sharpness-aware minimization has a step of its own, for TensorFlow alone.
 """
 
-import itertools
+import ast
+import json
 import os
+import pathlib
 import types
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
-import keras
 import numpy as np
 from absl import app, flags
 from sklearn.metrics import roc_auc_score
 
-import keras_fge
+from evidence.baseline_methods import METHODS
 from inputs import data
-from inputs.networks import make_network
-from keras_fge.core.keras_internals import averaged_weights, inner_optimizer
-from study.ensembles import all_metrics
+from study.ensembles import all_metrics, disagreement
 from study.progress import console
 from study.records import opened_record, write_json
-from study.training import default_jit_compile
 
 FLAGS = flags.FLAGS
-EPOCHS, START, BATCH_SIZE, WIDTH, SAMPLES, NARROW = 40, 20, 64, 16, 10, 3
-DECAYS = (3e-4, 1e-3, 3e-3, 6e-3)
+CROSSED = ("one network", "FGE", "SSE")  # Also measured at the rate and weight decay that are best for the others.
 
 
-def grid(draw=None, **lists):
-    """All combinations, as dictionaries, or so many of them, drawn with seed 0."""
-    combined = [dict(zip(lists, values)) for values in itertools.product(*lists.values())]
-    if draw is None:
-        return combined
-    chosen = np.random.default_rng(0).choice(len(combined), draw, replace=False)
-    return [combined[index] for index in sorted(chosen)]
+def measured(members, x, y):
+    """Error and NLL, also with a temperature; how well the confidence tells errors; error and disagreement of members.
 
-
-def new_network(images, seed, decay, width=WIDTH, dropout=0.25):
-    keras.utils.set_random_seed(seed)
-    shape, pixel = images.train[0].shape[1:], images.largest_pixel
-    return make_network("small_cnn", shape, 10, decay, "none", pixel, width=width, dropout=dropout)
-
-
-def fit(network, images, seed, optimizer, *callbacks, epochs=EPOCHS, loss=None):
-    loss = loss or keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    network.compile(optimizer, loss, jit_compile=default_jit_compile())
-    batches = keras_fge.Batches(*images.train, BATCH_SIZE, seed)
-    network.fit(batches, epochs=epochs, verbose=0, callbacks=list(callbacks))
-
-
-def sgd(rate):
-    return keras.optimizers.SGD(rate, momentum=0.9)
-
-
-def probabilities(networks, x):
-    """The mean over networks."""
-    return keras_fge.Ensemble.of(networks, from_logits=True).predict(x, batch_size=1000)
-
-
-# --- The methods: each trains, and returns {name: (function of images, passes of a prediction)} ----------------------
-
-
-def one_network(images, seed, rate, decay, epochs=EPOCHS):
-    network = new_network(images, seed, decay)
-    fit(network, images, seed, sgd(rate), keras_fge.PaperTraining(rate, epochs), epochs=epochs)
-    return {"one network": (lambda x: probabilities([network], x), 1)}
-
-
-def fge(images, seed, rate, decay, start, cycle, largest):
-    """FGE, and the mean of the weights of its members (SWA)."""
-    network, steps = new_network(images, seed, decay), -(-len(images.train[0]) // BATCH_SIZE)
-    callback = keras_fge.FGE(largest, largest / 100, cycle_steps=2 * round(cycle * steps / 2), start_epoch=start)
-    fit(network, images, seed, sgd(rate), keras_fge.PaperTraining(rate, EPOCHS, until=start), callback)
-    ensemble = callback.ensemble()
-    average = ensemble.average_weights()
-    return {
-        "FGE": (lambda x: ensemble.predict(x, batch_size=1000), len(ensemble)),
-        "SWA": (lambda x: probabilities([average], x), 1),
-    }
-
-
-def sse(images, seed, largest, decay, cycles):
-    network, steps = new_network(images, seed, decay), -(-len(images.train[0]) // BATCH_SIZE)
-    callback = keras_fge.SnapshotEnsemble(largest, cycle_steps=EPOCHS * steps // cycles)
-    fit(network, images, seed, sgd(largest), callback)
-    ensemble = callback.ensemble()
-    return {"SSE": (lambda x: ensemble.predict(x, batch_size=1000), len(ensemble))}
-
-
-def cosine(images, seed, rate, decay):
-    network = new_network(images, seed, decay)
-    steps = EPOCHS * -(-len(images.train[0]) // BATCH_SIZE)
-    fit(network, images, seed, sgd(keras.optimizers.schedules.CosineDecay(rate, steps)))
-    return {"cosine schedule": (lambda x: probabilities([network], x), 1)}
-
-
-def label_smoothing(images, seed, smoothing, decay):
-    network = new_network(images, seed, decay)
-    loss = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=smoothing)
-    one_hot = types.SimpleNamespace(train=(images.train[0], keras.utils.to_categorical(images.train[1], 10)))
-    fit(network, one_hot, seed, sgd(0.05), keras_fge.PaperTraining(0.05, EPOCHS), loss=loss)
-    return {"label smoothing": (lambda x: probabilities([network], x), 1)}
-
-
-def ema(images, seed, rate, decay):
-    network, average = new_network(images, seed, decay), keras_fge.EMA((0.5, 1, 2, 4, 8))
-    fit(network, images, seed, sgd(rate), keras_fge.PaperTraining(rate, EPOCHS), average)
-    best = average.best(*images.validation)
-    return {"EMA": (lambda x: probabilities([best], x), 1)}
-
-
-class ConstantRate(keras.callbacks.Callback):
-    """From an epoch on, a constant rate, and a copy of the weights after each epoch."""
-
-    def __init__(self, rate, start):
-        super().__init__()
-        self.rate, self.start, self.snapshots = rate, start, []
-
-    def on_epoch_begin(self, epoch, logs=None):
-        if epoch == self.start:
-            self.model.optimizer.learning_rate = self.rate
-
-    def on_epoch_end(self, epoch, logs=None):
-        if epoch >= self.start:
-            self.snapshots.append(keras_fge.Snapshot.of(self.model))
-
-
-def swa(images, seed, rate, decay):
-    """Stochastic weight averaging at a constant rate, in the second half (Izmailov et al. 2018)."""
-    network, constant = new_network(images, seed, decay), ConstantRate(rate, START)
-    fit(network, images, seed, sgd(0.05), keras_fge.PaperTraining(0.05, EPOCHS, until=START), constant)
-    average = keras_fge.Ensemble(network, constant.snapshots, from_logits=True).average_weights()
-    return {"SWA, constant rate": (lambda x: probabilities([average], x), 1)}
-
-
-class SharpnessAware(keras.Model):
-    """Sharpness-aware minimization (Foret et al. 2021): the gradient at w + rho g / ||g||."""
-
-    rho = 0.05
-
-    def train_step(self, batch):
-        import tensorflow as tf
-
-        x, y = batch
-        weights = self.trainable_variables
-
-        def gradients():
-            with tf.GradientTape() as tape:
-                loss = self.compute_loss(x, y, self(x, training=True))
-            return tape.gradient(loss, [variable.value for variable in weights]), loss
-
-        first, loss = gradients()
-        scale = self.rho / (tf.linalg.global_norm(first) + 1e-12)
-        for variable, gradient in zip(weights, first):
-            variable.assign_add(scale * gradient)
-        second, _ = gradients()
-        for variable, gradient in zip(weights, first):
-            variable.assign_sub(scale * gradient)
-        self.optimizer.apply_gradients(zip(second, weights))
-        return {"loss": loss}
-
-
-def sam(images, seed, rho, decay):
-    """With half of the epochs, as each step takes two gradients."""
-    plain = new_network(images, seed, decay)
-    network = SharpnessAware(plain.inputs, plain.outputs)
-    network.rho = rho
-    fit(network, images, seed, sgd(0.05), keras_fge.PaperTraining(0.05, EPOCHS // 2), epochs=EPOCHS // 2)
-    plain.set_weights(network.get_weights())
-    return {"SAM, half the epochs": (lambda x: probabilities([plain], x), 1)}
-
-
-def adamw(images, seed, rate, decay):
-    network = new_network(images, seed, 0.0)
-    optimizer = keras.optimizers.AdamW(rate, weight_decay=decay)
-    fit(network, images, seed, optimizer, keras_fge.PaperTraining(rate, EPOCHS))
-    return {"AdamW": (lambda x: probabilities([network], x), 1)}
-
-
-def schedule_free(images, seed, rate, decay):
-    """Schedule-free AdamW (Defazio et al. 2024), with its averaged weights."""
-    network = new_network(images, seed, 0.0)
-    fit(network, images, seed, keras.optimizers.ScheduleFreeAdamW(rate, weight_decay=decay))
-    for variable, value in averaged_weights(inner_optimizer(network.optimizer)):
-        variable.assign(value)
-    return {"schedule-free AdamW": (lambda x: probabilities([network], x), 1)}
-
-
-def mc_dropout(images, seed, dropout, decay):
-    """The mean of passes with dropout (Gal and Ghahramani 2016)."""
-    network = new_network(images, seed, decay, dropout=dropout)
-    fit(network, images, seed, sgd(0.05), keras_fge.PaperTraining(0.05, EPOCHS))
-
-    def predict(x):
-        keras.utils.set_random_seed(seed)
-        parts = np.array_split(x, -(-len(x) // 1000))
-        passes = [[keras.ops.softmax(network(part, training=True)) for part in parts] for _ in range(SAMPLES)]
-        return np.mean([np.concatenate([keras.ops.convert_to_numpy(p) for p in one]) for one in passes], axis=0)
-
-    return {"MC dropout": (predict, SAMPLES)}
-
-
-def narrow(images, seed, rate, decay):
-    """Three networks of half the width: trained and predicted in about the time of one."""
-    networks = [new_network(images, seed + 10_000 * k, decay, width=WIDTH // 2) for k in range(NARROW)]
-    for k, network in enumerate(networks):
-        fit(network, images, seed + 10_000 * k, sgd(rate), keras_fge.PaperTraining(rate, EPOCHS))
-    share = multiplications(networks[0]) / multiplications(new_network(images, seed, decay))
-    return {"three networks of half the width": (lambda x: probabilities(networks, x), round(NARROW * share, 2))}
-
-
-def multiplications(network):
-    """Those of one image, in convolutions and dense layers."""
-    return sum(
-        int(np.prod(layer.kernel.shape)) * int(np.prod(layer.output.shape[1:-1]))
-        for layer in network.layers
-        if hasattr(layer, "kernel")
-    )
-
-
-RATES = (0.02, 0.05, 0.1, 0.2)
-FGE_GRID = {
-    "rate": (0.05, 0.1),
-    "decay": DECAYS,
-    "start": (16, 20, 24, 28),
-    "cycle": (1, 2, 4),
-    "largest": (0.02, 0.05, 0.1),
-}
-METHODS = {  # How it trains, and the settings to try. Those of the first three are as many.
-    "one network": (one_network, grid(16, rate=RATES, decay=DECAYS, epochs=(20, 30, 40))),
-    "FGE": (fge, grid(16, **FGE_GRID)),
-    "SSE": (sse, grid(16, largest=(0.05, 0.1, 0.2, 0.4), decay=DECAYS, cycles=(1, 2, 3, 4, 6))),
-    "cosine schedule": (cosine, grid(rate=(0.05, 0.1), decay=DECAYS)),
-    "label smoothing": (label_smoothing, grid(smoothing=(0.05, 0.1), decay=DECAYS)),
-    "EMA": (ema, grid(rate=(0.05, 0.1), decay=DECAYS)),
-    "SWA, constant rate": (swa, grid(rate=(0.02, 0.05), decay=DECAYS)),
-    "SAM, half the epochs": (sam, grid(rho=(0.02, 0.05), decay=DECAYS)),
-    "AdamW": (adamw, grid(rate=(5e-4, 1e-3, 2e-3, 4e-3), decay=(0.004, 0.04))),
-    "schedule-free AdamW": (schedule_free, grid(rate=(1e-3, 3e-3, 1e-2, 3e-2), decay=(0.0, 0.01))),
-    "MC dropout": (mc_dropout, grid(dropout=(0.1, 0.25, 0.4, 0.5), decay=(1e-3, 3e-3))),
-    "three networks of half the width": (narrow, grid(rate=(0.05, 0.1), decay=DECAYS)),
-}
-
-
-# --- Tuning and measuring ---------------------------------------------------------------------------------------------
-
-
-def measured(predict, x, y):
-    """Error and NLL, also with a temperature, and how well the confidence tells errors: the area under the ROC."""
-    predictions = np.asarray(predict(x), "float64")
+    How well is the area under the ROC. Disagreement is the share of images on which two members differ, over all pairs.
+    """
+    each = np.asarray(members(x), "float64")
+    predictions, classes = each.mean(axis=0), each.argmax(axis=2)
     wrong = np.argmax(predictions, axis=1) != y
     metrics = {
         **all_metrics(predictions, y),
-        "auroc_of_errors": roc_auc_score(wrong, -predictions.max(axis=1)) if wrong.any() else 0.5,
+        "auroc_of_errors": roc_auc_score(wrong, -predictions.max(axis=1)),
+        "member_error": np.mean(classes != y),
+        "disagreement": disagreement(classes),
     }
     return {name: float(value) for name, value in metrics.items()}
 
@@ -274,21 +59,42 @@ def best_setting(tuning, of):
 
 def do(record, part, function, arguments, images, seed):
     """Trains and measures once, on validation images to tune, else on test images, unless the record has it."""
-    done = record[part].setdefault(str(arguments), {})
+    done = record.setdefault(part, {}).setdefault(str(arguments), {})
     if str(seed) not in done:
         found = function(images, seed, **arguments)
         data_of_part = images.validation if part == "tuning" else images.test
         done[str(seed)] = {
-            n: {**measured(predict, *data_of_part), "passes": passes} for n, (predict, passes) in found.items()
+            n: {**measured(members, *data_of_part), "passes": passes} for n, (members, passes) in found.items()
         }
         write_json(record, record["flags"]["output"])
+
+
+def file_of(name):
+    return os.path.join(FLAGS.output, f"{name.replace(' ', '_').replace(',', '')}.json")
+
+
+def crossed_settings(name):
+    """The best setting of a method, with rate and weight decay of the best of the other two, if they are tuned."""
+    best = {}
+    for other in CROSSED:
+        if os.path.exists(file_of(other)):
+            record = json.loads(pathlib.Path(file_of(other)).read_text())
+            if record["best"]:
+                best[other] = ast.literal_eval(record["best"][other])
+    rate_of = {other: setting["largest" if other == "SSE" else "rate"] for other, setting in best.items()}
+    rate = "largest" if name == "SSE" else "rate"
+    return [
+        {**best[name], rate: rate_of[other], "decay": setting["decay"]}
+        for other, setting in best.items()
+        if other != name and name in best
+    ]
 
 
 def main(_):
     images = data.load("fashion_subset")
     for name in FLAGS.methods:
         function, tried = METHODS[name]
-        path = os.path.join(FLAGS.output, f"{name.replace(' ', '_').replace(',', '')}.json")
+        path = file_of(name)
         settings = types.SimpleNamespace(output=path, seed=0, tuned_on=FLAGS.tuned_on, runs=FLAGS.runs)
         record = opened_record(path, settings, data=images.about(), tuning={}, best={}, runs={})
         for arguments in tried:
@@ -299,10 +105,13 @@ def main(_):
         for arguments in tried:
             for seed in range(FLAGS.runs) if str(arguments) in record["best"].values() else ():
                 do(record, "runs", function, arguments, images, seed)
-        for of, setting in record["best"].items():
-            runs = [run[of] for run in record["runs"][setting].values()]
+        for arguments in crossed_settings(name) if name in CROSSED else ():
+            for seed in range(FLAGS.runs):
+                do(record, "crossed", function, arguments, images, seed)
+        for method, setting in record["best"].items():
+            runs = [run[method] for run in record["runs"][setting].values()]
             error, nll = (np.mean([run[metric] for run in runs]) for metric in ("error", "calibrated_nll"))
-            console.print(f"{of}, {setting}: error {100 * error:.2f} %, calibrated NLL {nll:.4f}", markup=False)
+            console.print(f"{method}, {setting}: error {100 * error:.2f} %, calibrated NLL {nll:.4f}", markup=False)
 
 
 if __name__ == "__main__":

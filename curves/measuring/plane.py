@@ -1,4 +1,4 @@
-"""`evaluate_plane`: loss and metrics on a grid in the plane through three networks, or three bends of a curve."""
+"""`evaluate_plane`: loss and metrics on a grid in the plane through three networks or bends, or around one network."""
 
 import dataclasses
 import os
@@ -10,6 +10,7 @@ import numpy as np
 
 from curves.eligibility import check_same_constants
 from curves.geometry import coefficients_at, gram_of_differences
+from curves.measuring.directions import filter_directions, hessian_directions
 from curves.measuring.meter import Meter, check_compiled
 from curves.measuring.path import settings_of_curve
 from curves.measuring.points import Points
@@ -18,17 +19,23 @@ from curves.parametrization import Path
 from curves.results import PlaneResult
 from keras_fge.core.architecture import check_same_architecture
 from keras_fge.core.arguments import as_integer, as_number
-from keras_fge.core.networks import locked, read, regularization
+from keras_fge.core.batch_norm import update_batch_norm
+from keras_fge.core.data import check_data, subset, without_none
+from keras_fge.core.derivatives import LossDerivatives
+from keras_fge.core.networks import locked, read, regularization, restored
 
 POSITIONS = 61  # At which paths are projected on a plane.
 
 
 def evaluate_plane(
-    networks: CurveModel | Sequence[keras.Model],
+    networks: CurveModel | Sequence[keras.Model] | keras.Model,
     train: Any,
     test: Any,
     bends: Sequence[int] | None = None,
     *,
+    directions: str | None = None,
+    extent: float = 1.0,
+    seed: int = 0,
     num_points: int | tuple[int, int] = 21,
     margin: float = 0.2,
     batch_size: int = 128,
@@ -38,7 +45,7 @@ def evaluate_plane(
     verbose: bool = True,
     others: Mapping[str, CurveModel] | None = None,
 ) -> PlaneResult:
-    """Evaluates the plane through three networks, or three bends of a curve, on a grid.
+    """Evaluates the plane through three networks, or three bends of a curve, or around one network, on a grid.
 
     A point of the plane is w_0 + x e_x + y e_y with the orthonormal vectors (paper, appendix A.1)
 
@@ -48,13 +55,24 @@ def evaluate_plane(
     The curve, if there is one, is projected on the plane; a curve of three bends lies in it. Afterwards, also after an
     error, the networks have their previous weights again.
 
+    Around one network w_0, `directions` says which plane: w_0 + a d_1 + b d_2 for a and b from -`extent` to `extent`.
+    Of "filter", d_1 and d_2 are random, and each filter is as long as that filter of the network (Li et al. 2018); all
+    weights with one axis, such as biases, stay as they are. Of "hessian", they are the eigenvectors of the two largest
+    eigenvalues of the Hessian of the train loss, in inference mode and with regularizers, found by Lanczos' method;
+    each is so long that a parabola of this curvature rises by 1 at its tip. `settings["curvatures"]` has the
+    eigenvalues, and `print(result)` says what they mean. d_2 is made orthogonal to d_1.
+
     Args:
         networks: A compiled `CurveModel`; or three `keras.Model` of one architecture, w_0, w_1 and w_2, the first of
-            which must be compiled.
+            which must be compiled; or, with `directions`, one compiled `keras.Model`.
         train, test, batch_size, train_samples, bn_samples, file, verbose: As in `evaluate_path`.
         bends: Indices of the three bends of a `CurveModel`, w_0, w_1 and w_2, that span the plane. Default:
             `(0, 1, 2)`, if the curve has three bends.
-        num_points: Points of the grid in each direction: a number, or a pair for x and y. Default: 21.
+        directions: "filter" or "hessian", around one network. Default: none.
+        extent: How far the grid reaches on both sides, in lengths of d_1 and d_2. Default: 1.
+        seed: Seed of the random directions, or of the first vector of Lanczos' method. Default: 0.
+        num_points: Points of the grid in each direction: a number, or a pair for x and y. Default: 21. (An odd number
+            has the network itself in the middle.)
         margin: How far the grid reaches beyond the three points, as a fraction of their range in x and in y.
             Default: 0.2.
         others: Further curves to draw on the plane, by name, such as a line to an aligned network: `CurveModel`s of
@@ -64,8 +82,8 @@ def evaluate_plane(
         A `PlaneResult`.
 
     Raises:
-        ValueError: if there are not three networks of one architecture, if the three points lie on one line, and for
-            data, settings or a `file` that `evaluate_path` refuses.
+        ValueError: if there are not three networks of one architecture, if the three points lie on one line, if
+            `directions` come without one network, and for data, settings or a `file` that `evaluate_path` refuses.
 
     Example:
         curve = curves.connect(net_a, net_b)
@@ -73,16 +91,24 @@ def evaluate_plane(
         curve.fit(x, y, epochs=1, verbose=0)
         plane = curves.evaluate_plane(curve, (x, y), (x_test, y_test), num_points=3)
         plane.train["loss"].shape  # (3, 3)
+
+    References:
+        Li et al., Visualizing the Loss Landscape of Neural Nets, NeurIPS 2018, https://arxiv.org/abs/1712.09913
     """
     given = networks if isinstance(networks, (list, tuple)) else [networks]
     with locked(*(network for network in given if isinstance(network, keras.Model))):
         curve = networks if isinstance(networks, CurveModel) else None
-        plane = _plane_of_bends(curve, bends) if curve else _plane_of_networks(networks, bends)
+        if directions is not None:
+            data = subset(without_none(train), train_samples, "train_samples")
+            plane = _plane_around(networks, bends, directions, data, as_integer("seed", seed, least=0), batch_size)
+            curve = None
+        else:
+            plane = _plane_of_bends(curve, bends) if curve else _plane_of_networks(networks, bends)
         check_compiled(plane.model)
         projections = {
             name: plane.projected(_checked_path(name, other, plane)) for name, other in (others or {}).items()
         }
-        x, y = plane.grid(num_points, margin)
+        x, y = plane.grid(num_points, margin, extent)
         meter = Meter(
             plane.model,
             train,
@@ -95,6 +121,8 @@ def evaluate_plane(
         settings = {"num_points": [len(x), len(y)], "margin": float(margin), **meter.settings()}
         if curve:
             settings |= {**settings_of_curve(curve), "bends": _three_bends(curve, bends)}
+        if directions is not None:
+            settings |= {"directions": directions, "extent": float(extent), "seed": seed, **plane.about}
         settings["penalty"] = f"{plane.penalty():.5g}"
         settings["vertices"] = [round(float(value), 4) for value in plane.vertices.ravel()]
         points = Points(file, PlaneResult.__name__, settings, len(x) * len(y))
@@ -138,18 +166,19 @@ class _Plane:
         curve: What its weights lie on; None: a plain network.
         slots: (variables, (w_0, w_1, w_2)) of each weight; on a curve, all bends are the same point.
         gram: Gram matrix of w_1 - w_0 and w_2 - w_0.
+        about: Of a plane around w_0 alone: what the directions are. Default: a plane through three points.
 
     Raises:
         ValueError: if the three points do not span a plane.
     """
 
-    def __init__(self, model, curve, slots, gram):
+    def __init__(self, model, curve, slots, gram, about=None):
         first, second = np.sqrt(np.diag(gram))
         if not np.linalg.det(gram) > 1e-8 * (first * second) ** 2:
             raise ValueError(
                 "The three points of `networks` lie on one line, or two of them are equal: there is no plane."
             )
-        self.model, self.slots = model, slots
+        self.model, self.slots, self.about = model, slots, about
         self._curve, self._gram = curve, gram
         self.vertices = self._coordinates(np.eye(3)[:, 1:])
 
@@ -160,13 +189,16 @@ class _Plane:
         y_1 = np.sqrt(square_1 - x_1**2)
         return shares @ np.array([[x_1, y_1], [np.sqrt(square_2), 0.0]])
 
-    def grid(self, num_points, margin):
+    def grid(self, num_points, margin, extent):
         """Coordinates of the grid, in x and in y."""
         pair = (num_points, num_points) if np.ndim(num_points) == 0 else tuple(num_points)
         if len(pair) != 2:
             raise ValueError(f"`num_points` must be a number, or a pair for x and y. Received: num_points={num_points}")
         margin = as_number("margin", margin, least=0)
         low, high = self.vertices.min(axis=0), self.vertices.max(axis=0)
+        if self.about is not None:
+            high = as_number("extent", extent, least=1e-6) * high
+            low, margin = -high, 0.0
         numbers = [as_integer("num_points", number, least=2) for number in pair]
         return [np.linspace(a - margin * (b - a), b + margin * (b - a), n) for a, b, n in zip(low, high, numbers)]
 
@@ -215,6 +247,32 @@ def _plane_of_networks(networks, bends):
     weights = [network.trainable_variables for network in networks]
     slots = [((three[0],), tuple(map(read, three))) for three in zip(*weights)]
     return _Plane(networks[0], None, slots, gram_of_differences(weights)[1:, 1:])
+
+
+def _plane_around(network, bends, directions, train, seed, batch_size):
+    if directions not in ("filter", "hessian"):
+        raise ValueError(f'`directions` must be "filter" or "hessian". Received: directions={directions!r}')
+    if not isinstance(network, keras.Model) or isinstance(network, CurveModel) or bends is not None:
+        raise ValueError(f"`directions` go from one keras.Model, without `bends`. Received: networks={network!r}")
+    check_compiled(network)
+    if directions == "filter":
+        (first, second), about = filter_directions(network, seed), {}
+    else:
+        check_data("train", train)
+        with restored(network):  # At the middle of the grid the statistics are those of `train`, too.
+            update_batch_norm(network, train, batch_size)
+            (first, second), values = hessian_directions(LossDerivatives(network, train, batch_size), seed)
+        about = {"curvatures": [float(f"{value:.6g}") for value in values]}
+    if not any(np.any(part) for part in first):
+        raise ValueError(f"'{network.name}' has no trainable weight with two axes or more, whose filters could move.")
+    square, product = (sum(np.sum(a * b) for a, b in zip(first, other)) for other in (first, second))
+    second = [b - product / square * a for a, b in zip(first, second)]
+    squares = [sum(np.sum(part**2) for part in direction) for direction in (second, first)]
+    slots = []
+    for variable, *sides in zip(network.trainable_variables, second, first):
+        weight = read(variable)
+        slots.append(((variable,), (weight, *(weight + side.astype("float32") for side in sides))))
+    return _Plane(network, None, slots, np.diag(squares), about)
 
 
 def _plane_of_bends(model, bends):

@@ -23,7 +23,15 @@ def of_path(result: PathData) -> list[str]:
 
 def of_plane(result: PlaneData) -> list[str]:
     """The sentences about a plane: what is to be seen on it, and what to distrust."""
-    checks = (_what_a_plane_shows, _not_finite, _coarse_plane, _far_from_the_plane, _few_batch_norm_samples)
+    checks = (
+        _what_a_plane_shows,
+        _curvature,
+        _lower_elsewhere,
+        _not_finite,
+        _coarse_plane,
+        _far_from_the_plane,
+        _few_batch_norm_samples,
+    )
     return [sentence for check in checks if (sentence := check(result))]
 
 
@@ -183,9 +191,37 @@ def _what_a_plane_shows(result):
     ranges = [f"train loss {np.nanmin(losses):.3g} to {np.nanmax(losses):.3g}{unit}"]
     if errors is not None:
         ranges.append(f"test error {100 * np.nanmin(errors):.3g} to {100 * np.nanmax(errors):.3g} %")
-    sides = [f"{value:.3g}" for name, value in result.summary().items() if name.startswith("distance_")]
     grid = f"{result.x.size} x {result.y.size} points"
+    if "directions" in result.settings:
+        kind = {"filter": "two random directions", "hessian": "the directions of largest curvature"}
+        reach = f"up to {result.x[-1]:.3g} and {result.y[-1]:.3g} away in {kind[result.settings['directions']]}"
+        return f"Around the network ({grid}, {reach}): {', '.join(ranges)}."
+    sides = [f"{value:.3g}" for name, value in result.summary().items() if name.startswith("distance_")]
     return f"On the plane ({grid}): {', '.join(ranges)}. Its three networks are {', '.join(sides)} from each other."
+
+
+def _curvature(result):
+    """What the eigenvalues of the Hessian mean for training; gradient descent is stable up to a rate of 2 / lambda."""
+    if not (values := result.settings.get("curvatures")):
+        return None
+    said = (
+        f"The largest curvatures of the train loss (eigenvalues of its Hessian) are {values[0]:.3g} and {values[1]:.3g}"
+    )
+    if values[0] <= 0:
+        return f"{said}: the network lies at no minimum."
+    return f"{said}: gradient descent with a rate above {2 / values[0]:.2g} would not stay here."
+
+
+def _lower_elsewhere(result):
+    """Around one network: whether it is a minimum on this grid."""
+    losses = result.train["loss"]
+    if "directions" not in result.settings or not (losses.shape[0] % 2 and losses.shape[1] % 2):
+        return None
+    here = losses[losses.shape[0] // 2, losses.shape[1] // 2]
+    if np.nanmin(losses) < here - max(1e-3, 0.01 * abs(here)):
+        return (
+            f"The network is not at a minimum: the train loss is {here:.3g} there, and {np.nanmin(losses):.3g} nearby."
+        )
 
 
 def _not_finite(result):

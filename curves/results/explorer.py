@@ -8,7 +8,7 @@ import numpy as np
 
 from curves.results.data import PathData, PlaneData
 from curves.results.diagnosis import of_path, of_plane
-from curves.results.plots import color_levels, path_colors
+from curves.results.plots import axes_of, color_levels, path_colors
 from keras_fge.core.pages import COLORS, Panel, layout, marker, write_page
 
 POSITIONS = np.linspace(0, 1, 61)  # The places of the slider; those at which results hold the shadow of a curve.
@@ -155,6 +155,8 @@ def _texts_along(result, label, values):
 
 def _points(result):
     """(name, x, y, dash) of the paths, and (name, x, y, symbol) of the networks and bends."""
+    if "directions" in result.settings:
+        return [], [("network", [0.0], [0.0], "circle")]
     paths, line = [], ("straight line", *result.vertices[[0, 2]].T, "dash")
     vertices = [(f"w_{index}", [x], [y], "circle") for index, (x, y) in enumerate(result.vertices)]
     if len(result.path):
@@ -198,7 +200,7 @@ def _contours(result, label, values, height, scale):
         x, y = result.path.T
         dot = {"type": "scatter", **HERE, "marker": look, "hovertemplate": TEXT}
         markers.append(marker(dot, x=x, y=y, text=_texts_along(result, label, values)))
-    axes = layout("distance along the straight line", "distance from it")
+    axes = layout(*axes_of(result))
     axes["legend"] |= LIGHT
     for axis in (axes["xaxis"], axes["yaxis"]):
         axis |= {"showgrid": False, "zeroline": False, "constrain": "domain"}

@@ -179,17 +179,29 @@ def _draw_plane(axes, result, values, levels, norm, is_small):
     width = 1.2 if is_small else 2
     marker = {"markeredgecolor": "white", "color": "black", "linestyle": "none", "markersize": 5 if is_small else 9}
     ends = np.ones(3, dtype=bool)
+    ends[1:] = "directions" not in result.settings  # Then the other two are the tips of the directions.
     if len(result.path):
         axes.plot(*result.path.T, color="black", linewidth=width, label="curve")
         ends = np.isin(result.settings.get("bends", (0, 1, 2)), (0, result.settings.get("num_bends", 3) - 1))
         axes.plot(*result.vertices[~ends].T, "D", **marker, label="bend" if sum(~ends) == 1 else "bends")
-    axes.plot(*result.vertices[ends].T, "o", **marker, label="endpoints" if len(result.path) else "networks")
+    label = "endpoints" if len(result.path) else "networks" if ends[1] else "network"
+    axes.plot(*result.vertices[ends].T, "o", **marker, label=label)
     for (name, points), color in zip(result.others.items(), (*COLORS[1:2], *COLORS[3:]) * 9):
         axes.plot(*points[:, :2].T, "--" if "line" in name else "-", color=color, linewidth=width, label=name)
     if ends[0] and ends[2]:
         axes.plot(*result.vertices[[0, 2]].T, **LINE_STYLE, label="straight line", zorder=1)
-    axes.set(xlabel="distance along the straight line", ylabel="distance from it")
+    x, y = axes_of(result)
+    axes.set(xlabel=x, ylabel=y)
     return contours
+
+
+def axes_of(result: PlaneData) -> tuple[str, str]:
+    """What stands beside the axes of a plane."""
+    around = {
+        "filter": ("distance in a random direction", "distance in another"),
+        "hessian": ("distance along the largest curvature", "distance along the second"),
+    }
+    return around.get(str(result.settings.get("directions")), ("distance along the straight line", "distance from it"))
 
 
 def color_levels(values, number=8):

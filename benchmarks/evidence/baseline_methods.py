@@ -1,0 +1,235 @@
+"""The methods that baselines.py compares, and the settings that it tries for each."""
+
+import itertools
+import types
+
+import keras
+import numpy as np
+
+import keras_fge
+from inputs.networks import make_network
+from keras_fge.core.keras_internals import averaged_weights, inner_optimizer
+from study.training import default_jit_compile
+
+EPOCHS, START, BATCH_SIZE, WIDTH, SAMPLES, NARROW = 40, 20, 64, 16, 10, 3
+DECAYS = (3e-4, 1e-3, 3e-3, 6e-3)
+
+
+def grid(draw=None, **lists):
+    """All combinations, as dictionaries, or so many of them, drawn with seed 0."""
+    combined = [dict(zip(lists, values)) for values in itertools.product(*lists.values())]
+    if draw is None:
+        return combined
+    chosen = np.random.default_rng(0).choice(len(combined), draw, replace=False)
+    return [combined[index] for index in sorted(chosen)]
+
+
+def new_network(images, seed, decay, width=WIDTH, dropout=0.25):
+    keras.utils.set_random_seed(seed)
+    shape, pixel = images.train[0].shape[1:], images.largest_pixel
+    return make_network("small_cnn", shape, 10, decay, "none", pixel, width=width, dropout=dropout)
+
+
+def fit(network, images, seed, optimizer, *callbacks, epochs=EPOCHS, loss=None):
+    loss = loss or keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    network.compile(optimizer, loss, jit_compile=default_jit_compile())
+    batches = keras_fge.Batches(*images.train, BATCH_SIZE, seed)
+    network.fit(batches, epochs=epochs, verbose=0, callbacks=list(callbacks))
+
+
+def sgd(rate):
+    return keras.optimizers.SGD(rate, momentum=0.9)
+
+
+def of(*networks):
+    """What each network predicts for images."""
+    return of_members(keras_fge.Ensemble.of(networks, from_logits=True))
+
+
+def of_members(ensemble):
+    return lambda x: [ensemble[k : k + 1].predict(x, batch_size=1000) for k in range(len(ensemble))]
+
+
+# --- The methods: each trains, and returns {name: (function of images: what each member predicts, passes)} -----------
+
+
+def one_network(images, seed, rate, decay, epochs=EPOCHS):
+    network = new_network(images, seed, decay)
+    fit(network, images, seed, sgd(rate), keras_fge.PaperTraining(rate, epochs), epochs=epochs)
+    return {"one network": (of(network), 1)}
+
+
+def fge(images, seed, rate, decay, start, cycle, largest):
+    """FGE, and the mean of the weights of its members (SWA)."""
+    network, steps = new_network(images, seed, decay), -(-len(images.train[0]) // BATCH_SIZE)
+    callback = keras_fge.FGE(largest, largest / 100, cycle_steps=2 * round(cycle * steps / 2), start_epoch=start)
+    fit(network, images, seed, sgd(rate), keras_fge.PaperTraining(rate, EPOCHS, until=start), callback)
+    ensemble = callback.ensemble()
+    average = ensemble.average_weights()
+    return {
+        "FGE": (of_members(ensemble), len(ensemble)),
+        "SWA": (of(average), 1),
+    }
+
+
+def sse(images, seed, largest, decay, cycles):
+    network, steps = new_network(images, seed, decay), -(-len(images.train[0]) // BATCH_SIZE)
+    callback = keras_fge.SnapshotEnsemble(largest, cycle_steps=EPOCHS * steps // cycles)
+    fit(network, images, seed, sgd(largest), callback)
+    ensemble = callback.ensemble()
+    return {"SSE": (of_members(ensemble), len(ensemble))}
+
+
+def cosine(images, seed, rate, decay):
+    network = new_network(images, seed, decay)
+    steps = EPOCHS * -(-len(images.train[0]) // BATCH_SIZE)
+    fit(network, images, seed, sgd(keras.optimizers.schedules.CosineDecay(rate, steps)))
+    return {"cosine schedule": (of(network), 1)}
+
+
+def label_smoothing(images, seed, smoothing, decay):
+    network = new_network(images, seed, decay)
+    loss = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=smoothing)
+    one_hot = types.SimpleNamespace(train=(images.train[0], keras.utils.to_categorical(images.train[1], 10)))
+    fit(network, one_hot, seed, sgd(0.05), keras_fge.PaperTraining(0.05, EPOCHS), loss=loss)
+    return {"label smoothing": (of(network), 1)}
+
+
+def ema(images, seed, rate, decay):
+    network, average = new_network(images, seed, decay), keras_fge.EMA((0.5, 1, 2, 4, 8))
+    fit(network, images, seed, sgd(rate), keras_fge.PaperTraining(rate, EPOCHS), average)
+    best = average.best(*images.validation)
+    return {"EMA": (of(best), 1)}
+
+
+class ConstantRate(keras.callbacks.Callback):
+    """From an epoch on, a constant rate, and a copy of the weights after each epoch."""
+
+    def __init__(self, rate, start):
+        super().__init__()
+        self.rate, self.start, self.snapshots = rate, start, []
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if epoch == self.start:
+            self.model.optimizer.learning_rate = self.rate
+
+    def on_epoch_end(self, epoch, logs=None):
+        if epoch >= self.start:
+            self.snapshots.append(keras_fge.Snapshot.of(self.model))
+
+
+def swa(images, seed, rate, decay):
+    """Stochastic weight averaging at a constant rate, in the second half (Izmailov et al. 2018)."""
+    network, constant = new_network(images, seed, decay), ConstantRate(rate, START)
+    fit(network, images, seed, sgd(0.05), keras_fge.PaperTraining(0.05, EPOCHS, until=START), constant)
+    average = keras_fge.Ensemble(network, constant.snapshots, from_logits=True).average_weights()
+    return {"SWA, constant rate": (of(average), 1)}
+
+
+class SharpnessAware(keras.Model):
+    """Sharpness-aware minimization (Foret et al. 2021): the gradient at w + rho g / ||g||."""
+
+    rho = 0.05
+
+    def train_step(self, batch):
+        import tensorflow as tf
+
+        x, y = batch
+        weights = self.trainable_variables
+
+        def gradients():
+            with tf.GradientTape() as tape:
+                loss = self.compute_loss(x, y, self(x, training=True))
+            return tape.gradient(loss, [variable.value for variable in weights]), loss
+
+        first, loss = gradients()
+        scale = self.rho / (tf.linalg.global_norm(first) + 1e-12)
+        for variable, gradient in zip(weights, first):
+            variable.assign_add(scale * gradient)
+        second, _ = gradients()
+        for variable, gradient in zip(weights, first):
+            variable.assign_sub(scale * gradient)
+        self.optimizer.apply_gradients(zip(second, weights))
+        return {"loss": loss}
+
+
+def sam(images, seed, rho, decay):
+    """With half of the epochs, as each step takes two gradients."""
+    plain = new_network(images, seed, decay)
+    network = SharpnessAware(plain.inputs, plain.outputs)
+    network.rho = rho
+    fit(network, images, seed, sgd(0.05), keras_fge.PaperTraining(0.05, EPOCHS // 2), epochs=EPOCHS // 2)
+    plain.set_weights(network.get_weights())
+    return {"SAM, half the epochs": (of(plain), 1)}
+
+
+def adamw(images, seed, rate, decay):
+    network = new_network(images, seed, 0.0)
+    optimizer = keras.optimizers.AdamW(rate, weight_decay=decay)
+    fit(network, images, seed, optimizer, keras_fge.PaperTraining(rate, EPOCHS))
+    return {"AdamW": (of(network), 1)}
+
+
+def schedule_free(images, seed, rate, decay):
+    """Schedule-free AdamW (Defazio et al. 2024), with its averaged weights."""
+    network = new_network(images, seed, 0.0)
+    fit(network, images, seed, keras.optimizers.ScheduleFreeAdamW(rate, weight_decay=decay))
+    for variable, value in averaged_weights(inner_optimizer(network.optimizer)):
+        variable.assign(value)
+    return {"schedule-free AdamW": (of(network), 1)}
+
+
+def mc_dropout(images, seed, dropout, decay):
+    """The mean of passes with dropout (Gal and Ghahramani 2016)."""
+    network = new_network(images, seed, decay, dropout=dropout)
+    fit(network, images, seed, sgd(0.05), keras_fge.PaperTraining(0.05, EPOCHS))
+
+    def each_pass(x):
+        keras.utils.set_random_seed(seed)
+        parts = np.array_split(x, -(-len(x) // 1000))
+        passes = [[keras.ops.softmax(network(part, training=True)) for part in parts] for _ in range(SAMPLES)]
+        return [np.concatenate([keras.ops.convert_to_numpy(p) for p in one]) for one in passes]
+
+    return {"MC dropout": (each_pass, SAMPLES)}
+
+
+def narrow(images, seed, rate, decay):
+    """Three networks of half the width: trained and predicted in about the time of one."""
+    networks = [new_network(images, seed + 10_000 * k, decay, width=WIDTH // 2) for k in range(NARROW)]
+    for k, network in enumerate(networks):
+        fit(network, images, seed + 10_000 * k, sgd(rate), keras_fge.PaperTraining(rate, EPOCHS))
+    share = multiplications(networks[0]) / multiplications(new_network(images, seed, decay))
+    return {"three networks of half the width": (of(*networks), round(NARROW * share, 2))}
+
+
+def multiplications(network):
+    """Those of one image, in convolutions and dense layers."""
+    return sum(
+        int(np.prod(layer.kernel.shape)) * int(np.prod(layer.output.shape[1:-1]))
+        for layer in network.layers
+        if hasattr(layer, "kernel")
+    )
+
+
+RATES = (0.02, 0.05, 0.1, 0.2)
+FGE_GRID = {
+    "rate": (0.05, 0.1),
+    "decay": DECAYS,
+    "start": (16, 20, 24, 28),
+    "cycle": (1, 2, 4),
+    "largest": (0.02, 0.05, 0.1),
+}
+METHODS = {  # How it trains, and the settings to try. Those of the first three are as many.
+    "one network": (one_network, grid(16, rate=RATES, decay=DECAYS, epochs=(20, 30, 40))),
+    "FGE": (fge, grid(16, **FGE_GRID)),
+    "SSE": (sse, grid(16, largest=(0.05, 0.1, 0.2, 0.4), decay=DECAYS, cycles=(1, 2, 3, 4, 6))),
+    "cosine schedule": (cosine, grid(rate=(0.05, 0.1), decay=DECAYS)),
+    "label smoothing": (label_smoothing, grid(smoothing=(0.05, 0.1), decay=DECAYS)),
+    "EMA": (ema, grid(rate=(0.05, 0.1), decay=DECAYS)),
+    "SWA, constant rate": (swa, grid(rate=(0.02, 0.05), decay=DECAYS)),
+    "SAM, half the epochs": (sam, grid(rho=(0.02, 0.05), decay=DECAYS)),
+    "AdamW": (adamw, grid(rate=(5e-4, 1e-3, 2e-3, 4e-3), decay=(0.004, 0.04))),
+    "schedule-free AdamW": (schedule_free, grid(rate=(1e-3, 3e-3, 1e-2, 3e-2), decay=(0.0, 0.01))),
+    "MC dropout": (mc_dropout, grid(dropout=(0.1, 0.25, 0.4, 0.5), decay=(1e-3, 3e-3))),
+    "three networks of half the width": (narrow, grid(rate=(0.05, 0.1), decay=DECAYS)),
+}

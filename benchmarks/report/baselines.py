@@ -1,0 +1,95 @@
+"""The table of methods that were tuned alike, and why they win: error of members against their disagreement."""
+
+import ast
+import json
+
+import numpy as np
+
+from keras_fge.core.pages import COLORS, GREY
+from report.comparisons import estimate
+from study.look import new_figure, styled
+
+COMBINED = ("FGE", "SSE", "MC dropout", "three networks of half the width")
+MARKERS = dict(zip(COMBINED, "osD^"))
+
+
+def records(folder):
+    """`{method: (best setting, {seed: metrics on test images}, number of settings tried)}` of all that is done."""
+    found = {}
+    for path in sorted((folder / "baselines").glob("*.json")):
+        record = json.loads(path.read_text())
+        for method, setting in record["best"].items():
+            runs = {seed: run[method] for seed, run in record["runs"].get(setting, {}).items()}
+            if len(runs) == record["flags"]["runs"]:
+                found[method] = (setting, runs, len(record["tuning"]))
+    return found
+
+
+def table(folder):
+    """A row for each method at its best setting, the least calibrated NLL first; differences are over paired seeds."""
+    found = records(folder)
+    ordinary = found["one network"][1]
+    columns = ["", "passes", "test error %", "NLL, calibrated", "minus one network", "AUROC of errors", "tried", "best"]
+    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+    for method, (setting, runs, tried) in sorted(found.items(), key=lambda item: mean(item[1][1], "calibrated_nll")):
+        change = [runs[seed]["calibrated_nll"] - ordinary[seed]["calibrated_nll"] for seed in runs]
+        cells = [
+            method,
+            f"{next(iter(runs.values()))['passes']:g}",
+            f"{100 * mean(runs, 'error'):.2f} ± {100 * deviation(runs, 'error'):.2f}",
+            f"{mean(runs, 'calibrated_nll'):.4f} ± {deviation(runs, 'calibrated_nll'):.4f}",
+            "" if method == "one network" else estimate(change).text(1, 4),
+            f"{mean(runs, 'auroc_of_errors'):.3f}",
+            str(tried),
+            ", ".join(f"{name} {value:g}" for name, value in ast.literal_eval(setting).items()),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def crossed(folder):
+    """One network, FGE and SSE at their own best setting, and at the rate and weight decay of the others' best."""
+    lines = ["| | setting | test error % | NLL, calibrated |", "|---|---|---|---|"]
+    for name in ("one_network", "FGE", "SSE"):
+        record = json.loads((folder / "baselines" / f"{name}.json").read_text())
+        method = name.replace("_", " ")
+        own = record["best"][method]
+        for setting, runs in {own: record["runs"][own], **record.get("crossed", {})}.items():
+            runs = {seed: run[method] for seed, run in runs.items()}
+            text = ", ".join(f"{key} {value:g}" for key, value in ast.literal_eval(setting).items())
+            own_text = " (its own)" if setting == own else ""
+            error, nll = 100 * mean(runs, "error"), mean(runs, "calibrated_nll")
+            lines.append(f"| {method} | {text}{own_text} | {error:.2f} | {nll:.4f} |")
+    return "\n".join(lines)
+
+
+def mean(runs, metric):
+    return float(np.mean([run[metric] for run in runs.values()]))
+
+
+def deviation(runs, metric):
+    return float(np.std([run[metric] for run in runs.values()], ddof=1))
+
+
+@styled
+def draw(folder):
+    """Error of members against their disagreement, and the error of members against that of their ensemble."""
+    found = records(folder)
+    figure = new_figure(4)
+    trade, gain = figure.subplots(1, 2)
+    for color, method in zip(COLORS, [name for name in COMBINED if name in found]):
+        runs = found[method][1].values()
+        members, together = ([100 * run[metric] for run in runs] for metric in ("member_error", "error"))
+        differ = [100 * run["disagreement"] for run in runs]
+        look = {"color": color, "marker": MARKERS[method], "linestyle": "none", "alpha": 0.8}
+        trade.plot(differ, members, label=method, **look)
+        gain.plot(members, together, **look)
+    one = 100 * mean(found["one network"][1], "error")
+    for line, label in ((trade.axhline, "one network"), (gain.axhline, None)):
+        line(one, color=GREY, linestyle="--", label=label)
+    trade.set(xlabel="images on which two members differ (%)", ylabel="test error of a member (%)")
+    gain.set(xlabel="test error of a member (%)", ylabel="test error of the ensemble (%)")
+    for axes in (trade, gain):
+        axes.grid(alpha=0.3)
+    figure.legend(*trade.get_legend_handles_labels(), loc="outside lower center", ncols=5)
+    return figure
