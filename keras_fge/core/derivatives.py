@@ -29,7 +29,7 @@ class LossDerivatives:
         self.network, self._data, self._batch_size = network, data, batch_size
         self._variables = network.trainable_variables
         self._others = network.non_trainable_variables
-        self._gradient, self._product = _of_backend(self._loss_at)
+        self._gradient, self._product = _derivatives_of(self._loss_at)
 
     def gradient(self) -> Vectors:
         """The gradient, in float64."""
@@ -77,7 +77,7 @@ class LossDerivatives:
             yield keras.tree.map_structure(ops.convert_to_tensor, (x, y, *weights))
 
 
-def _of_backend(loss_at):
+def _derivatives_of(loss_at):
     """(gradient(values, states, batch), product of the Hessian with a vector(values, vector, states, batch))."""
     return {"tensorflow": _of_tensorflow, "jax": _of_jax, "torch": _of_torch}[keras.backend.backend()](loss_at)
 

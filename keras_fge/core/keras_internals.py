@@ -1,8 +1,9 @@
 """What Keras does not promise: its private names, and what differs from backend to backend.
 
-Nothing else in this project uses a private name of Keras or asks which backend runs. Each function says what the name
-stands for. All were read in, and tested with, the versions of Keras in `TESTED`; if a name is missing, the function
-raises a `RuntimeError` that says so. What is absent from an object of Keras is never taken for an answer.
+Nothing else in this project uses a private name of Keras or, but for `derivatives`, asks which backend runs. Each
+function says what the name stands for. All were read in, and tested with, the versions of Keras in `TESTED`; if a name
+is missing, the function raises a `RuntimeError` that says so. What is absent from an object of Keras is never taken for
+an answer.
 """
 
 import contextlib
