@@ -1,5 +1,6 @@
 """The methods that baselines.py compares, and the settings that it tries for each."""
 
+import dataclasses
 import itertools
 import types
 
@@ -11,8 +12,17 @@ from inputs.networks import make_network
 from keras_fge.core.keras_internals import averaged_weights, inner_optimizer
 from study.training import default_jit_compile
 
-EPOCHS, START, BATCH_SIZE, WIDTH, SAMPLES, NARROW = 40, 20, 64, 16, 10, 3
-DECAYS = (3e-4, 1e-3, 3e-3, 6e-3)
+BATCH_SIZE, WIDTH, SAMPLES, NARROW = 64, 16, 10, 4
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """Data, a network, the epochs of one training, and the methods that are compared on them, with their settings."""
+
+    data: dict
+    network: str
+    epochs: int
+    methods: dict
 
 
 def grid(draw=None, **lists):
@@ -24,17 +34,17 @@ def grid(draw=None, **lists):
     return [combined[index] for index in sorted(chosen)]
 
 
-def new_network(images, seed, decay, width=WIDTH, dropout=0.25):
+def new_network(task, images, seed, decay, width=WIDTH, **options):
     keras.utils.set_random_seed(seed)
     shape, pixel = images.train[0].shape[1:], images.largest_pixel
-    return make_network("small_cnn", shape, 10, decay, "none", pixel, width=width, dropout=dropout)
+    return make_network(task.network, shape, 10, decay, "none", pixel, width=width, **options)
 
 
-def fit(network, images, seed, optimizer, *callbacks, epochs=EPOCHS, loss=None):
+def fit(task, network, images, seed, optimizer, *callbacks, epochs=None, loss=None):
     loss = loss or keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     network.compile(optimizer, loss, jit_compile=default_jit_compile())
     batches = keras_fge.Batches(*images.train, BATCH_SIZE, seed)
-    network.fit(batches, epochs=epochs, verbose=0, callbacks=list(callbacks))
+    network.fit(batches, epochs=epochs or task.epochs, verbose=0, callbacks=list(callbacks))
 
 
 def sgd(rate):
@@ -53,51 +63,51 @@ def of_members(ensemble):
 # --- The methods: each trains, and returns {name: (function of images: what each member predicts, passes)} -----------
 
 
-def one_network(images, seed, rate, decay, epochs=EPOCHS):
-    network = new_network(images, seed, decay)
-    fit(network, images, seed, sgd(rate), keras_fge.PaperTraining(rate, epochs), epochs=epochs)
+def one_network(task, images, seed, rate, decay, epochs):
+    network = new_network(task, images, seed, decay)
+    fit(task, network, images, seed, sgd(rate), keras_fge.PaperTraining(rate, epochs), epochs=epochs)
     return {"one network": (of(network), 1)}
 
 
-def fge(images, seed, rate, decay, start, cycle, largest):
+def fge(task, images, seed, rate, decay, start, cycle, largest):
     """FGE, and the mean of the weights of its members (SWA)."""
-    network, steps = new_network(images, seed, decay), -(-len(images.train[0]) // BATCH_SIZE)
+    network, steps = new_network(task, images, seed, decay), -(-len(images.train[0]) // BATCH_SIZE)
     callback = keras_fge.FGE(largest, largest / 100, cycle_steps=2 * round(cycle * steps / 2), start_epoch=start)
-    fit(network, images, seed, sgd(rate), keras_fge.PaperTraining(rate, EPOCHS, until=start), callback)
+    fit(task, network, images, seed, sgd(rate), keras_fge.PaperTraining(rate, task.epochs, until=start), callback)
     ensemble = callback.ensemble()
-    average = ensemble.average_weights()
+    average = ensemble.average_weights(images.train)
     return {
         "FGE": (of_members(ensemble), len(ensemble)),
         "SWA": (of(average), 1),
     }
 
 
-def sse(images, seed, largest, decay, cycles):
-    network, steps = new_network(images, seed, decay), -(-len(images.train[0]) // BATCH_SIZE)
-    callback = keras_fge.SnapshotEnsemble(largest, cycle_steps=EPOCHS * steps // cycles)
-    fit(network, images, seed, sgd(largest), callback)
+def sse(task, images, seed, largest, decay, cycles):
+    network, steps = new_network(task, images, seed, decay), -(-len(images.train[0]) // BATCH_SIZE)
+    callback = keras_fge.SnapshotEnsemble(largest, cycle_steps=task.epochs * steps // cycles)
+    fit(task, network, images, seed, sgd(largest), callback)
     ensemble = callback.ensemble()
     return {"SSE": (of_members(ensemble), len(ensemble))}
 
 
-def cosine(images, seed, rate, decay):
-    network = new_network(images, seed, decay)
-    steps = EPOCHS * -(-len(images.train[0]) // BATCH_SIZE)
-    fit(network, images, seed, sgd(keras.optimizers.schedules.CosineDecay(rate, steps)))
+def cosine(task, images, seed, rate, decay):
+    network = new_network(task, images, seed, decay)
+    steps = task.epochs * -(-len(images.train[0]) // BATCH_SIZE)
+    fit(task, network, images, seed, sgd(keras.optimizers.schedules.CosineDecay(rate, steps)))
     return {"cosine schedule": (of(network), 1)}
 
 
-def label_smoothing(images, seed, smoothing, decay):
-    network = new_network(images, seed, decay)
+def label_smoothing(task, images, seed, smoothing, decay):
+    network = new_network(task, images, seed, decay)
     loss = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=smoothing)
     one_hot = types.SimpleNamespace(train=(images.train[0], keras.utils.to_categorical(images.train[1], 10)))
-    fit(network, one_hot, seed, sgd(0.05), keras_fge.PaperTraining(0.05, EPOCHS), loss=loss)
+    fit(task, network, one_hot, seed, sgd(0.05), keras_fge.PaperTraining(0.05, task.epochs), loss=loss)
     return {"label smoothing": (of(network), 1)}
 
 
-def ema(images, seed, rate, decay):
-    network, average = new_network(images, seed, decay), keras_fge.EMA((0.5, 1, 2, 4, 8))
-    fit(network, images, seed, sgd(rate), keras_fge.PaperTraining(rate, EPOCHS), average)
+def ema(task, images, seed, rate, decay):
+    network, average = new_network(task, images, seed, decay), keras_fge.EMA((0.5, 1, 2, 4, 8))
+    fit(task, network, images, seed, sgd(rate), keras_fge.PaperTraining(rate, task.epochs), average)
     best = average.best(*images.validation)
     return {"EMA": (of(best), 1)}
 
@@ -118,10 +128,18 @@ class ConstantRate(keras.callbacks.Callback):
             self.snapshots.append(keras_fge.Snapshot.of(self.model))
 
 
-def swa(images, seed, rate, decay):
+def swa(task, images, seed, rate, decay):
     """Stochastic weight averaging at a constant rate, in the second half (Izmailov et al. 2018)."""
-    network, constant = new_network(images, seed, decay), ConstantRate(rate, START)
-    fit(network, images, seed, sgd(0.05), keras_fge.PaperTraining(0.05, EPOCHS, until=START), constant)
+    network, constant = new_network(task, images, seed, decay), ConstantRate(rate, task.epochs // 2)
+    fit(
+        task,
+        network,
+        images,
+        seed,
+        sgd(0.05),
+        keras_fge.PaperTraining(0.05, task.epochs, until=task.epochs // 2),
+        constant,
+    )
     average = keras_fge.Ensemble(network, constant.snapshots, from_logits=True).average_weights()
     return {"SWA, constant rate": (of(average), 1)}
 
@@ -153,36 +171,38 @@ class SharpnessAware(keras.Model):
         return {"loss": loss}
 
 
-def sam(images, seed, rho, decay):
+def sam(task, images, seed, rho, decay):
     """With half of the epochs, as each step takes two gradients."""
-    plain = new_network(images, seed, decay)
+    plain = new_network(task, images, seed, decay)
     network = SharpnessAware(plain.inputs, plain.outputs)
     network.rho = rho
-    fit(network, images, seed, sgd(0.05), keras_fge.PaperTraining(0.05, EPOCHS // 2), epochs=EPOCHS // 2)
+    fit(
+        task, network, images, seed, sgd(0.05), keras_fge.PaperTraining(0.05, task.epochs // 2), epochs=task.epochs // 2
+    )
     plain.set_weights(network.get_weights())
     return {"SAM, half the epochs": (of(plain), 1)}
 
 
-def adamw(images, seed, rate, decay):
-    network = new_network(images, seed, 0.0)
+def adamw(task, images, seed, rate, decay):
+    network = new_network(task, images, seed, 0.0)
     optimizer = keras.optimizers.AdamW(rate, weight_decay=decay)
-    fit(network, images, seed, optimizer, keras_fge.PaperTraining(rate, EPOCHS))
+    fit(task, network, images, seed, optimizer, keras_fge.PaperTraining(rate, task.epochs))
     return {"AdamW": (of(network), 1)}
 
 
-def schedule_free(images, seed, rate, decay):
+def schedule_free(task, images, seed, rate, decay):
     """Schedule-free AdamW (Defazio et al. 2024), with its averaged weights."""
-    network = new_network(images, seed, 0.0)
-    fit(network, images, seed, keras.optimizers.ScheduleFreeAdamW(rate, weight_decay=decay))
+    network = new_network(task, images, seed, 0.0)
+    fit(task, network, images, seed, keras.optimizers.ScheduleFreeAdamW(rate, weight_decay=decay))
     for variable, value in averaged_weights(inner_optimizer(network.optimizer)):
         variable.assign(value)
     return {"schedule-free AdamW": (of(network), 1)}
 
 
-def mc_dropout(images, seed, dropout, decay):
+def mc_dropout(task, images, seed, dropout, decay):
     """The mean of passes with dropout (Gal and Ghahramani 2016)."""
-    network = new_network(images, seed, decay, dropout=dropout)
-    fit(network, images, seed, sgd(0.05), keras_fge.PaperTraining(0.05, EPOCHS))
+    network = new_network(task, images, seed, decay, dropout=dropout)
+    fit(task, network, images, seed, sgd(0.05), keras_fge.PaperTraining(0.05, task.epochs))
 
     def each_pass(x):
         keras.utils.set_random_seed(seed)
@@ -193,13 +213,13 @@ def mc_dropout(images, seed, dropout, decay):
     return {"MC dropout": (each_pass, SAMPLES)}
 
 
-def narrow(images, seed, rate, decay):
-    """Three networks of half the width: trained and predicted in about the time of one."""
-    networks = [new_network(images, seed + 10_000 * k, decay, width=WIDTH // 2) for k in range(NARROW)]
+def narrow(task, images, seed, rate, decay):
+    """Four networks of half the width: trained and predicted in about the time of one."""
+    networks = [new_network(task, images, seed + 10_000 * k, decay, width=WIDTH // 2) for k in range(NARROW)]
     for k, network in enumerate(networks):
-        fit(network, images, seed + 10_000 * k, sgd(rate), keras_fge.PaperTraining(rate, EPOCHS))
-    share = multiplications(networks[0]) / multiplications(new_network(images, seed, decay))
-    return {"three networks of half the width": (of(*networks), round(NARROW * share, 2))}
+        fit(task, network, images, seed + 10_000 * k, sgd(rate), keras_fge.PaperTraining(rate, task.epochs))
+    share = multiplications(networks[0]) / multiplications(new_network(task, images, seed, decay))
+    return {"four networks of half the width": (of(*networks), round(NARROW * share, 2))}
 
 
 def multiplications(network):
@@ -211,6 +231,7 @@ def multiplications(network):
     )
 
 
+DECAYS = (3e-4, 1e-3, 3e-3, 6e-3)
 RATES = (0.02, 0.05, 0.1, 0.2)
 FGE_GRID = {
     "rate": (0.05, 0.1),
@@ -219,7 +240,7 @@ FGE_GRID = {
     "cycle": (1, 2, 4),
     "largest": (0.02, 0.05, 0.1),
 }
-METHODS = {  # How it trains, and the settings to try. Those of the first three are as many.
+FASHION_METHODS = {  # How it trains, and the settings to try. Those of the first three are as many.
     "one network": (one_network, grid(16, rate=RATES, decay=DECAYS, epochs=(20, 30, 40))),
     "FGE": (fge, grid(16, **FGE_GRID)),
     "SSE": (sse, grid(16, largest=(0.05, 0.1, 0.2, 0.4), decay=DECAYS, cycles=(1, 2, 3, 4, 6))),
@@ -231,5 +252,17 @@ METHODS = {  # How it trains, and the settings to try. Those of the first three 
     "AdamW": (adamw, grid(rate=(5e-4, 1e-3, 2e-3, 4e-3), decay=(0.004, 0.04))),
     "schedule-free AdamW": (schedule_free, grid(rate=(1e-3, 3e-3, 1e-2, 3e-2), decay=(0.0, 0.01))),
     "MC dropout": (mc_dropout, grid(dropout=(0.1, 0.25, 0.4, 0.5), decay=(1e-3, 3e-3))),
-    "three networks of half the width": (narrow, grid(rate=(0.05, 0.1), decay=DECAYS)),
+    "four networks of half the width": (narrow, grid(rate=(0.05, 0.1), decay=DECAYS)),
+}
+CIFAR_METHODS = {
+    "one network": (one_network, grid(8, rate=(0.02, 0.05, 0.1), decay=(2e-3, 4e-3, 8e-3), epochs=(67, 100))),
+    "FGE": (
+        fge,
+        grid(8, rate=(0.05,), decay=(2e-3, 4e-3, 8e-3), start=(40, 50, 67), cycle=(3, 6), largest=(0.03, 0.05, 0.1)),
+    ),
+    "SSE": (sse, grid(8, largest=(0.05, 0.1, 0.2), decay=(2e-3, 4e-3, 8e-3), cycles=(2, 3, 5))),
+}
+TASKS = {
+    "fashion": Task({"dataset": "fashion_subset"}, "small_cnn", 40, FASHION_METHODS),
+    "cifar10": Task({"dataset": "folder", "image_size": 16, "train_size": 5000}, "small_cnn_bn", 100, CIFAR_METHODS),
 }

@@ -5,6 +5,8 @@
 
 On the subset of Fashion-MNIST, with the small CNN, each method trains as long as one network of 40 epochs, or less. Its
 settings are those of a grid, or some drawn at random from it: 16 for one network, FGE, SWA and SSE, 8 for the others.
+On CIFAR-10 (JPEG), 5,000 images, one network, FGE, SWA and SSE have 8 each (--task=cifar10 --data_dir=DIR
+--tuned_on=2), for 100 epochs.
 The best has the least calibrated NLL on validation images (seeds 1000, ...). Fresh seeds at that setting are measured
 on test images; one network, FGE and SSE also at the rate and weight decay of each other, once all three are tuned: the
 same command again does that. Each method has a record in the folder, written after each run; the same command goes on,
@@ -13,6 +15,7 @@ sharpness-aware minimization has a step of its own, for TensorFlow alone.
 """
 
 import ast
+import functools
 import json
 import os
 import pathlib
@@ -25,7 +28,7 @@ import numpy as np
 from absl import app, flags
 from sklearn.metrics import roc_auc_score
 
-from evidence.baseline_methods import METHODS
+from evidence.baseline_methods import TASKS
 from inputs import data
 from study.ensembles import all_metrics, disagreement
 from study.progress import console
@@ -57,11 +60,11 @@ def best_setting(tuning, of):
     return min(tuning, key=lambda s: np.mean([run[of]["calibrated_nll"] for run in tuning[s].values()]))
 
 
-def do(record, part, function, arguments, images, seed):
+def do(record, part, method, arguments, images, seed):
     """Trains and measures once, on validation images to tune, else on test images, unless the record has it."""
     done = record.setdefault(part, {}).setdefault(str(arguments), {})
     if str(seed) not in done:
-        found = function(images, seed, **arguments)
+        found = method(seed=seed, **arguments)
         data_of_part = images.validation if part == "tuning" else images.test
         done[str(seed)] = {
             n: {**measured(members, *data_of_part), "passes": passes} for n, (members, passes) in found.items()
@@ -91,32 +94,37 @@ def crossed_settings(name):
 
 
 def main(_):
-    images = data.load("fashion_subset")
-    for name in FLAGS.methods:
-        function, tried = METHODS[name]
-        path = file_of(name)
+    task = TASKS[FLAGS.task]
+    images = data.load(**task.data, data_dir=FLAGS.data_dir)
+    for name in FLAGS.methods or task.methods:
+        if name not in task.methods:
+            raise app.UsageError(f"--methods must be of {', '.join(task.methods)}. Received: {name}")
+        function, tried = task.methods[name]
+        method, path = functools.partial(function, task, images), file_of(name)
         settings = types.SimpleNamespace(output=path, seed=0, tuned_on=FLAGS.tuned_on, runs=FLAGS.runs)
         record = opened_record(path, settings, data=images.about(), tuning={}, best={}, runs={})
         for arguments in tried:
             for seed in range(1000, 1000 + FLAGS.tuned_on):
-                do(record, "tuning", function, arguments, images, seed)
+                do(record, "tuning", method, arguments, images, seed)
         of_one_run = next(iter(record["tuning"][str(tried[0])].values()))
         record["best"] = {of: best_setting(record["tuning"], of) for of in of_one_run}
         for arguments in tried:
             for seed in range(FLAGS.runs) if str(arguments) in record["best"].values() else ():
-                do(record, "runs", function, arguments, images, seed)
+                do(record, "runs", method, arguments, images, seed)
         for arguments in crossed_settings(name) if name in CROSSED else ():
             for seed in range(FLAGS.runs):
-                do(record, "crossed", function, arguments, images, seed)
-        for method, setting in record["best"].items():
-            runs = [run[method] for run in record["runs"][setting].values()]
+                do(record, "crossed", method, arguments, images, seed)
+        for of, setting in record["best"].items():
+            runs = [run[of] for run in record["runs"][setting].values()]
             error, nll = (np.mean([run[metric] for run in runs]) for metric in ("error", "calibrated_nll"))
-            console.print(f"{method}, {setting}: error {100 * error:.2f} %, calibrated NLL {nll:.4f}", markup=False)
+            console.print(f"{of}, {setting}: error {100 * error:.2f} %, calibrated NLL {nll:.4f}", markup=False)
 
 
 if __name__ == "__main__":
     flags.DEFINE_string("output", "../results/baselines", "Folder of the records.")
-    flags.DEFINE_multi_enum("methods", list(METHODS), list(METHODS), "Methods to run.")
+    flags.DEFINE_enum("task", "fashion", list(TASKS), "The data set, its network, and the methods compared there.")
+    flags.DEFINE_string("data_dir", None, "The folder of images, for cifar10.")
+    flags.DEFINE_multi_string("methods", None, "Methods to run. Default: all of the task.")
     flags.DEFINE_integer("tuned_on", 3, "Seeds of each setting, on validation images.", lower_bound=1)
     flags.DEFINE_integer("runs", 8, "Fresh seeds at the best setting, on test images.", lower_bound=1)
     app.run(main)

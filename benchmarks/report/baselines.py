@@ -9,7 +9,7 @@ from keras_fge.core.pages import COLORS, GREY
 from report.comparisons import estimate
 from study.look import new_figure, styled
 
-COMBINED = ("FGE", "SSE", "MC dropout", "three networks of half the width")
+COMBINED = ("FGE", "SSE", "MC dropout", "four networks of half the width")
 MARKERS = dict(zip(COMBINED, "osD^"))
 
 
