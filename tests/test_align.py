@@ -288,6 +288,59 @@ def test_random_architectures(data):
     check(keras.Model(i, layers.Dense(2)(layers.Dense(4, activation="relu")(x))))
 
 
+def turned(network, seed=2):
+    """The network with other queries and keys, and other values, in each head: orthogonal maps that change nothing."""
+    from scipy.stats import ortho_group
+
+    other, rng = keras.models.clone_model(network), np.random.default_rng(seed)
+    other.set_weights(network.get_weights())
+    for layer in other.layers:
+        if isinstance(layer, layers.MultiHeadAttention):
+            _, heads, size = layer.query_dense.kernel.shape
+            inner = ortho_group.rvs(size, heads, random_state=rng)
+            outer = ortho_group.rvs(layer.value_dense.kernel.shape[2], heads, random_state=rng)
+            for dense, maps in ((layer.query_dense, inner), (layer.key_dense, inner), (layer.value_dense, outer)):
+                kernel, bias = values(dense.weights)
+                dense.set_weights([np.einsum("ihd,hde->ihe", kernel, maps), np.einsum("hd,hde->he", bias, maps)])
+            kernel, bias = values(layer.output_dense.weights)
+            layer.output_dense.set_weights([np.einsum("hdo,hde->heo", kernel, outer), bias])
+    return other
+
+
+@pytest.mark.parametrize("kind", [attention, cross_attention, masks], ids=lambda kind: kind.__name__)
+def test_turned_heads_come_back(kind, capsys):
+    """Heads in another order, turned by random orthogonal maps: the distance to the network itself is 0 again."""
+    network = randomized(keras.Model(*kind()))
+    other, _ = permuted(turned(network))
+    inputs = [RNG.integers(0, 5, (4, *t.shape[1:])).astype(str(t.dtype)) for t in network.inputs]
+    inputs = inputs[0] if len(inputs) == 1 else inputs
+    expected = network.predict(inputs, verbose=0)
+    assert other.predict(inputs, verbose=0) == pytest.approx(expected, abs=2e-4 * float(np.abs(expected).max()))
+    back = curves.align(other, network, verbose=False)
+    for a, b in zip(back.get_weights(), network.get_weights()):
+        np.testing.assert_allclose(a, b, atol=1e-4)
+    straight = curves.align(other, network, rotate=False, verbose=False)
+    assert any(not np.allclose(a, b, atol=0.1) for a, b in zip(straight.get_weights(), network.get_weights()))
+
+
+def test_the_turn_of_one_head_is_the_best():
+    """Against random orthogonal maps: none brings the head nearer to that of the reference."""
+    from scipy.stats import ortho_group
+
+    heads = [layers.MultiHeadAttention(1, 4, use_bias=False) for _ in range(2)]
+    inputs = keras.Input((5, 6))
+    network, reference = (keras.Model(inputs, layer(inputs, inputs)) for layer in heads)
+    aligned = curves.align(network, reference, verbose=False)
+    query, key, value, out = (
+        [w.reshape(6, 4) if w.shape[0] == 6 else w.reshape(4, 6).T for w in each]
+        for each in zip(network.get_weights(), reference.get_weights(), aligned.get_weights())
+    )
+    for first, second in ((query, key), (value, out)):
+        found = sum(np.sum((theirs - best) ** 2) for _, theirs, best in (first, second))
+        for turn in ortho_group.rvs(4, 500, random_state=0):
+            assert sum(np.sum((theirs - ours @ turn) ** 2) for ours, theirs, _ in (first, second)) >= found - 1e-4
+
+
 def test_the_matching_is_the_best_for_one_hidden_layer():
     import itertools
 

@@ -23,6 +23,7 @@ def align(
     data: Any = None,
     method: str = "weights",
     *,
+    rotate: bool = True,
     seed: int = 0,
     verbose: bool = True,
 ) -> keras.Model:
@@ -33,6 +34,10 @@ def align(
     depthwise and separable convolution, normalization, PReLU, Embedding, sums and concatenations of branches, Flatten,
     pooling and activations; heads of MultiHeadAttention, and the parts inside each. A layer of another kind keeps its
     inputs and outputs as they are, and frozen weights never change.
+
+    Inside an attention head more than permutations change nothing: any orthogonal map R of its queries and keys, as
+    (Q R) (K R)^T = Q K^T, and any of its values, if the output kernel turns back. `rotate` looks for the best ones, by
+    the orthogonal Procrustes problem, together with the places of the heads.
 
     "weights" maximizes sum_w <w_reference, P w_network> over all permutations P, which makes ||w_reference - P
     w_network|| the least: one group of units after the other, in random order, by the Hungarian method, until nothing
@@ -45,6 +50,7 @@ def align(
         data: Inputs, as arrays that `predict` takes. Needed for "activations"; a few thousand samples are enough. If
             given, the check of the outputs is done on them. Default: none.
         method: "weights" or "activations". Default: "weights".
+        rotate: Whether to turn queries and keys, and values, inside attention heads. Default: yes.
         seed: Seed of the order of groups, and of the inputs of the check. Default: 0.
         verbose: Whether to print which part of the weights could be matched, and the distance before and after.
 
@@ -63,7 +69,8 @@ def align(
 
     References:
         Ainsworth et al., Git Re-Basin, ICLR 2023, https://arxiv.org/abs/2209.04836; Li et al., Convergent Learning,
-        ICLR 2016, https://arxiv.org/abs/1511.07543 (activations)
+        ICLR 2016, https://arxiv.org/abs/1511.07543 (activations); Theus et al., Generalized Linear Mode Connectivity
+        for Transformers, NeurIPS 2025, https://arxiv.org/abs/2506.22712 (attention heads)
     """
     if method not in ("weights", "activations"):
         raise ValueError(f"`method` must be 'weights' or 'activations'. Received: method={method!r}")
@@ -80,7 +87,7 @@ def align(
     if method == "activations" and data is None:
         raise ValueError("`data` is needed for method='activations': inputs as `predict` takes them.")
     with locked(network, reference):
-        matching = Matching(network, reference)
+        matching = Matching(network, reference, rotate)
         groups = matching.groups
         if method == "activations":
             groups = matching.match_activations(network, reference, data)

@@ -13,24 +13,30 @@ class Matching:
 
     Attributes:
         moves: Unit `u` gets what belongs to unit `moves[u]`.
+
+    Args:
+        network, reference: Networks of one architecture.
+        rotate: Whether units that can turn do.
     """
 
-    def __init__(self, network, reference):
+    def __init__(self, network, reference, rotate=True):
+        self._rotate = rotate
         self.symmetry = symmetry = Symmetry(network)
         self.moves = np.arange(len(symmetry.units))
         axes = [axis for weight in symmetry.weights for axis in weight.axes if axis is not None]
         self.groups: list[Group] = symmetry.units.groups(axes)
         index_of = {id(variable): index for index, variable in enumerate(network.weights)}
         self._places = {}
-        self._placed = []  # (index in `network.weights`, shape, places along its axes) of each weight with units.
-        self._views = []  # (places, value in the network, in the reference) of what is trained.
+        self._places_along = {}  # Of each weight with units, by its index in `network.weights`: along its axes.
+        self._values = {}  # The same for its value in the network, with what has been turned.
+        self._theirs = {}  # The same for its value in the reference, if it is trained.
         for weight in symmetry.weights:
             index = index_of[id(weight.variable)]
             places = [None if axis is None else self._places_of(axis) for axis in weight.axes]
-            self._placed.append((index, weight.shape, places))
+            self._places_along[index] = places
+            self._values[index] = read(network.weights[index]).reshape(weight.shape)
             if weight.variable.trainable:
-                values = [read(each.weights[index]) for each in (network, reference)]
-                self._views.append((places, *(value.reshape(weight.shape) for value in values)))
+                self._theirs[index] = read(reference.weights[index]).reshape(weight.shape)
 
     def _places_of(self, axis):
         key = axis.tobytes()
@@ -52,7 +58,7 @@ class Matching:
 
         So a network whose units were only permuted comes back at once.
         """
-        before, score = self.moves, self._score()
+        before, score = (self.moves, self._values), self._score()
         is_open = np.zeros(len(self.moves), dtype=bool)
         for group in groups:
             is_open[group.units] = True
@@ -60,41 +66,40 @@ class Matching:
             self._move(group, [self._similarity(family.ravel(), is_open) for family in group.families])
             is_open[group.units] = False
         if self._score() <= score:
-            self.moves = before
+            self.moves, self._values = before
 
     def _improve(self, group):
         """Moves the units of one group; returns False, and leaves them, if that is no gain."""
         similarities = [self._similarity(family.ravel()) for family in group.families]
-        before = self.moves
-        if any(self._stands_twice(family.ravel()) for family in group.families):
-            value = lambda moves: self._score(group.units, moves)  # noqa: E731 - The similarity depends on where the group is.
-        else:
-            value = lambda moves: _total(group, similarities, moves)  # noqa: E731
+        before = self.moves, self._values
+        # The similarities depend on where the group is, if it stands twice, and on how it is turned.
+        is_simple = not any(self._stands_twice(family.ravel()) for family in group.families) and not group.can_turn
+        value = (lambda: _total(group, similarities, self.moves)) if is_simple else (lambda: self._score(group.units))
+        old = value()
         self._move(group, similarities)
-        old, new = value(before), value(self.moves)
-        if new > old + 1e-6 * abs(old):  # Weights are float32.
+        if value() > old + 1e-6 * abs(old):  # Weights are float32.
             return True
-        self.moves = before
+        self.moves, self._values = before
         return False
 
     def _stands_twice(self, units):
         """Whether these units stand along two axes of one weight."""
         return any(
             sum(place is not None and bool(np.isin(units, place.axis).any()) for place in places) > 1
-            for places, _, _ in self._views
+            for places, _, _ in self._views_with(units)
         )
 
     def _views_with(self, units):
-        for places, ours, theirs in self._views:
+        """(places, value in the network, in the reference) of the trained weights in which units stand."""
+        for index, theirs in self._theirs.items():
+            places = self._places_along[index]
             if any(place is not None and np.isin(units, place.axis).any() for place in places):
-                yield places, ours, theirs
+                yield places, self._values[index], theirs
 
-    def _score(self, units=slice(None), moves=None):
+    def _score(self, units=slice(None)):
         """sum_w <w_reference, P w_network> over the weights in which units stand."""
-        units, moves = np.arange(len(self.moves))[units], self.moves if moves is None else moves
-        return sum(
-            float(np.vdot(theirs, _moved(ours, places, moves))) for places, ours, theirs in self._views_with(units)
-        )
+        views = self._views_with(np.arange(len(self.moves))[units])
+        return sum(float(np.vdot(theirs, _moved(ours, places, self.moves))) for places, ours, theirs in views)
 
     def _similarity(self, units, is_open=None):
         """S[u, v] = sum_w <entries of unit u in the reference, entries of unit v in the network, other units moved>.
@@ -118,19 +123,48 @@ class Matching:
         return total
 
     def _move(self, group, similarities):
-        """The best permutation of a group: inside each pair of blocks, and, given these, of the blocks."""
+        """The best permutation of a group: inside each pair of blocks, and, given these, of the blocks.
+
+        Units that can turn are then turned by the orthogonal map with the largest sum, U V^T of the similarities
+        U s V^T (Procrustes); that sum, of all s, is what a pair of such blocks is worth.
+        """
+        turns = group.can_turn and self._rotate
         sizes = [family.shape[1] for family in group.families]
         inside, totals = {}, np.zeros((group.blocks, group.blocks))
         for a, b in np.ndindex(totals.shape):
             for index, (matrix, size) in enumerate(zip(similarities, sizes)):
                 part = matrix[a * size : (a + 1) * size, b * size : (b + 1) * size]
                 inside[a, b, index] = _best(part)
-                totals[a, b] += part[np.arange(size), inside[a, b, index]].sum()
+                straight = part[np.arange(size), inside[a, b, index]].sum()
+                totals[a, b] += np.linalg.svd(part, compute_uv=False).sum() if turns else straight
         moves = self.moves.copy()
         for a, b in enumerate(_best(totals)):
             for index, family in enumerate(group.families):
-                moves[family[a]] = family[b][inside[a, b, index]]
+                order = inside[a, b, index]
+                moves[family[a]] = family[b][order]
+                if turns:
+                    size = sizes[index]
+                    part = similarities[index][a * size : (a + 1) * size, b * size : (b + 1) * size]
+                    self._turn(family[b][order], part[:, order])
         self.moves = moves
+
+    def _turn(self, units, similarity):
+        """Turns units of the network, given their similarities with the units of the reference in whose places they go.
+
+        Not for a gain within rounding, so that a network that was only permuted comes back exactly.
+        """
+        u, sizes, v = np.linalg.svd(similarity)
+        if sizes.sum() - np.trace(similarity) <= 1e-5 * sizes.sum():
+            return
+        turned = dict(self._values)
+        for index, places in self._places_along.items():
+            for dimension, place in enumerate(places):
+                if place is not None and np.isin(units[0], place.axis):
+                    rows = np.moveaxis(turned[index].copy(), dimension, 0)
+                    for positions in place.of(units).T:
+                        rows[positions] = np.tensordot(u @ v, rows[positions].astype("float64"), 1)
+                    turned[index] = np.moveaxis(rows, 0, dimension)
+        self._values = turned
 
     def match_activations(self, network, reference, data):
         """Moves the units that the outputs of layers show; returns the groups that none of them shows."""
@@ -147,9 +181,8 @@ class Matching:
     def moved_weights(self, network):
         """All weights of `network`, in the order of `get_weights`, with their units moved."""
         weights = network.get_weights()
-        for index, shape, places in self._placed:
-            value = weights[index]
-            weights[index] = _moved(value.reshape(shape), places, self.moves).reshape(value.shape)
+        for index, places in self._places_along.items():
+            weights[index] = _moved(self._values[index], places, self.moves).reshape(weights[index].shape)
         return weights
 
     def report(self, network, reference, aligned):

@@ -123,7 +123,10 @@ def _embedding(symmetry, layer, channels, shapes, outputs):
 
 
 def _attention(symmetry, layer, channels, shapes, outputs):
-    """MultiHeadAttention: heads change places, and inside a head the parts of queries and keys, and those of values."""
+    """MultiHeadAttention: heads change places, and inside a head the parts of queries and keys, and those of values.
+
+    Inside a head, an orthogonal map of either does nothing: (Q R) (K R)^T = Q K^T, and (V R) (R^T W) = V W.
+    """
     if not all(_is_last(each, shape) for each, shape in zip(channels, shapes)) or len(channels) not in (2, 3):
         return None
     parts = [layer.query_dense, layer.key_dense, layer.value_dense, layer.output_dense]
@@ -135,7 +138,8 @@ def _attention(symmetry, layer, channels, shapes, outputs):
     inner = symmetry.outputs_of(layer.query_dense.kernel, 1, heads * size)
     values = symmetry.outputs_of(layer.value_dense.kernel, 1, heads * value_size)
     out = symmetry.outputs_of(layer.output_dense.kernel, 1, width)
-    symmetry.units.divide(heads, inner, values)
+    # Nothing but products of queries with keys, and of values with the output kernel, sees the parts of a head.
+    symmetry.units.divide(heads, inner, values, can_turn=True)
     for dense, source, made in zip(parts, (query, key, value), (inner, inner, values)):
         symmetry.add(dense.kernel, source.axis, made, shape=(len(source.axis), len(made)))
         symmetry.add(dense.bias, made, shape=(len(made),))

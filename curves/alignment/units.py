@@ -16,9 +16,11 @@ class Group:
     Attributes:
         families: Arrays of units, shape `(blocks, size)`. The filters of a layer are one block of one family; the heads
             of an attention layer are blocks with two families, of queries and keys, and of values.
+        can_turn: Whether an orthogonal map of the units of a block and a family is a symmetry, too.
     """
 
     families: tuple[np.ndarray, ...]
+    can_turn: bool = False
 
     @property
     def blocks(self) -> int:
@@ -36,7 +38,7 @@ class Units:
     def __init__(self):
         self._parents: list[int] = []
         self._pinned: list[Axis] = []
-        self._divisions: list[tuple[int, tuple[Axis, ...]]] = []
+        self._divisions: list[tuple[int, tuple[Axis, ...], bool]] = []
 
     def __len__(self) -> int:
         return len(self._parents)
@@ -58,9 +60,9 @@ class Units:
         """Keeps units where they are."""
         self._pinned.append(axis)
 
-    def divide(self, blocks: int, *axes: Axis) -> None:
+    def divide(self, blocks: int, *axes: Axis, can_turn: bool = False) -> None:
         """Cuts axes into `blocks` equal parts. No unit leaves its part alone; the i-th parts of all move together."""
-        self._divisions.append((blocks, axes))
+        self._divisions.append((blocks, axes, can_turn))
 
     def roots(self, axis: Axis) -> Axis:
         """The axis with one number for all units that are tied."""
@@ -81,9 +83,9 @@ class Units:
         for unit in sorted(seen):
             classes[tuple(seen[unit])].append(unit)
         divisions = {}
-        for blocks, parts in self._divisions:
+        for blocks, parts, can_turn in self._divisions:
             roots = [self.roots(axis) for axis in parts]
-            divisions[(blocks, *(tuple(axis.tolist()) for axis in roots))] = (blocks, roots)
+            divisions[(blocks, *(tuple(axis.tolist()) for axis in roots))] = (blocks, roots, can_turn)
         return _without_divisions(classes, divisions) + _with_divisions(classes, divisions)
 
     def _root(self, unit):
@@ -94,16 +96,16 @@ class Units:
 
 
 def _without_divisions(classes, divisions):
-    divided = {unit for _, axes in divisions.values() for axis in axes for unit in axis.tolist()}
+    divided = {unit for _, axes, _ in divisions.values() for axis in axes for unit in axis.tolist()}
     free = [units for units in classes.values() if len(units) > 1 and not divided.intersection(units)]
     return [Group((np.array([units]),)) for units in free]
 
 
 def _with_divisions(classes: dict[tuple, list[int]], divisions: dict) -> list[Group]:
     """One group for each division whose units are in no other one, and may all move."""
-    all_units = [np.concatenate(axes) for _, axes in divisions.values()]
+    all_units = [np.concatenate(axes) for _, axes, _ in divisions.values()]
     groups = []
-    for index, (blocks, axes) in enumerate(divisions.values()):
+    for index, (blocks, axes, can_turn) in enumerate(divisions.values()):
         others = {unit for k, units in enumerate(all_units) if k != index for unit in units.tolist()}
         families = [np.array(units) for units in classes.values() if np.isin(units, all_units[index]).any()]
         block_of = {u: p for axis in axes for u, p in zip(axis.tolist(), np.repeat(range(blocks), len(axis) // blocks))}
@@ -112,7 +114,7 @@ def _with_divisions(classes: dict[tuple, list[int]], divisions: dict) -> list[Gr
             continue
         parts = [[family[[block_of[u] == b for u in family.tolist()]] for b in range(blocks)] for family in families]
         if all(len({len(part) for part in family}) == 1 for family in parts):
-            groups.append(Group(tuple(np.stack(family) for family in parts)))
+            groups.append(Group(tuple(np.stack(family) for family in parts), can_turn))
     return groups
 
 
