@@ -1,5 +1,6 @@
 """`align`: the same function, and a permuted network comes back, for random architectures and each kind of layer."""
 
+import inspect
 import os
 
 import keras
@@ -13,6 +14,7 @@ import curves
 from conftest import SLOW_BUT_ON_TORCH, values
 from curves.alignment.matching import Matching
 from curves.alignment.units import Units
+from keras_fge.core.keras_internals import all_layers
 
 pytestmark = SLOW_BUT_ON_TORCH
 
@@ -148,6 +150,17 @@ def attention():
     return i, layers.Dense(3)(layers.GlobalAveragePooling1D()(h))
 
 
+def grouped_attention(use_gate=False):
+    h = layers.Embedding(9, 8)(i := keras.Input((6,), dtype="int32"))
+    options = {"use_gate": True} if use_gate else {}
+    h = layers.LayerNormalization()(h + layers.GroupQueryAttention(4, 6, 3, **options)(h, h))
+    return i, layers.Dense(3)(layers.GlobalAveragePooling1D()(layers.Dense(7, activation="gelu")(h)))
+
+
+def gated_attention():
+    return grouped_attention(use_gate="use_gate" in inspect.signature(layers.GroupQueryAttention).parameters)
+
+
 def cross_attention():
     a, b = keras.Input((4, 6)), keras.Input((5, 7))
     x, y = layers.Dense(8)(a), layers.Dense(9)(b)
@@ -218,6 +231,7 @@ def nested_by_names():
 KINDS = [channels_first, flatten_to_the_front, masks, shared_with_and_without_a_rule]
 KINDS += [nested_by_names, scores]
 KINDS += [plain, residual, dense_connections, separable, groups, groups_that_cross, squeeze_and_excitation, operations]
+KINDS += [grouped_attention, gated_attention]
 KINDS += [transposed, attention, cross_attention, nested_and_shared, pinned_by_an_unknown_layer, constants_that_differ]
 LEAST = {
     channels_first: 2,
@@ -226,6 +240,8 @@ LEAST = {
     groups: 1,
     separable: 2,
     attention: 5,
+    grouped_attention: 3,
+    gated_attention: 3,
     cross_attention: 3,
     plain: 2,
     residual: 3,
@@ -295,6 +311,17 @@ def turned(network, seed=2):
     other, rng = keras.models.clone_model(network), np.random.default_rng(seed)
     other.set_weights(network.get_weights())
     for layer in other.layers:
+        if isinstance(layer, layers.GroupQueryAttention):
+            parts = {part.name: part for part in all_layers(layer, include_self=False)}
+            heads, size = parts["key"].kernel.shape[1:]
+            inner, outer = (ortho_group.rvs(size, heads, random_state=rng) for _ in range(2))
+            for name, maps in (("query", inner), ("key", inner), ("value", outer)):
+                kernel, bias = values(parts[name].weights)
+                maps = np.repeat(maps, kernel.shape[1] // heads, axis=0)
+                parts[name].set_weights([np.einsum("ihd,hde->ihe", kernel, maps), np.einsum("hd,hde->he", bias, maps)])
+            kernel, bias = values(parts["attention_output"].weights)
+            maps = np.repeat(outer, kernel.shape[0] // heads, axis=0)
+            parts["attention_output"].set_weights([np.einsum("hdo,hde->heo", kernel, maps), bias])
         if isinstance(layer, layers.MultiHeadAttention):
             _, heads, size = layer.query_dense.kernel.shape
             inner = ortho_group.rvs(size, heads, random_state=rng)
@@ -307,7 +334,7 @@ def turned(network, seed=2):
     return other
 
 
-@pytest.mark.parametrize("kind", [attention, cross_attention, masks], ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("kind", [attention, grouped_attention, cross_attention, masks], ids=lambda kind: kind.__name__)
 def test_turned_heads_come_back(kind, capsys):
     """Heads in another order, turned by random orthogonal maps: the distance to the network itself is 0 again."""
     network = randomized(keras.Model(*kind()))

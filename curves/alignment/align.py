@@ -32,7 +32,8 @@ def align(
     Hidden units can change places without changing what a network computes. So two networks that were trained apart
     may be near to each other but for the order of their units. Which units may move is read off the graph: Dense, Conv,
     depthwise and separable convolution, normalization, PReLU, Embedding, sums and concatenations of branches, Flatten,
-    pooling and activations; heads of MultiHeadAttention, and the parts inside each. A layer of another kind keeps its
+    pooling and activations; heads of MultiHeadAttention and GroupQueryAttention, and the parts inside
+    each. A layer of another kind keeps its
     inputs and outputs as they are, and frozen weights never change.
 
     Inside an attention head more than permutations change nothing: any orthogonal map R of its queries and keys, as

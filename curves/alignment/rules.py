@@ -13,7 +13,7 @@ import numpy as np
 from keras import layers
 
 from curves.alignment.units import Axis
-from keras_fge.core.keras_internals import has_lora
+from keras_fge.core.keras_internals import all_layers, has_lora
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,6 +148,35 @@ def _attention(symmetry, layer, channels, shapes, outputs):
     return [Channels(len(outputs[0]) - 1, out)]
 
 
+def _grouped_attention(symmetry, layer, channels, shapes, outputs):
+    """GroupedQueryAttention: heads of keys and values change places, each with the heads of queries that share it.
+
+    Inside, as MultiHeadAttention; a gate multiplies the parts of values one by one, so that they cannot turn.
+    """
+    if not all(_is_last(each, shape) for each, shape in zip(channels, shapes)) or len(channels) not in (2, 3):
+        return None
+    parts = {part.name: part for part in all_layers(layer, include_self=False)}
+    query, value, key = (*channels, channels[1])[:3]
+    out = parts["attention_output"]
+    if any(part.lora_enabled or part.quantization_mode for part in parts.values() if hasattr(part, "kernel")):
+        return None
+    heads, size = parts["key"].kernel.shape[1:]
+    count, width = out.kernel.shape[0], out.kernel.shape[2]
+    inner = symmetry.outputs_of(parts["key"].kernel, 1, heads * size)
+    values = symmetry.outputs_of(parts["value"].kernel, 1, heads * size)
+    made = symmetry.outputs_of(out.kernel, 1, width)
+    shared = [np.repeat(axis.reshape(heads, size), count // heads, axis=0).ravel() for axis in (inner, values)]
+    symmetry.units.divide(heads, inner, values, can_turn="gate" not in parts)
+    sources = {"query": (query, shared[0]), "key": (key, inner), "value": (value, values), "gate": (query, shared[1])}
+    for name, (source, axis) in sources.items():
+        if name in parts:
+            symmetry.add(parts[name].kernel, source.axis, axis, shape=(len(source.axis), len(axis)))
+            symmetry.add(parts[name].bias, axis, shape=(len(axis),))
+    symmetry.add(out.kernel, shared[1], made, shape=(len(shared[1]), width))
+    symmetry.add(out.bias, made)
+    return [Channels(len(outputs[0]) - 1, made)]
+
+
 def _same(symmetry, layer, channels, shapes, outputs):
     """What treats all channels alike, one by one, and leaves them where they are."""
     if hasattr(layer, "data_format") and channels[0].dimension != _channel_dimension(layer, shapes[0]):
@@ -201,7 +230,7 @@ RULES = {
     **dict.fromkeys(["Add", "Subtract", "Multiply", "Average", "Maximum", "Minimum"], _merge),
     **dict.fromkeys([*_POOLING, *_NOISE, *_ACTIVATIONS], _same),
     **{"Dense": _dense, "PReLU": _prelu, "Embedding": _embedding, "MultiHeadAttention": _attention},
-    **{"Concatenate": _concatenate, "Flatten": _flatten},
+    **{"GroupedQueryAttention": _grouped_attention, "Concatenate": _concatenate, "Flatten": _flatten},
 }
 # Functions of `keras.ops` that act on each element.
 OPERATIONS = {
@@ -219,6 +248,6 @@ def rule_of(operation: Any) -> Callable | None:
     """
     kind: Any = getattr(operation, "_keras_fge_computes_as", type(operation))
     if isinstance(operation, keras.layers.Layer):
-        is_own = vars(layers).get(kind.__name__) is kind
+        is_own = kind in vars(layers).values()
         return RULES.get(kind.__name__) if is_own else None
     return OPERATIONS.get(kind.__name__) if kind.__module__.startswith("keras.") else None
