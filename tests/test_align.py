@@ -157,6 +157,20 @@ def grouped_attention(use_gate=False):
     return i, layers.Dense(3)(layers.GlobalAveragePooling1D()(layers.Dense(7, activation="gelu")(h)))
 
 
+def vision_transformer():
+    h = layers.Conv2D(8, 2, strides=2)(i := image_input())
+    h = h + layers.DepthwiseConv2D(3, padding="same")(h)
+    h = layers.Reshape((16, 8))(h)
+    h = h + layers.MultiHeadAttention(2, 4)(n := layers.LayerNormalization()(h), n)
+    h = h + layers.Dense(8)(layers.Dense(10, activation="gelu")(layers.LayerNormalization()(h)))
+    return i, layers.Dense(3)(layers.GlobalAveragePooling1D()(layers.LayerNormalization()(h)))
+
+
+def reshaped_across_channels():
+    h = layers.Conv2D(8, 2, strides=2)(i := image_input())
+    return i, layers.Dense(3)(layers.GlobalAveragePooling1D()(layers.Dense(5)(layers.Reshape((32, 4))(h))))
+
+
 def gated_attention():
     return grouped_attention(use_gate="use_gate" in inspect.signature(layers.GroupQueryAttention).parameters)
 
@@ -231,7 +245,7 @@ def nested_by_names():
 KINDS = [channels_first, flatten_to_the_front, masks, shared_with_and_without_a_rule]
 KINDS += [nested_by_names, scores]
 KINDS += [plain, residual, dense_connections, separable, groups, groups_that_cross, squeeze_and_excitation, operations]
-KINDS += [grouped_attention, gated_attention]
+KINDS += [grouped_attention, gated_attention, vision_transformer, reshaped_across_channels]
 KINDS += [transposed, attention, cross_attention, nested_and_shared, pinned_by_an_unknown_layer, constants_that_differ]
 LEAST = {
     channels_first: 2,
@@ -241,6 +255,8 @@ LEAST = {
     separable: 2,
     attention: 5,
     grouped_attention: 3,
+    vision_transformer: 3,
+    reshaped_across_channels: 1,
     gated_attention: 3,
     cross_attention: 3,
     plain: 2,

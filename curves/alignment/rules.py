@@ -214,6 +214,13 @@ def _flatten(symmetry, layer, channels, shapes, outputs):
     return [Channels(1, np.broadcast_to(channels[0].axis.reshape(places), sizes).ravel(), channels[0].is_fixed)]
 
 
+def _reshape(symmetry, layer, channels, shapes, outputs):
+    """Where the last axis stays what it is, as between a grid of patches and a sequence of them."""
+    if _is_last(channels[0], shapes[0]) and outputs[0][-1] == shapes[0][-1]:
+        return [Channels(len(outputs[0]) - 1, channels[0].axis)]
+    return None
+
+
 _POOLING = [
     f"{kind}{n}D" for kind in ("MaxPooling", "AveragePooling", "ZeroPadding", "Cropping", "UpSampling") for n in "123"
 ]
@@ -230,7 +237,12 @@ RULES = {
     **dict.fromkeys(["Add", "Subtract", "Multiply", "Average", "Maximum", "Minimum"], _merge),
     **dict.fromkeys([*_POOLING, *_NOISE, *_ACTIVATIONS], _same),
     **{"Dense": _dense, "PReLU": _prelu, "Embedding": _embedding, "MultiHeadAttention": _attention},
-    **{"GroupedQueryAttention": _grouped_attention, "Concatenate": _concatenate, "Flatten": _flatten},
+    **{
+        "GroupedQueryAttention": _grouped_attention,
+        "Concatenate": _concatenate,
+        "Flatten": _flatten,
+        "Reshape": _reshape,
+    },
 }
 # Functions of `keras.ops` that act on each element.
 OPERATIONS = {
