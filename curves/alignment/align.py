@@ -7,6 +7,7 @@ import numpy as np
 
 from curves.alignment.activations import BATCH, inputs_of
 from curves.alignment.graph import is_graph
+from curves.alignment.lora import aligned_factors
 from curves.alignment.matching import Matching
 from keras_fge.core.architecture import check_same_architecture
 from keras_fge.core.compile_as import compile_as
@@ -38,7 +39,8 @@ def align(
 
     Inside an attention head more than permutations change nothing: any orthogonal map R of its queries and keys, as
     (Q R) (K R)^T = Q K^T, and any of its values, if the output kernel turns back. `rotate` looks for the best ones, by
-    the orthogonal Procrustes problem, together with the places of the heads.
+    the orthogonal Procrustes problem, together with the places of the heads. The factors of LoRA, of which only the
+    product counts, are brought to those of the reference by invertible maps.
 
     "weights" maximizes sum_w <w_reference, P w_network> over all permutations P, which makes ||w_reference - P
     w_network|| the least: one group of units after the other, in random order, by the Hungarian method, until nothing
@@ -51,7 +53,8 @@ def align(
         data: Inputs, as arrays that `predict` takes. Needed for "activations"; a few thousand samples are enough. If
             given, the check of the outputs is done on them. Default: none.
         method: "weights" or "activations". Default: "weights".
-        rotate: Whether to turn queries and keys, and values, inside attention heads. Default: yes.
+        rotate: Whether to turn queries and keys, and values, inside attention heads, and the factors of LoRA. Default:
+            yes.
         seed: Seed of the order of groups, and of the inputs of the check. Default: 0.
         verbose: Whether to print which part of the weights could be matched, and the distance before and after.
 
@@ -93,8 +96,9 @@ def align(
         if method == "activations":
             groups = matching.match_activations(network, reference, data)
         matching.match_weights(groups, np.random.default_rng(seed))
-        aligned = compile_as(clone(network), network)
-        set_weights(aligned, matching.moved_weights(network))
+        aligned, weights = compile_as(clone(network), network), matching.moved_weights(network)
+        factors = aligned_factors(network, reference) if rotate else {}
+        set_weights(aligned, [factors.get(id(v), value) for v, value in zip(network.weights, weights)])
         _check_same_function(network, aligned, data, seed)
     if verbose:
         print(matching.report(network, reference, aligned))
