@@ -9,7 +9,7 @@ from curves.alignment import align
 from curves.connect import connect
 from curves.curve import Curve
 from curves.layers import CurveBatchNormalization, CurveConv2D, CurveDense
-from curves.measuring import PathValidation, evaluate_path, evaluate_plane
+from curves.measuring import PathValidation, evaluate_path, evaluate_plane, sharpness
 from curves.model import CurveModel
 from curves.parametrization import Bezier, PolygonalChain, Simplex
 from curves.regularizers import CosineRegularizer, VolumeRegularizer
@@ -42,6 +42,7 @@ __all__ = [
     "plot_paths",
     "plot_planes",
     "sample_subspace",
+    "sharpness",
     "update_batch_norm",
     "wise_ft",
 ]

@@ -102,6 +102,38 @@ def test_a_network_with_all_kinds_of_layers():
     assert curvature == pytest.approx(numerical, rel=0.05)
 
 
+def test_sharpness_against_the_closed_form():
+    network, data, _, hessian = softmax_regression()
+    found = curves.sharpness(network, data, batch_size=16, probes=400)
+    assert found["largest_eigenvalue"] == pytest.approx(np.linalg.eigvalsh(hessian)[-1], rel=2e-3)
+    assert abs(found["trace"] - np.trace(hessian)) < 4 * found["trace_se"] < 0.2 * np.trace(hessian)
+    frozen = keras.Sequential([keras.Input((3,)), keras.layers.Dense(4, trainable=False), keras.layers.Dense(4)])
+    frozen.compile("sgd", logits_loss())
+    assert 0 < curves.sharpness(frozen, data, train_samples=20)["largest_eigenvalue"] < 10
+
+
+@slow_on_tensorflow
+def test_sharpness_along_a_path():
+    """At each position that of the network there; the curve's weight decay adds to each eigenvalue."""
+    x, y = images()
+    networks = [batch_norm_network() for _ in range(2)]
+    given = {"num_points": 3, "batch_size": 25, "verbose": False, "sharpness": True, "line": False}
+    for decay in (0.0, 0.3):
+        curve = curves.connect(*networks, weight_decay=decay)
+        curve.compile("sgd", logits_loss(), metrics=["accuracy"])
+        result = curves.evaluate_path(curve, (x, y), (x[:20], y[:20]), **given)
+        curve.t = 0.5
+        curves.update_batch_norm(curve, (x, y), batch_size=25)
+        middle = curve.network_at(0.5)
+        expected = curves.sharpness(middle, (x, y), batch_size=25)
+        size = sum(int(np.prod(variable.shape)) for variable in middle.trainable_variables)
+        assert result.train["largest_eigenvalue"][1] == pytest.approx(expected["largest_eigenvalue"] + decay, rel=1e-3)
+        assert result.train["trace"][1] == pytest.approx(expected["trace"] + decay * size, rel=1e-3)
+    assert "largest_eigenvalue" in " ".join(result.summary())
+    with pytest.raises(ValueError, match="`network` must be a keras.Model"):
+        curves.sharpness(curve, (x, y))
+
+
 @pytest.mark.once
 @pytest.mark.parametrize("kind", ["positive", "indefinite", "of rank one", "zero"])
 @pytest.mark.parametrize("size", [1, 2, 40, 300])

@@ -8,5 +8,6 @@ from curves.measuring.path import evaluate_path
 from curves.measuring.path_validation import PathValidation
 from curves.measuring.plane import evaluate_plane
 from curves.measuring.points import Points
+from curves.measuring.sharpness import sharpness
 
-__all__ = ["Meter", "PathValidation", "Points", "evaluate_path", "evaluate_plane"]
+__all__ = ["Meter", "PathValidation", "Points", "evaluate_path", "evaluate_plane", "sharpness"]

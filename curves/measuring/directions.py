@@ -55,15 +55,15 @@ def hessian_directions(
     not longer than the weights.
     """
     shapes = [tuple(variable.shape) for variable in derivatives.network.trainable_variables]
-    weights = _flat([to_array(variable) for variable in derivatives.network.trainable_variables])
+    weights = flat([to_array(variable) for variable in derivatives.network.trainable_variables])
 
     def times(vector):
-        return _flat(derivatives.hessian_times(_shaped(vector, shapes)))
+        return flat(derivatives.hessian_times(shaped(vector, shapes)))
 
     values, vectors = largest_eigenpairs(times, weights.size, count, seed)
     longest = np.linalg.norm(weights)
     lengths = [min(np.sqrt(2 / abs(value)) if value else np.inf, longest) for value in values]
-    return [_shaped(length * vector, shapes) for length, vector in zip(lengths, vectors)], [float(v) for v in values]
+    return [shaped(length * vector, shapes) for length, vector in zip(lengths, vectors)], [float(v) for v in values]
 
 
 def largest_eigenpairs(
@@ -112,10 +112,12 @@ def _orthogonal(vector, basis):
     return vector
 
 
-def _flat(arrays: Sequence[np.ndarray]) -> np.ndarray:
+def flat(arrays: Sequence[np.ndarray]) -> np.ndarray:
+    """All values of the arrays, one after the other."""
     return np.concatenate([np.asarray(array, "float64").ravel() for array in arrays])
 
 
-def _shaped(vector: np.ndarray, shapes: Sequence[tuple]) -> list[np.ndarray]:
+def shaped(vector: np.ndarray, shapes: Sequence[tuple]) -> list[np.ndarray]:
+    """The arrays of these shapes that `flat` has made one vector of."""
     ends = np.cumsum([int(np.prod(shape)) for shape in shapes])[:-1]
     return [part.reshape(shape) for part, shape in zip(np.split(vector, ends), shapes)]

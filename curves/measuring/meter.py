@@ -75,6 +75,11 @@ class Meter:
             counted["batch_norm_samples"] = number_of_samples(self._batch_norm_data)
         self.samples = {name: count for name, count in counted.items() if count is not None}
 
+    @property
+    def train(self) -> Any:
+        """The data that the train loss is measured on."""
+        return self._data["train"]
+
     def settings(self) -> dict[str, Any]:
         """What two measurements must have in common to be one, as JSON can hold it; the model stands at no position."""
         given = self._given

@@ -9,6 +9,7 @@ from curves.geometry import segment_lengths
 from curves.measuring.meter import Meter, check_compiled
 from curves.measuring.path_ensemble import PathEnsemble
 from curves.measuring.points import Points
+from curves.measuring.sharpness import Curvature
 from curves.model import CurveModel
 from curves.parametrization import as_path
 from curves.results import PathResult
@@ -28,6 +29,7 @@ def evaluate_path(
     file: str | os.PathLike | None = None,
     verbose: bool = True,
     line: bool = True,
+    sharpness: bool = False,
 ) -> PathResult:
     """Evaluates a curve at `num_points` evenly spaced positions.
 
@@ -49,6 +51,10 @@ def evaluate_path(
         file: A .npz file, in which every finished point is stored at once. If it exists, the measurement continues
             where it stopped. At the end the file holds the result. Default: none.
         verbose: Whether to show a progress bar.
+        sharpness: Whether to measure the curvature of the train loss at each position too, as `curves.sharpness` does:
+            `train["largest_eigenvalue"]`, `train["trace"]` and `train["trace_se"]`, on the samples of the train loss.
+            It takes about 30 passes forth and back over them. Only for a curve of whole networks, as of `connect`.
+            Default: no.
         line: Whether to measure the straight line too, as `result.line`, in the same time again. Default: yes, unless
             the curve is that line.
 
@@ -88,6 +94,8 @@ def evaluate_path(
         layers = model.curve_layers()
         has_line = bool(line) and any(layer.curve.num_bends > 2 for layer in layers)
         settings = {"num_points": len(positions), "line": has_line, **meter.settings(), **settings_of_curve(model)}
+        curvature = Curvature(model, meter) if sharpness else None
+        settings |= {"sharpness": True} if sharpness else {}
         places = [(is_line, t) for is_line in ((False, True) if has_line else (False,)) for t in positions]
         points = Points(file, PathResult.__name__, settings, len(places))
         if file is not None and points.is_finished:
@@ -95,7 +103,7 @@ def evaluate_path(
         straight = model.arc_length(num_points=2)
         distances = np.concatenate([[0.0], np.cumsum(segment_lengths(layers, positions))])
         ensemble = PathEnsemble(model, test, points.carry)
-        points.measure(model, places, lambda place: _measured(model, meter, ensemble, place), verbose)
+        points.measure(model, places, lambda place: _measured(model, meter, ensemble, curvature, place), verbose)
     settings |= {**meter.samples, **({"no_ensemble": ensemble.why_not} if ensemble.why_not else {})}
 
     def result_of(rows, distance, line):
@@ -109,7 +117,7 @@ def evaluate_path(
     return result
 
 
-def _measured(model, meter, ensemble, place):
+def _measured(model, meter, ensemble, curvature, place):
     """(row, carry) at one position of the curve, or of the straight line between its ends."""
     is_line, t = place
     if is_line:
@@ -118,6 +126,8 @@ def _measured(model, meter, ensemble, place):
             ensemble.restart()
     model.t = t
     row = meter.measure()
+    if curvature is not None:
+        row |= {f"train_{name}": value for name, value in curvature.measure(t).items()}
     of_ensemble, carry = ensemble.add(lambda: meter.predictions("test"))
     return {**row, **of_ensemble}, carry
 
