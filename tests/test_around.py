@@ -130,7 +130,7 @@ def test_sharpness_along_a_path():
         assert result.train["largest_eigenvalue"][1] == pytest.approx(expected["largest_eigenvalue"] + decay, rel=1e-3)
         assert result.train["trace"][1] == pytest.approx(expected["trace"] + decay * size, rel=1e-3)
     assert "largest_eigenvalue" in " ".join(result.summary())
-    with pytest.raises(ValueError, match="`network` must be a keras.Model"):
+    with pytest.raises(ValueError, match=r"`network` must be a keras\.Model"):
         curves.sharpness(curve, (x, y))
 
 
