@@ -13,6 +13,7 @@ from curves.finite_loss import FiniteLoss
 from curves.geometry import relative_speed, segment_lengths
 from curves.parametrization import Bezier, Parametrization, as_path
 from keras_fge.core.compile_as import compile_as
+from keras_fge.core.derivatives import takes_training
 from keras_fge.core.keras_internals import (
     all_layers,
     compiled_loss_lent,
@@ -192,7 +193,7 @@ class CurveModel(keras.Model):
         if network := self._network_with_own_loss():
             with compiled_loss_lent(self, network), self.body.scope_at(self.t, training):
                 arguments = {"x": x, "y": y, "y_pred": y_pred, "sample_weight": sample_weight}
-                if _takes_training(network.compute_loss):
+                if takes_training(network.compute_loss):
                     arguments["training"] = training
                 # The losses of this model have these already, also if `compute_loss` leaves them out.
                 regularizers = sum(network.losses, ops.zeros(()))
@@ -294,9 +295,3 @@ def _common_curve(body):
             f"The layers of `body` must all lie on curves, or on simplexes of one size. Received: {curves}"
         )
     return curves[0]
-
-
-def _takes_training(compute_loss):
-    """Whether an own `compute_loss` has the argument `training`, which Keras lets it leave out."""
-    parameters = inspect.signature(compute_loss).parameters.values()
-    return any(parameter.name == "training" or parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)

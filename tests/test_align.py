@@ -171,6 +171,12 @@ def reshaped_across_channels():
     return i, layers.Dense(3)(layers.GlobalAveragePooling1D()(layers.Dense(5)(layers.Reshape((32, 4))(h))))
 
 
+def reshaped_input():
+    h = layers.Reshape((3, 8, 8))(i := keras.Input((24, 8)))
+    h = layers.Conv2D(6, 3, data_format="channels_first")(h)
+    return i, layers.Dense(3)(layers.Flatten(data_format="channels_first")(h))
+
+
 def gated_attention():
     return grouped_attention(use_gate="use_gate" in inspect.signature(layers.GroupQueryAttention).parameters)
 
@@ -245,7 +251,7 @@ def nested_by_names():
 KINDS = [channels_first, flatten_to_the_front, masks, shared_with_and_without_a_rule]
 KINDS += [nested_by_names, scores]
 KINDS += [plain, residual, dense_connections, separable, groups, groups_that_cross, squeeze_and_excitation, operations]
-KINDS += [grouped_attention, gated_attention, vision_transformer, reshaped_across_channels]
+KINDS += [grouped_attention, gated_attention, vision_transformer, reshaped_across_channels, reshaped_input]
 KINDS += [transposed, attention, cross_attention, nested_and_shared, pinned_by_an_unknown_layer, constants_that_differ]
 LEAST = {
     channels_first: 2,
@@ -364,6 +370,19 @@ def test_turned_heads_come_back(kind, capsys):
         np.testing.assert_allclose(a, b, atol=1e-4)
     straight = curves.align(other, network, rotate=False, verbose=False)
     assert any(not np.allclose(a, b, atol=0.1) for a, b in zip(straight.get_weights(), network.get_weights()))
+
+
+@pytest.mark.parametrize("option", [{"kernel_constraint": "non_neg"}, {"kernel_regularizer": "l1"}])
+def test_heads_do_not_turn_where_training_would_not_allow_it(option):
+    """Weights stay positive, and their sum of absolute values what it was."""
+    i = keras.Input((5, 8))
+    networks = [keras.Model(i, layers.MultiHeadAttention(2, 4, **option)(i, i)) for _ in range(2)]
+    for seed, network in enumerate(networks):
+        network.set_weights([np.abs(w) for w in randomized(network, seed).get_weights()])
+    aligned = curves.align(*networks, verbose=False)
+    assert all(np.min(w) >= 0 for w in aligned.get_weights())
+    kept = curves.align(*networks, rotate=False, verbose=False).get_weights()
+    assert all(np.array_equal(a, b) for a, b in zip(aligned.get_weights(), kept))
 
 
 def test_the_turn_of_one_head_is_the_best():

@@ -6,6 +6,7 @@ import pytest
 
 import curves
 from conftest import batch_norm_network, images, logits_loss, slow_on_tensorflow, values
+from curves.measuring import Meter
 from curves.measuring.directions import filter_directions, hessian_directions, largest_eigenpairs
 from keras_fge.core.derivatives import LossDerivatives
 
@@ -112,6 +113,29 @@ def test_sharpness_against_the_closed_form():
     assert 0 < curves.sharpness(frozen, data, train_samples=20)["largest_eigenvalue"] < 10
 
 
+def test_several_outputs_attention_and_equal_eigenvalues():
+    """A network that was never fitted, with two losses, attention, a short last batch; eigenvalues that come twice."""
+    keras.utils.set_random_seed(0)
+    rng = np.random.default_rng(0)
+    inputs = keras.Input((5, 8))
+    h = keras.layers.GlobalAveragePooling1D()(keras.layers.MultiHeadAttention(2, 4)(inputs, inputs))
+    network = keras.Model(inputs, [keras.layers.Dense(3, "softmax")(h), keras.layers.Dense(1)(h)])
+    network.compile("sgd", ["sparse_categorical_crossentropy", "mse"], loss_weights=[1.0, 0.5])
+    x = rng.normal(size=(20, 5, 8)).astype("float32")
+    y = (rng.integers(0, 3, 20), rng.normal(size=(20, 1)).astype("float32"))
+    whole, parts = (curves.sharpness(network, (x, y), batch_size=size) for size in (20, 8))
+    assert whole["trace"] == pytest.approx(parts["trace"], rel=1e-3) and whole["largest_eigenvalue"] > 0
+    network.evaluate(x, y, verbose=0)
+
+    four = keras.Sequential([keras.Input((3,)), keras.layers.Dense(4)])
+    four.compile("sgd", "mse")
+    x = rng.normal(size=(30, 3)).astype("float32")
+    inner = np.concatenate([x, np.ones((30, 1))], axis=1)
+    expected = np.linalg.eigvalsh(2 * inner.T @ inner / 30 / 4)[-1]
+    _, found = hessian_directions(LossDerivatives(four, (x, np.zeros((30, 4), "float32")), 30), seed=0)
+    assert found == pytest.approx([expected, expected], rel=2e-3)  # Each eigenvalue comes four times.
+
+
 @slow_on_tensorflow
 def test_sharpness_along_a_path():
     """At each position that of the network there; the curve's weight decay adds to each eigenvalue."""
@@ -161,13 +185,18 @@ def test_each_filter_is_as_long_as_that_of_the_network():
     h = keras.layers.BatchNormalization()(keras.layers.Conv2D(5, 3)(h))
     indices = keras.Input((4,), dtype="int32")
     words = keras.layers.Flatten()(keras.layers.Embedding(7, 3)(indices))
-    outputs = keras.layers.Dense(3)(keras.layers.Concatenate()([keras.layers.Flatten()(h), words]))
+    h = keras.layers.Conv2DTranspose(4, 2)(h)
+    s = keras.layers.Reshape((9, 4))(h)
+    s = keras.layers.Flatten()(keras.layers.MultiHeadAttention(2, 3)(s, s))
+    outputs = keras.layers.Dense(3)(keras.layers.Concatenate()([s, words]))
     network = keras.Model([inputs, indices], outputs)
     inside = {"depthwise_conv2d": (0, 1), "conv2d": (0, 1, 2), "embedding": (1,), "dense": (0,)}
+    inside |= {"conv2d_transpose": (0, 1, 3), "query": (0,), "key": (0,), "value": (0,), "attention_output": (0, 1)}
     for direction in filter_directions(network, seed=1):
         for variable, part in zip(network.trainable_variables, direction):
-            name, weights = variable.path.rpartition("/")[0].rstrip("_0123456789"), values([variable])[0]
-            if weights.ndim == 1:
+            name = variable.path.split("/")[-2].rstrip("_0123456789")
+            weights = values([variable])[0]
+            if weights.ndim == 1 or variable.name == "bias":
                 assert not part.any()
             else:
                 lengths = (
@@ -232,13 +261,41 @@ def test_at_a_minimum_the_loss_rises_by_one_at_the_tips(tmp_path):
     assert result.settings["curvatures"] == pytest.approx(expected, rel=1e-3)
     said = str(result)
     assert f"are {expected[0]:.3g} and {expected[1]:.3g}" in said and f"above {2 / expected[0]:.2g} would not" in said
-    assert "not at a minimum" not in said
+    assert "lower elsewhere" not in said
     axes = result.plot().axes[0]
     assert axes.get_xlabel() == "distance along the largest curvature"
     assert [line.get_label() for line in axes.get_lines()] == ["network"]
     result.to_html(tmp_path / "plane.html")
     network.set_weights([network.get_weights()[0] + 0.2])
-    assert "not at a minimum" in str(curves.evaluate_plane(network, (x, y), (x, y), **given))
+    assert "lower elsewhere" in str(curves.evaluate_plane(network, (x, y), (x, y), **given))
+
+
+@slow_on_tensorflow
+def test_a_file_goes_on_and_a_finished_one_computes_nothing(tmp_path, monkeypatch):
+    x, y = images()
+    network = batch_norm_network()
+    network.compile("sgd", logits_loss(), metrics=["accuracy"])
+    file, given = tmp_path / "plane.npz", {"directions": "hessian", "num_points": 3, "batch_size": 25, "verbose": False}
+    whole = curves.evaluate_plane(network, (x, y), (x, y), **given)
+    begun, calls = Meter.measure, []
+
+    def interrupted(self, *splits):
+        calls.append(1)
+        if len(calls) == 5:
+            raise KeyboardInterrupt
+        return begun(self, *splits)
+
+    monkeypatch.setattr(Meter, "measure", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        curves.evaluate_plane(network, (x, y), (x, y), file=file, **given)
+    result = curves.evaluate_plane(network, (x, y), (x, y), file=file, **given)
+    assert len(calls) == 5 + 1 + 5  # One point again, to see that the directions are the same.
+    np.testing.assert_allclose(result.train["loss"], whole.train["loss"], rtol=1e-4)
+    monkeypatch.setattr(LossDerivatives, "hessian_times", None)
+    again = curves.evaluate_plane(network, (x, y), (x, y), file=file, **given)
+    assert again.settings["curvatures"] == result.settings["curvatures"]
+    with pytest.raises(ValueError, match="`num_points` must be an integer of at least 2"):
+        curves.evaluate_plane(network, (x, y), (x, y), **{**given, "num_points": 1})
 
 
 @slow_on_tensorflow
@@ -259,5 +316,5 @@ def test_bad_arguments():
         curves.evaluate_plane(network, *data)
     flat = keras.Sequential([keras.Input((2,)), keras.layers.LayerNormalization()])
     flat.compile("sgd", "mse")
-    with pytest.raises(ValueError, match="no trainable weight with two axes"):
+    with pytest.raises(ValueError, match="no kernel to train"):
         curves.evaluate_plane(flat, (np.ones((4, 2)),) * 2, (np.ones((4, 2)),) * 2, directions="filter")

@@ -105,11 +105,10 @@ def label_smoothing(task, images, seed, smoothing, decay):
     return {"label smoothing": (of(network), 1)}
 
 
-def ema(task, images, seed, rate, decay):
-    network, average = new_network(task, images, seed, decay), keras_fge.EMA((0.5, 1, 2, 4, 8))
-    fit(task, network, images, seed, sgd(rate), keras_fge.PaperTraining(rate, task.epochs), average)
-    best = average.best(*images.validation)
-    return {"EMA": (of(best), 1)}
+def ema(task, images, seed, horizon, decay):
+    network, average = new_network(task, images, seed, decay), keras_fge.EMA((horizon,))
+    fit(task, network, images, seed, sgd(0.05), keras_fge.PaperTraining(0.05, task.epochs), average)
+    return {"EMA": (of(average.network(horizon)), 1)}
 
 
 class ConstantRate(keras.callbacks.Callback):
@@ -246,7 +245,7 @@ FASHION_METHODS = {  # How it trains, and the settings to try. Those of the firs
     "SSE": (sse, grid(16, largest=(0.05, 0.1, 0.2, 0.4), decay=DECAYS, cycles=(1, 2, 3, 4, 6))),
     "cosine schedule": (cosine, grid(rate=(0.05, 0.1), decay=DECAYS)),
     "label smoothing": (label_smoothing, grid(smoothing=(0.05, 0.1), decay=DECAYS)),
-    "EMA": (ema, grid(rate=(0.05, 0.1), decay=DECAYS)),
+    "EMA": (ema, grid(horizon=(1.0, 4.0), decay=DECAYS)),
     "SWA, constant rate": (swa, grid(rate=(0.02, 0.05), decay=DECAYS)),
     "SAM, half the epochs": (sam, grid(rho=(0.02, 0.05), decay=DECAYS)),
     "AdamW": (adamw, grid(rate=(5e-4, 1e-3, 2e-3, 4e-3), decay=(0.004, 0.04))),

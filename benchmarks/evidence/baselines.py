@@ -55,9 +55,9 @@ def measured(members, x, y):
     return {name: float(value) for name, value in metrics.items()}
 
 
-def best_setting(tuning, of):
+def best_setting(tuning, tried, of):
     """The setting, as the record has it, with the least mean calibrated NLL of the method `of` on validation images."""
-    return min(tuning, key=lambda s: np.mean([run[of]["calibrated_nll"] for run in tuning[s].values()]))
+    return min(map(str, tried), key=lambda s: np.mean([run[of]["calibrated_nll"] for run in tuning[s].values()]))
 
 
 def do(record, part, method, arguments, images, seed):
@@ -95,6 +95,7 @@ def crossed_settings(name):
 
 def main(_):
     task = TASKS[FLAGS.task]
+    FLAGS.output = FLAGS.output or f"results/baselines{'' if FLAGS.task == 'fashion' else f'_{FLAGS.task}'}"
     images = data.load(**task.data, data_dir=FLAGS.data_dir)
     for name in FLAGS.methods or task.methods:
         if name not in task.methods:
@@ -103,11 +104,14 @@ def main(_):
         method, path = functools.partial(function, task, images), file_of(name)
         settings = types.SimpleNamespace(output=path, seed=0, tuned_on=FLAGS.tuned_on, runs=FLAGS.runs)
         record = opened_record(path, settings, data=images.about(), tuning={}, best={}, runs={})
+        for part, asked in (("data", images.about()), ("flags", {**record["flags"], **vars(settings)})):
+            if record[part] != asked:
+                raise app.UsageError(f"'{path}' is of another {part}: {record[part]}, not {asked}.")
         for arguments in tried:
             for seed in range(1000, 1000 + FLAGS.tuned_on):
                 do(record, "tuning", method, arguments, images, seed)
         of_one_run = next(iter(record["tuning"][str(tried[0])].values()))
-        record["best"] = {of: best_setting(record["tuning"], of) for of in of_one_run}
+        record["best"] = {of: best_setting(record["tuning"], tried, of) for of in of_one_run}
         for arguments in tried:
             for seed in range(FLAGS.runs) if str(arguments) in record["best"].values() else ():
                 do(record, "runs", method, arguments, images, seed)
@@ -121,7 +125,7 @@ def main(_):
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("output", "../results/baselines", "Folder of the records.")
+    flags.DEFINE_string("output", None, "Folder of the records. Default: results/baselines, and of a task of its own.")
     flags.DEFINE_enum("task", "fashion", list(TASKS), "The data set, its network, and the methods compared there.")
     flags.DEFINE_string("data_dir", None, "The folder of images, for cifar10.")
     flags.DEFINE_multi_string("methods", None, "Methods to run. Default: all of the task.")

@@ -14,31 +14,36 @@ MARKERS = dict(zip(COMBINED, "osD^"))
 
 
 def records(folder):
-    """`{method: (best setting, {seed: metrics on test images}, number of settings tried)}` of all that is done."""
+    """`{method: (best setting, {seed: metrics on test images}, settings tried, backend)}` of all that is done."""
     found = {}
     for path in sorted((folder / "baselines").glob("*.json")):
         record = json.loads(path.read_text())
         for method, setting in record["best"].items():
             runs = {seed: run[method] for seed, run in record["runs"].get(setting, {}).items()}
             if len(runs) == record["flags"]["runs"]:
-                found[method] = (setting, runs, len(record["tuning"]))
+                found[method] = (setting, runs, len(record["tuning"]), record["backend"])
     return found
 
 
 def table(folder):
-    """A row for each method at its best setting, the least calibrated NLL first; differences are over paired seeds."""
+    """A row for each method at its best setting, the least calibrated NLL first; differences are over paired seeds.
+
+    Of another backend, the weights of a seed begin elsewhere, and there are no pairs.
+    """
     found = records(folder)
-    ordinary = found["one network"][1]
+    _, ordinary, _, own_backend = found["one network"]
     columns = ["", "passes", "test error %", "NLL, calibrated", "minus one network", "AUROC of errors", "tried", "best"]
     lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
-    for method, (setting, runs, tried) in sorted(found.items(), key=lambda item: mean(item[1][1], "calibrated_nll")):
+    for method, (setting, runs, tried, backend) in sorted(
+        found.items(), key=lambda item: mean(item[1][1], "calibrated_nll")
+    ):
         change = [runs[seed]["calibrated_nll"] - ordinary[seed]["calibrated_nll"] for seed in runs]
         cells = [
             method,
             f"{next(iter(runs.values()))['passes']:g}",
             f"{100 * mean(runs, 'error'):.2f} ± {100 * deviation(runs, 'error'):.2f}",
             f"{mean(runs, 'calibrated_nll'):.4f} ± {deviation(runs, 'calibrated_nll'):.4f}",
-            "" if method == "one network" else estimate(change).text(1, 4),
+            estimate(change).text(1, 4) if method != "one network" and backend == own_backend else "",
             f"{mean(runs, 'auroc_of_errors'):.3f}",
             str(tried),
             ", ".join(f"{name} {value:g}" for name, value in ast.literal_eval(setting).items()),

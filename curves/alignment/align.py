@@ -91,11 +91,10 @@ def align(
     if method == "activations" and data is None:
         raise ValueError("`data` is needed for method='activations': inputs as `predict` takes them.")
     with locked(network, reference):
-        matching = Matching(network, reference, rotate)
-        groups = matching.groups
-        if method == "activations":
-            groups = matching.match_activations(network, reference, data)
-        matching.match_weights(groups, np.random.default_rng(seed))
+        matching = _matched(network, reference, data, method, False, seed)
+        if rotate and any(group.can_turn for group in matching.groups):
+            turned = _matched(network, reference, data, method, True, seed)
+            matching = max(matching, turned, key=lambda each: each.score())  # Both are local optima.
         aligned, weights = compile_as(clone(network), network), matching.moved_weights(network)
         factors = aligned_factors(network, reference) if rotate else {}
         set_weights(aligned, [factors.get(id(v), value) for v, value in zip(network.weights, weights)])
@@ -103,6 +102,16 @@ def align(
     if verbose:
         print(matching.report(network, reference, aligned))
     return aligned
+
+
+def _matched(network, reference, data, method, rotate, seed):
+    """The units of the network, matched."""
+    matching = Matching(network, reference, rotate)
+    groups = matching.groups
+    if method == "activations":
+        groups = matching.match_activations(network, reference, data)
+    matching.match_weights(groups, np.random.default_rng(seed))
+    return matching
 
 
 def _check_same_function(network, aligned, data, seed):
@@ -133,5 +142,7 @@ def _check_same_function(network, aligned, data, seed):
         if not change <= tolerance:
             raise RuntimeError(
                 f"The aligned network would compute something else ({change:.2g} of the largest output): to a layer of "
-                f"'{network.name}' the order of units means something that `align` does not know. Please report it."
+                f"'{network.name}' the order of units means something that `align` does not know, or it computes in "
+                "low precision, such as TF32, in which turned attention heads differ (`rotate=False`). Please report "
+                "what is neither."
             )

@@ -42,8 +42,14 @@ def _pairs(network) -> Iterator[tuple[keras.Variable, keras.Variable]]:
         if has_lora(layer):
             kind = "embeddings" if isinstance(layer, keras.layers.Embedding) else "kernel"
             a, b = (getattr(layer, f"lora_{kind}_{name}", None) for name in "ab")
-            if a is not None and b is not None and a.trainable and b.trainable:
+            if a is not None and b is not None and all(map(_is_free, (a, b))):
                 yield a, b
+
+
+def _is_free(variable):
+    """Whether it is trained, without a constraint, and with L2 at most."""
+    is_even = variable.regularizer is None or isinstance(variable.regularizer, keras.regularizers.L2)
+    return variable.trainable and variable.constraint is None and is_even
 
 
 def _turned(factors, goal):

@@ -58,14 +58,14 @@ class Matching:
 
         So a network whose units were only permuted comes back at once.
         """
-        before, score = (self.moves, self._values), self._score()
+        before, score = (self.moves, self._values), self.score()
         is_open = np.zeros(len(self.moves), dtype=bool)
         for group in groups:
             is_open[group.units] = True
         for group in sorted(groups, key=lambda group: group.units.min()):  # In the order of the graph.
             self._move(group, [self._similarity(family.ravel(), is_open) for family in group.families])
             is_open[group.units] = False
-        if self._score() <= score:
+        if self.score() <= score:
             self.moves, self._values = before
 
     def _improve(self, group):
@@ -74,7 +74,7 @@ class Matching:
         before = self.moves, self._values
         # The similarities depend on where the group is, if it stands twice, and on how it is turned.
         is_simple = not any(self._stands_twice(family.ravel()) for family in group.families) and not group.can_turn
-        value = (lambda: _total(group, similarities, self.moves)) if is_simple else (lambda: self._score(group.units))
+        value = (lambda: _total(group, similarities, self.moves)) if is_simple else (lambda: self.score(group.units))
         old = value()
         self._move(group, similarities)
         if value() > old + 1e-6 * abs(old):  # Weights are float32.
@@ -96,7 +96,7 @@ class Matching:
             if any(place is not None and np.isin(units, place.axis).any() for place in places):
                 yield places, self._values[index], theirs
 
-    def _score(self, units=slice(None)):
+    def score(self, units=slice(None)):
         """sum_w <w_reference, P w_network> over the weights in which units stand."""
         views = self._views_with(np.arange(len(self.moves))[units])
         return sum(float(np.vdot(theirs, _moved(ours, places, self.moves))) for places, ours, theirs in views)

@@ -122,6 +122,13 @@ def _embedding(symmetry, layer, channels, shapes, outputs):
     return [Channels(len(outputs[0]) - 1, out)]
 
 
+def _may_turn(dense):
+    """Whether an orthogonal map keeps what training asks of the weights: no constraints, and L2 at most."""
+    penalties = [dense.kernel_regularizer, dense.bias_regularizer]
+    is_even = all(penalty is None or isinstance(penalty, keras.regularizers.L2) for penalty in penalties)
+    return is_even and dense.kernel_constraint is None and dense.bias_constraint is None
+
+
 def _attention(symmetry, layer, channels, shapes, outputs):
     """MultiHeadAttention: heads change places, and inside a head the parts of queries and keys, and those of values.
 
@@ -139,7 +146,7 @@ def _attention(symmetry, layer, channels, shapes, outputs):
     values = symmetry.outputs_of(layer.value_dense.kernel, 1, heads * value_size)
     out = symmetry.outputs_of(layer.output_dense.kernel, 1, width)
     # Nothing but products of queries with keys, and of values with the output kernel, sees the parts of a head.
-    symmetry.units.divide(heads, inner, values, can_turn=True)
+    symmetry.units.divide(heads, inner, values, can_turn=all(map(_may_turn, parts)))
     for dense, source, made in zip(parts, (query, key, value), (inner, inner, values)):
         symmetry.add(dense.kernel, source.axis, made, shape=(len(source.axis), len(made)))
         symmetry.add(dense.bias, made, shape=(len(made),))
@@ -166,7 +173,8 @@ def _grouped_attention(symmetry, layer, channels, shapes, outputs):
     values = symmetry.outputs_of(parts["value"].kernel, 1, heads * size)
     made = symmetry.outputs_of(out.kernel, 1, width)
     shared = [np.repeat(axis.reshape(heads, size), count // heads, axis=0).ravel() for axis in (inner, values)]
-    symmetry.units.divide(heads, inner, values, can_turn="gate" not in parts)
+    can_turn = "gate" not in parts and all(_may_turn(part) for part in parts.values() if hasattr(part, "kernel"))
+    symmetry.units.divide(heads, inner, values, can_turn=can_turn)
     sources = {"query": (query, shared[0]), "key": (key, inner), "value": (value, values), "gate": (query, shared[1])}
     for name, (source, axis) in sources.items():
         if name in parts:
@@ -217,7 +225,7 @@ def _flatten(symmetry, layer, channels, shapes, outputs):
 def _reshape(symmetry, layer, channels, shapes, outputs):
     """Where the last axis stays what it is, as between a grid of patches and a sequence of them."""
     if _is_last(channels[0], shapes[0]) and outputs[0][-1] == shapes[0][-1]:
-        return [Channels(len(outputs[0]) - 1, channels[0].axis)]
+        return [Channels(len(outputs[0]) - 1, channels[0].axis, channels[0].is_fixed)]
     return None
 
 

@@ -8,23 +8,15 @@ from typing import Any
 import keras
 import numpy as np
 
-from curves.eligibility import check_same_constants
-from curves.geometry import coefficients_at, gram_of_differences
-from curves.measuring.directions import filter_directions, hessian_directions
 from curves.measuring.meter import Meter, check_compiled
 from curves.measuring.path import settings_of_curve
+from curves.measuring.planes import Around, Plane, plane_of_bends, plane_of_networks, three_bends
 from curves.measuring.points import Points
 from curves.model import CurveModel
 from curves.parametrization import Path
 from curves.results import PlaneResult
-from keras_fge.core.architecture import check_same_architecture
 from keras_fge.core.arguments import as_integer, as_number
-from keras_fge.core.batch_norm import update_batch_norm
-from keras_fge.core.data import check_data, subset, without_none
-from keras_fge.core.derivatives import LossDerivatives
-from keras_fge.core.networks import locked, read, regularization, restored
-
-POSITIONS = 61  # At which paths are projected on a plane.
+from keras_fge.core.networks import locked, restored
 
 
 def evaluate_plane(
@@ -56,11 +48,12 @@ def evaluate_plane(
     error, the networks have their previous weights again.
 
     Around one network w_0, `directions` says which plane: w_0 + a d_1 + b d_2 for a and b from -`extent` to `extent`.
-    Of "filter", d_1 and d_2 are random, and each filter is as long as that filter of the network (Li et al. 2018); all
-    weights with one axis, such as biases, stay as they are. Of "hessian", they are the eigenvectors of the two largest
+    Of "filter", d_1 and d_2 are random, and each filter is as long as that filter of the network (Li et al. 2018);
+    biases and the weights of normalization stay as they are. Of "hessian", they are the eigenvectors of the two largest
     eigenvalues of the Hessian of the train loss, in inference mode and with regularizers, found by Lanczos' method;
-    each is so long that a parabola of this curvature rises by 1 at its tip. `settings["curvatures"]` has the
-    eigenvalues, and `print(result)` says what they mean. d_2 is made orthogonal to d_1.
+    each is so long that a parabola of this curvature rises (or falls) by 1 at its tip, but at most as long as the
+    weights. `settings["curvatures"]` has the eigenvalues, and `print(result)` says what they mean. d_2 is made
+    orthogonal to d_1. `margin` is not used.
 
     Args:
         networks: A compiled `CurveModel`; or three `keras.Model` of one architecture, w_0, w_1 and w_2, the first of
@@ -97,47 +90,49 @@ def evaluate_plane(
     """
     given = networks if isinstance(networks, (list, tuple)) else [networks]
     with locked(*(network for network in given if isinstance(network, keras.Model))):
-        curve = networks if isinstance(networks, CurveModel) else None
+        curve = networks if isinstance(networks, CurveModel) and directions is None else None
+        target: Plane | Around
         if directions is not None:
-            data = subset(without_none(train), train_samples, "train_samples")
-            plane = _plane_around(networks, bends, directions, data, as_integer("seed", seed, least=0), batch_size)
-            curve = None
+            target = Around(networks, bends, directions, extent, seed)
         else:
-            plane = _plane_of_bends(curve, bends) if curve else _plane_of_networks(networks, bends)
-        check_compiled(plane.model)
-        projections = {
-            name: plane.projected(_checked_path(name, other, plane)) for name, other in (others or {}).items()
-        }
-        x, y = plane.grid(num_points, margin, extent)
+            target = plane_of_bends(curve, bends) if curve else plane_of_networks(networks, bends)
+        model = target.model
+        check_compiled(model)
+        numbers, margin = _numbers(num_points), as_number("margin", margin, least=0)
         meter = Meter(
-            plane.model,
+            model,
             train,
             test,
             batch_size=batch_size,
             train_samples=train_samples,
             bn_samples=bn_samples,
-            penalty=plane.penalty,
+            penalty=target.penalty,
         )
-        settings = {"num_points": [len(x), len(y)], "margin": float(margin), **meter.settings()}
+        settings = {"num_points": numbers, "margin": margin, **meter.settings(), "penalty": f"{target.penalty():.5g}"}
         if curve:
-            settings |= {**settings_of_curve(curve), "bends": _three_bends(curve, bends)}
-        if directions is not None:
-            settings |= {"directions": directions, "extent": float(extent), "seed": seed, **plane.about}
-        settings["penalty"] = f"{plane.penalty():.5g}"
-        settings["vertices"] = [round(float(value), 4) for value in plane.vertices.ravel()]
-        points = Points(file, PlaneResult.__name__, settings, len(x) * len(y))
+            settings |= {**settings_of_curve(curve), "bends": three_bends(curve, bends)}
+        settings |= target.settings()
+        points = Points(file, PlaneResult.__name__, settings, numbers[0] * numbers[1])
+        if file is not None and points.is_finished and not others:
+            return PlaneResult.load(file)
+        plane, about = target.plane(meter)
+        projections = {
+            name: plane.projected(_checked_path(name, other, plane)) for name, other in (others or {}).items()
+        }
         if file is not None and points.is_finished:
             result = PlaneResult.load(file)
-            if not projections:
-                return result
             result = dataclasses.replace(result, others={**result.others, **projections})
         else:
+            x, y = plane.grid(numbers, margin)
+            places = [(a, b) for b in y for a in x]
 
             def measure(point):
                 plane.move_to(point)
                 return meter.measure(), {}
 
-            points.measure(plane.model, [(a, b) for b in y for a in x], measure, verbose)
+            if directions is not None:
+                _check_same_plane(points, model, places, measure)
+            points.measure(model, places, measure, verbose)
             along = plane.projected(curve) if curve else np.zeros((0, 3))
             splits = {
                 split: {name: values.reshape(len(y), len(x)) for name, values in points.columns(split).items()}
@@ -150,7 +145,7 @@ def evaluate_plane(
                 path=along[:, :2],
                 path_distance=along[:, 2],
                 **splits,
-                settings={**settings, **meter.samples},
+                settings={**settings, **about, **meter.samples},
                 others=projections,
             )
     if file is not None:
@@ -158,143 +153,24 @@ def evaluate_plane(
     return result
 
 
-class _Plane:
-    """The plane w_0 + a (w_1 - w_0) + b (w_2 - w_0), and the model that is measured on it.
+def _numbers(num_points):
+    """Points of the grid in x and in y."""
+    pair = (num_points, num_points) if np.ndim(num_points) == 0 else tuple(num_points)
+    if len(pair) != 2:
+        raise ValueError(f"`num_points` must be a number, or a pair for x and y. Received: num_points={num_points}")
+    return [as_integer("num_points", number, least=2) for number in pair]
 
-    Args:
-        model: The model.
-        curve: What its weights lie on; None: a plain network.
-        slots: (variables, (w_0, w_1, w_2)) of each weight; on a curve, all bends are the same point.
-        gram: Gram matrix of w_1 - w_0 and w_2 - w_0.
-        about: Of a plane around w_0 alone: what the directions are. Default: a plane through three points.
 
-    Raises:
-        ValueError: if the three points do not span a plane.
-    """
-
-    def __init__(self, model, curve, slots, gram, about=None):
-        first, second = np.sqrt(np.diag(gram))
-        if not np.linalg.det(gram) > 1e-8 * (first * second) ** 2:
+def _check_same_plane(points, model, places, measure):
+    """Raises a ValueError if the rows of a file are of other directions than those that were computed again."""
+    if points.rows:
+        with restored(model):
+            now, then = (row["train_loss"] for row in (measure(places[0])[0], points.rows[0]))
+        if not np.isclose(now, then, rtol=0.02, equal_nan=True):
             raise ValueError(
-                "The three points of `networks` lie on one line, or two of them are equal: there is no plane."
+                f"`file`: '{points.file}' was begun with other directions: its first train loss is {then:.4g}, here it "
+                f"is {now:.4g}. Remove the file."
             )
-        self.model, self.slots, self.about = model, slots, about
-        self._curve, self._gram = curve, gram
-        self.vertices = self._coordinates(np.eye(3)[:, 1:])
-
-    def _coordinates(self, shares):
-        """(x, y) of the points with the rows (a, b) of `shares`."""
-        (square_1, product), (_, square_2) = self._gram
-        x_1 = product / np.sqrt(square_2)
-        y_1 = np.sqrt(square_1 - x_1**2)
-        return shares @ np.array([[x_1, y_1], [np.sqrt(square_2), 0.0]])
-
-    def grid(self, num_points, margin, extent):
-        """Coordinates of the grid, in x and in y."""
-        pair = (num_points, num_points) if np.ndim(num_points) == 0 else tuple(num_points)
-        if len(pair) != 2:
-            raise ValueError(f"`num_points` must be a number, or a pair for x and y. Received: num_points={num_points}")
-        margin = as_number("margin", margin, least=0)
-        low, high = self.vertices.min(axis=0), self.vertices.max(axis=0)
-        if self.about is not None:
-            high = as_number("extent", extent, least=1e-6) * high
-            low, margin = -high, 0.0
-        numbers = [as_integer("num_points", number, least=2) for number in pair]
-        return [np.linspace(a - margin * (b - a), b + margin * (b - a), n) for a, b, n in zip(low, high, numbers)]
-
-    def move_to(self, point):
-        """Gives the model the weights at (x, y)."""
-        first, second = np.linalg.solve(self._coordinates(np.eye(2)).T, point)
-        for variables, (w_0, w_1, w_2) in self.slots:
-            value = w_0 + first * (w_1 - w_0) + second * (w_2 - w_0)
-            for variable in variables:
-                variable.assign(value)
-        if self._curve:  # Where one bend stands alone, if fixed, it would use its own statistics.
-            self.model.t = self._curve.between
-
-    def penalty(self):
-        """The part of the loss that depends on the present weights alone."""
-        return self.model.penalty(self._curve.between) if self._curve else regularization(self.model)
-
-    def projected(self, curve):
-        """(x, y, distance from the plane) of positions along a curve: shape `(61, 3)`; none on a simplex."""
-        positions = curve.curve.positions(POSITIONS)
-        products, squares = np.zeros((len(positions), 2)), np.zeros(len(positions))
-        points = (three for _, three in self.slots)
-        for layer in curve.curve_layers():
-            coefficients = coefficients_at(layer, positions)
-            for slot, three in zip(zip(*layer.bends), points):
-                w_0, *sides = (w.astype("float64").ravel() for w in three)
-                differences = np.stack([read(bend).astype("float64").ravel() - w_0 for bend in slot])
-                products += coefficients @ differences @ np.stack([w - w_0 for w in sides]).T
-                squares += np.einsum("ji,ik,jk->j", coefficients, differences @ differences.T, coefficients)
-        along = self._coordinates(np.linalg.solve(self._gram, products.T).T)
-        distances = np.sqrt(np.maximum(squares - np.sum(along**2, axis=1), 0.0))
-        return np.concatenate([along, distances[:, None]], axis=1)
-
-
-def _plane_of_networks(networks, bends):
-    if bends is not None:
-        raise ValueError(f"`bends` are for a CurveModel; three networks have none. Received: bends={bends}")
-    if not isinstance(networks, (list, tuple)) or len(networks) != 3:
-        raise ValueError(f"`networks` must be a CurveModel or three networks. Received: networks={networks!r}")
-    for index, network in enumerate(networks):
-        if not isinstance(network, keras.Model):
-            raise ValueError(f"`networks[{index}]` must be a keras.Model. Received: {network!r}")
-        names = "`networks[0]`", f"`networks[{index}]`"
-        check_same_architecture(networks[0], network, *names)
-        check_same_constants(networks[0], network, *names)
-    weights = [network.trainable_variables for network in networks]
-    slots = [((three[0],), tuple(map(read, three))) for three in zip(*weights)]
-    return _Plane(networks[0], None, slots, gram_of_differences(weights)[1:, 1:])
-
-
-def _plane_around(network, bends, directions, train, seed, batch_size):
-    if directions not in ("filter", "hessian"):
-        raise ValueError(f'`directions` must be "filter" or "hessian". Received: directions={directions!r}')
-    if not isinstance(network, keras.Model) or isinstance(network, CurveModel) or bends is not None:
-        raise ValueError(f"`directions` go from one keras.Model, without `bends`. Received: networks={network!r}")
-    check_compiled(network)
-    if directions == "filter":
-        (first, second), about = filter_directions(network, seed), {}
-    else:
-        check_data("train", train)
-        with restored(network):  # At the middle of the grid the statistics are those of `train`, too.
-            update_batch_norm(network, train, batch_size)
-            (first, second), values = hessian_directions(LossDerivatives(network, train, batch_size), seed)
-        about = {"curvatures": [float(f"{value:.6g}") for value in values]}
-    if not any(np.any(part) for part in first):
-        raise ValueError(f"'{network.name}' has no trainable weight with two axes or more, whose filters could move.")
-    square, product = (sum(np.sum(a * b) for a, b in zip(first, other)) for other in (first, second))
-    second = [b - product / square * a for a, b in zip(first, second)]
-    squares = [sum(np.sum(part**2) for part in direction) for direction in (second, first)]
-    slots = []
-    for variable, *sides in zip(network.trainable_variables, second, first):
-        weight = read(variable)
-        slots.append(((variable,), (weight, *(weight + side.astype("float32") for side in sides))))
-    return _Plane(network, None, slots, np.diag(squares), about)
-
-
-def _plane_of_bends(model, bends):
-    bends = _three_bends(model, bends)
-    slots = []
-    gram = np.zeros((2, 2))
-    for layer in model.curve_layers():
-        chosen = [layer.bends[index] for index in bends]
-        gram += gram_of_differences(chosen)[1:, 1:]
-        slots += [(slot, tuple(map(read, three))) for slot, three in zip(zip(*layer.bends), zip(*chosen))]
-    return _Plane(model, model.curve, slots, gram)
-
-
-def _three_bends(model, bends):
-    numbers = {layer.curve.num_bends for layer in model.curve_layers()}
-    if bends is None and numbers == {3}:
-        return [0, 1, 2]
-    if bends is None or len(set(bends)) != 3 or not all(0 <= index < min(numbers) for index in bends):
-        raise ValueError(
-            f"`bends` must be three of the bends 0 to {min(numbers) - 1} of the curve. Received: bends={bends}"
-        )
-    return list(map(int, bends))
 
 
 def _checked_path(name, model, plane):

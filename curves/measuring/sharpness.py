@@ -29,8 +29,8 @@ def sharpness(
 
     The Hessian H is that of the compiled loss over all of `train`, with regularizers, in inference mode, in the trained
     weights; statistics of BatchNormalization are those of the network, and count as constants. Products with H are
-    exact. The largest eigenvalue comes from Lanczos' method, to 0.1 %; the trace is a mean over random vectors of signs
-    (Hutchinson), mean_k v_k^T H v_k, which is right on average.
+    exact. The largest eigenvalue comes from Lanczos' method, to 0.1 % or with a warning; the trace is a mean over
+    random vectors of signs (Hutchinson), mean_k v_k^T H v_k, which is right on average.
 
     Compare networks of one architecture and loss only: weights that are scaled in one layer and back in the next
     compute the same, with other curvatures.
@@ -48,7 +48,8 @@ def sharpness(
         standard error of the trace. About 30 passes forth and back over `train`.
 
     Raises:
-        ValueError: if the network is not compiled, or is a `CurveModel`; for data that `evaluate_path` refuses.
+        ValueError: if the network is not compiled, is a `CurveModel`, has nothing to train, or has layers with states;
+            for data that `evaluate_path` refuses.
 
     Example:
         values = curves.sharpness(network, (x, y), train_samples=100)
@@ -62,10 +63,11 @@ def sharpness(
         raise ValueError(f"`network` must be a keras.Model, as `curve.network_at(t)` is. Received: network={network!r}")
     check_compiled(network)
     check_data("train", train)
+    batch_size = as_integer("batch_size", batch_size)
     seed, probes = as_integer("seed", seed, least=0), as_integer("probes", probes, least=2)
     data = subset(without_none(train), train_samples, "train_samples")
     with locked(network):
-        return measured(LossDerivatives(network, data, as_integer("batch_size", batch_size)), probes, seed)
+        return measured(LossDerivatives(network, data, batch_size), probes, seed)
 
 
 class Curvature:

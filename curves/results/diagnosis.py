@@ -207,20 +207,22 @@ def _curvature(result):
     said = (
         f"The largest curvatures of the train loss (eigenvalues of its Hessian) are {values[0]:.3g} and {values[1]:.3g}"
     )
-    if values[0] <= 0:
+    if values[0] < 0:
         return f"{said}: the network lies at no minimum."
+    if not values[0]:
+        return f"{said}: the train loss is flat."
     return f"{said}: gradient descent with a rate above {2 / values[0]:.2g} would not stay here."
 
 
 def _lower_elsewhere(result):
-    """Around one network: whether it is a minimum on this grid."""
+    """Around one network: whether it has the least loss on this grid."""
     losses = result.train["loss"]
     if "directions" not in result.settings or not (losses.shape[0] % 2 and losses.shape[1] % 2):
         return None
     here = losses[losses.shape[0] // 2, losses.shape[1] // 2]
     if np.nanmin(losses) < here - max(1e-3, 0.01 * abs(here)):
         return (
-            f"The network is not at a minimum: the train loss is {here:.3g} there, and {np.nanmin(losses):.3g} nearby."
+            f"The train loss is lower elsewhere on this grid: {np.nanmin(losses):.3g}, and {here:.3g} at the network."
         )
 
 

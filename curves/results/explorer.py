@@ -64,7 +64,8 @@ def explore(results: Mapping[str, PathData | PlaneData], path: str | os.PathLike
     panels = _plane_panels(planes, quantities)
     if paths:
         panels += _path_panels(paths)
-    slider = ("t", [f"t = {t:.3f}".rstrip("0").rstrip(".") for t in POSITIONS])
+    moves = any(figure["markers"] for panel in panels for figure in panel.figures.values())
+    slider = ("t", [f"t = {t:.3f}".rstrip("0").rstrip(".") for t in POSITIONS] if moves else [""])
     write_page(path, title or ", ".join(results), sentences, panels, switches, slider)
 
 
@@ -156,7 +157,8 @@ def _texts_along(result, label, values):
 def _points(result):
     """(name, x, y, dash) of the paths, and (name, x, y, symbol) of the networks and bends."""
     if "directions" in result.settings:
-        return [], [("network", [0.0], [0.0], "circle")]
+        others = [(name, *points[:, :2].T, "solid") for name, points in result.others.items()]
+        return others, [("network", [0.0], [0.0], "circle")]
     paths, line = [], ("straight line", *result.vertices[[0, 2]].T, "dash")
     vertices = [(f"w_{index}", [x], [y], "circle") for index, (x, y) in enumerate(result.vertices)]
     if len(result.path):

@@ -1,5 +1,6 @@
 """Exact derivatives of a compiled loss with respect to the weights: Keras has none, so each backend has its own."""
 
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -8,7 +9,7 @@ import numpy as np
 from keras import ops
 
 from keras_fge.core.data import as_arrays, batches_of, number_of_samples, take_rows
-from keras_fge.core.networks import as_plain
+from keras_fge.core.networks import as_plain, recurrent_states
 
 Vectors = list[np.ndarray]  # One array for each trainable variable.
 
@@ -23,12 +24,21 @@ class LossDerivatives:
         network: A compiled `keras.Model`.
         data: Arrays `(x, y)`, or `(x, y, sample_weight)`, or a data set of such batches.
         batch_size: Samples per batch, for arrays.
+
+    Raises:
+        ValueError: if nothing is to be trained, or a layer carries states from batch to batch.
     """
 
     def __init__(self, network: keras.Model, data: Any, batch_size: int):
+        if not network.trainable_variables:
+            raise ValueError(f"'{network.name}' has no weights to train.")
+        if recurrent_states(network):
+            raise ValueError(f"'{network.name}' has stateful layers: its loss depends on the batches before.")
         self.network, self._data, self._batch_size = network, data, batch_size
+        self._is_built = False  # Whether the compiled loss is: it makes its metrics when it is called first.
         self._variables = network.trainable_variables
         self._others = network.non_trainable_variables
+        self._arguments = {"training": False} if takes_training(network.compute_loss) else {}
         self._gradient, self._product = _derivatives_of(self._loss_at)
 
     def gradient(self) -> Vectors:
@@ -54,12 +64,15 @@ class LossDerivatives:
         mapping = [*zip(self._variables, values), *zip(self._others, states)]
         with keras.StatelessScope(mapping, collect_losses=True):
             outputs = self.network(x, training=False)
-            return self.network.compute_loss(x, y, outputs, *weights, training=False)
+            return self.network.compute_loss(x, y, outputs, *weights, **self._arguments)
 
     def _mean(self, of_batch: Callable[[tuple], Any]) -> Vectors:
         """The mean over batches, weighted by their samples."""
         total, samples = [np.zeros(tuple(variable.shape)) for variable in self._variables], 0
         for batch in self._batches():
+            if not self._is_built:  # Not inside a program that JAX traces.
+                self._loss_at(self._values(), self._states(), batch)
+                self._is_built = True
             size = len(keras.tree.flatten(batch[0])[0])
             samples += size
             for sum_of_all, part in zip(total, of_batch(batch)):
@@ -75,6 +88,12 @@ class LossDerivatives:
             batches = batches_of(self._data)
         for x, y, *weights in batches:
             yield keras.tree.map_structure(ops.convert_to_tensor, (x, y, *weights))
+
+
+def takes_training(compute_loss: Callable) -> bool:
+    """Whether an own `compute_loss` has the argument `training`, which Keras lets it leave out."""
+    parameters = inspect.signature(compute_loss).parameters.values()
+    return any(parameter.name == "training" or parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
 
 
 def _derivatives_of(loss_at):
@@ -113,6 +132,7 @@ def _of_tensorflow(loss_at):
 
 def _of_torch(loss_at):
     import torch
+    from torch.nn.attention import SDPBackend, sdpa_kernel
 
     def gradient(values, states, batch, keeps_graph=False):
         weights = [value.detach().requires_grad_() for value in values]
@@ -122,7 +142,8 @@ def _of_torch(loss_at):
         return (found, weights) if keeps_graph else found
 
     def product(values, directions, states, batch):
-        slopes, weights = gradient(values, states, batch, keeps_graph=True)
+        with sdpa_kernel(SDPBackend.MATH):  # The fast kernels of attention have no second derivative.
+            slopes, weights = gradient(values, states, batch, keeps_graph=True)
         slope = sum((g * v).sum() for g, v in zip(slopes, directions))
         if not slope.requires_grad:  # A loss that is linear in the weights.
             return [torch.zeros_like(weight) for weight in weights]
