@@ -11,7 +11,7 @@ import pytest
 import keras_fge
 from conftest import slow_elsewhere
 from evidence import choosing
-from report import comparisons, documents, figures
+from report import baselines, comparisons, documents, figures
 from study import flags
 from study.records import Records
 
@@ -78,6 +78,18 @@ def test_numbers_of_the_advice_stand_in_the_record():
         ), name
         starts = [f"({start}, {0.05 if name == 'SGD' else 0.001}, 2)" for start in choosing.STARTS]
         assert f"calibrated NLL {', '.join(f'{calibrated[start]:.3f}' for start in starts)}" in text
+
+
+def test_what_tuning_leaves_of_the_gain_stands_in_the_record():
+    found = baselines.records(ROOT / "benchmarks/results")
+    (_, network, *_), (_, fge, *_) = found["one network"], found["FGE"]
+    gain = baselines.mean(network, "calibrated_nll") - baselines.mean(fge, "calibrated_nll")
+    assert f"within {gain:.3f} nat of it" in " ".join((ROOT / "README.md").read_text().split())
+    text = " ".join((ROOT / "docs/results.md").read_text().split())
+    assert f"{gain:.3f} nat, and no error, for ten passes" in text and len(network) == len(fge) == 8
+    rates = [100 * baselines.mean(fge, name) for name in ("member_error", "disagreement")]
+    assert f"err in {rates[0]:.1f} % of the test images" in text and f"differ in {rates[1]:.1f} % only" in text
+    assert f"the network in {100 * baselines.mean(network, 'error'):.1f} %" in text
 
 
 def test_sizes_of_members_stand_in_the_record():

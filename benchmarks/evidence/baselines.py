@@ -84,13 +84,12 @@ def crossed_settings(name):
             record = json.loads(pathlib.Path(file_of(other)).read_text())
             if record["best"]:
                 best[other] = ast.literal_eval(record["best"][other])
+    if name not in best:
+        return []
     rate_of = {other: setting["largest" if other == "SSE" else "rate"] for other, setting in best.items()}
     rate = "largest" if name == "SSE" else "rate"
-    return [
-        {**best[name], rate: rate_of[other], "decay": setting["decay"]}
-        for other, setting in best.items()
-        if other != name and name in best
-    ]
+    crossed = [{**best[name], rate: rate_of[o], "decay": setting["decay"]} for o, setting in best.items() if o != name]
+    return [arguments for arguments in crossed if arguments != best[name]]  # They may agree.
 
 
 def main(_):

@@ -120,25 +120,24 @@ LABELS = {"bezier": "Bezier curve", "chain": "polygonal chain"}
 @styled
 def draw(record):
     """Train and test NLL and error along the curves of all pairs, and those of the straight line where they fit."""
-    figure = new_figure(6.2)
+    figure, t = new_figure(6.2), np.linspace(0, 1, POINTS)
+    looks = {curve: (color, "-", f"{LABELS[curve[0]]}, {curve[1]} bends") for curve, color in DRAWN.items()}
+    looks["line", 2, 0] = (GREY, ":", "straight line")
+    done = [pair for pair in range(record["flags"]["pairs"]) if key_of(WIDTH, pair, "line", 2, 0) in record["curves"]]
     for axes, (quantity, label, scale) in zip(figure.subplots(2, 2, sharex=True).flat, PANELS):
         largest = 0
-        for curve, color in DRAWN.items():
-            for pair in range(record["flags"]["pairs"]):
-                values = scale * np.array(record["curves"][key_of(WIDTH, pair, *curve)][quantity])
-                largest = max(largest, values.max())
-                name = f"{LABELS[curve[0]]}, {curve[1]} bends" if not pair else None
-                axes.plot(np.linspace(0, 1, POINTS), values, color=color, linewidth=1, alpha=0.8, label=name)
-        for pair in range(record["flags"]["pairs"]):
-            line = scale * np.array(record["curves"][key_of(WIDTH, pair, "line", 2, 0)][quantity])
-            name = "straight line" if not pair else None
-            axes.plot(np.linspace(0, 1, POINTS), line, ":", color=GREY, linewidth=1, label=name)
+        for curve, (color, style, name) in looks.items():
+            for pair in done:
+                if found := record["curves"].get(key_of(WIDTH, pair, *curve)):
+                    values = scale * np.array(found[quantity])
+                    largest = max(largest, values.max()) if style == "-" else largest
+                    axes.plot(t, values, style, color=color, linewidth=1, label=None if pair else name)
         lowest = min(axes.dataLim.y0, largest)
         axes.set(ylabel=label, ylim=(lowest - 0.05 * (largest - lowest), largest + 0.25 * (largest - lowest)))
         axes.grid(alpha=0.3)
     for axes in figure.axes[2:]:
         axes.set_xlabel("position t between two networks")
-    figure.suptitle(f"{TASKS[record['flags']['task']]['name']}: {record['flags']['pairs']} pairs of networks")
+    figure.suptitle(f"{TASKS[record['flags']['task']]['name']}: {len(done)} pairs of networks")
     figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
     return figure
 

@@ -54,17 +54,19 @@ def table(folder):
 
 def crossed(folder):
     """One network, FGE and SSE at their own best setting, and at the rate and weight decay of the others' best."""
-    lines = ["| | setting | test error % | NLL, calibrated |", "|---|---|---|---|"]
-    for name in ("one_network", "FGE", "SSE"):
-        record = json.loads((folder / "baselines" / f"{name}.json").read_text())
-        method = name.replace("_", " ")
+    lines = ["| | setting | n | test error % | NLL, calibrated |", "|---|---|---|---|---|"]
+    for method in ("one network", "FGE", "SSE"):
+        path = folder / "baselines" / f"{method.replace(' ', '_')}.json"
+        record = json.loads(path.read_text()) if path.exists() else {"best": {}}
+        if method not in record["best"]:
+            continue
         own = record["best"][method]
         for setting, runs in {own: record["runs"][own], **record.get("crossed", {})}.items():
             runs = {seed: run[method] for seed, run in runs.items()}
             text = ", ".join(f"{key} {value:g}" for key, value in ast.literal_eval(setting).items())
             own_text = " (its own)" if setting == own else ""
             error, nll = 100 * mean(runs, "error"), mean(runs, "calibrated_nll")
-            lines.append(f"| {method} | {text}{own_text} | {error:.2f} | {nll:.4f} |")
+            lines.append(f"| {method} | {text}{own_text} | {len(runs)} | {error:.2f} | {nll:.4f} |")
     return "\n".join(lines)
 
 

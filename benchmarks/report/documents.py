@@ -11,7 +11,7 @@ import re
 
 import numpy as np
 
-from report import comparisons, connecting, decisions, machines, opening, tables
+from report import baselines, comparisons, connecting, decisions, machines, opening, tables
 from report.tables import comparison_tables, curve_tables, ensemble_tables, price_tables, time_tables
 from speed import tables as speed_tables
 from study.look import save
@@ -275,7 +275,9 @@ PARTS = {  # file, name of the part, what makes it
     "docs/results.md": {
         **{name: lambda name=name: results(name) for name in FOLDERS},
         "example": example,
-        "connecting_fashion": lambda: connecting.table(RESULTS, "fashion"),
+        **{f"connecting_{task}": lambda task=task: connecting.table(RESULTS, task) for task in ("fashion", "cifar10")},
+        "baselines": lambda: baselines.table(RESULTS),
+        "crossed": lambda: baselines.crossed(RESULTS),
     },
 }
 
@@ -295,5 +297,6 @@ if __name__ == "__main__":
     for name, is_dark in (("opening", False), ("opening_dark", True)):
         save(opening.draw(RESULTS, is_dark), ROOT / "docs" / f"{name}.png")
     save(speed_tables.draw_growth(), ROOT / "docs" / "growth.png")
+    save(baselines.draw(RESULTS), RESULTS / "baselines.png")
     for file in PARTS:
         (ROOT / file).write_text(filled(file))
