@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import keras
 import numpy as np
 
-from keras_fge.core.keras_internals import all_layers, has_lora
+from keras_fge.core.keras_internals import all_layers, has_lora, lora_factors
 from keras_fge.core.networks import to_array
 
 
@@ -39,11 +39,9 @@ def aligned_factors(network: keras.Model, reference: keras.Model) -> dict[int, n
 def _pairs(network) -> Iterator[tuple[keras.Variable, keras.Variable]]:
     """The trained factors (A, B) of all layers with LoRA: A B is added to the weight."""
     for layer in all_layers(network):
-        if has_lora(layer):
-            kind = "embeddings" if isinstance(layer, keras.layers.Embedding) else "kernel"
-            a, b = (getattr(layer, f"lora_{kind}_{name}", None) for name in "ab")
-            if a is not None and b is not None and all(map(_is_free, (a, b))):
-                yield a, b
+        factors = lora_factors(layer) if has_lora(layer) else None
+        if factors is not None and all(map(_is_free, factors)):
+            yield factors
 
 
 def _is_free(variable):

@@ -95,6 +95,15 @@ def has_lora(layer: keras.layers.Layer) -> bool:
     return has(layer, "enable_lora", keras.layers.Dense) and bool(_get(layer, "lora_enabled"))
 
 
+def lora_factors(layer: keras.layers.Layer) -> tuple[keras.Variable, keras.Variable] | None:
+    """The factors (A, B) of a layer with LoRA: A B is added to its weight. None for a layer of others, if not known."""
+    kind = "embeddings" if isinstance(layer, keras.layers.Embedding) else "kernel"
+    names = f"lora_{kind}_a", f"lora_{kind}_b"
+    if type(layer).__module__.split(".")[0] != "keras" and not all(hasattr(layer, name) for name in names):
+        return None
+    return _get(layer, names[0]), _get(layer, names[1])
+
+
 def is_functional(network: Any) -> bool:
     """Whether `network` is functional, which has no public name (`keras.src.models.Functional`)."""
     return isinstance(network, _private("models", "Functional"))
