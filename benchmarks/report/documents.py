@@ -1,4 +1,4 @@
-"""Puts the numbers of the committed records into README.md and docs/, and draws docs/opening.png and growth.png.
+"""Puts the numbers of the committed records into README.md and docs/, and draws the figures that no folder has.
 
     cd benchmarks && python -m report.documents
 

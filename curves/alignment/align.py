@@ -33,9 +33,8 @@ def align(
     Hidden units can change places without changing what a network computes. So two networks that were trained apart
     may be near to each other but for the order of their units. Which units may move is read off the graph: Dense, Conv,
     depthwise and separable convolution, normalization, PReLU, Embedding, sums and concatenations of branches, Flatten,
-    pooling and activations; heads of MultiHeadAttention and GroupQueryAttention, and the parts inside
-    each. A layer of another kind keeps its
-    inputs and outputs as they are, and frozen weights never change.
+    pooling and activations; heads of MultiHeadAttention and GroupQueryAttention, and the parts inside each. A layer of
+    another kind keeps its inputs and outputs as they are, and frozen weights never change.
 
     Inside an attention head more than permutations change nothing: any orthogonal map R of its queries and keys, as
     (Q R) (K R)^T = Q K^T, and any of its values, if the output kernel turns back. `rotate` looks for the best ones, by
@@ -91,10 +90,13 @@ def align(
     if method == "activations" and data is None:
         raise ValueError("`data` is needed for method='activations': inputs as `predict` takes them.")
     with locked(network, reference):
-        matching = _matched(network, reference, data, method, False, seed)
-        if rotate and any(group.can_turn for group in matching.groups):
-            turned = _matched(network, reference, data, method, True, seed)
-            matching = max(matching, turned, key=lambda each: each.score())  # Both are local optima.
+        matching, rng = Matching(network, reference), np.random.default_rng(seed)
+        groups = matching.groups
+        if method == "activations":
+            groups = matching.match_activations(network, reference, data)
+        matching.match_weights(groups, rng)
+        if rotate and any(group.can_turn for group in groups):
+            matching.match_weights(groups, rng, rotate=True)
         aligned, weights = compile_as(clone(network), network), matching.moved_weights(network)
         factors = aligned_factors(network, reference) if rotate else {}
         set_weights(aligned, [factors.get(id(v), value) for v, value in zip(network.weights, weights)])
@@ -102,16 +104,6 @@ def align(
     if verbose:
         print(matching.report(network, reference, aligned))
     return aligned
-
-
-def _matched(network, reference, data, method, rotate, seed):
-    """The units of the network, matched."""
-    matching = Matching(network, reference, rotate)
-    groups = matching.groups
-    if method == "activations":
-        groups = matching.match_activations(network, reference, data)
-    matching.match_weights(groups, np.random.default_rng(seed))
-    return matching
 
 
 def _check_same_function(network, aligned, data, seed):

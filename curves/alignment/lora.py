@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import keras
 import numpy as np
 
+from curves.alignment.rules import may_turn
 from keras_fge.core.keras_internals import all_layers, has_lora, lora_factors
 from keras_fge.core.networks import to_array
 
@@ -40,14 +41,8 @@ def _pairs(network) -> Iterator[tuple[keras.Variable, keras.Variable]]:
     """The trained factors (A, B) of all layers with LoRA: A B is added to the weight."""
     for layer in all_layers(network):
         factors = lora_factors(layer) if has_lora(layer) else None
-        if factors is not None and all(map(_is_free, factors)):
+        if factors is not None and all(factor.trainable and may_turn(factor) for factor in factors):
             yield factors
-
-
-def _is_free(variable):
-    """Whether it is trained, without a constraint, and with L2 at most."""
-    is_even = variable.regularizer is None or isinstance(variable.regularizer, keras.regularizers.L2)
-    return variable.trainable and variable.constraint is None and is_even
 
 
 def _turned(factors, goal):

@@ -13,14 +13,9 @@ class Matching:
 
     Attributes:
         moves: Unit `u` gets what belongs to unit `moves[u]`.
-
-    Args:
-        network, reference: Networks of one architecture.
-        rotate: Whether units that can turn do.
     """
 
-    def __init__(self, network, reference, rotate=True):
-        self._rotate = rotate
+    def __init__(self, network, reference):
         self.symmetry = symmetry = Symmetry(network)
         self.moves = np.arange(len(symmetry.units))
         axes = [axis for weight in symmetry.weights for axis in weight.axes if axis is not None]
@@ -44,39 +39,40 @@ class Matching:
             self._places[key] = Places(axis, len(self.moves))
         return self._places[key]
 
-    def match_weights(self, groups, rng):
-        """Moves the units of one group after the other, until none gets better."""
-        self._start_from_the_inputs(groups)
+    def match_weights(self, groups, rng, rotate=False):
+        """Moves the units of one group after the other, until none gets better; `rotate` turns those that can."""
+        self._start_from_the_inputs(groups, rotate)
         changed = True
         while changed:
             changed = False
             for index in rng.permutation(len(groups)):
-                changed |= self._improve(groups[index])
+                changed |= self._improve(groups[index], rotate)
 
-    def _start_from_the_inputs(self, groups):
+    def _start_from_the_inputs(self, groups, rotate):
         """Matches each group by the weights whose other units are matched already, if that is a better start.
 
         So a network whose units were only permuted comes back at once.
         """
-        before, score = (self.moves, self._values), self.score()
+        before, score = (self.moves, self._values), self._score()
         is_open = np.zeros(len(self.moves), dtype=bool)
         for group in groups:
             is_open[group.units] = True
         for group in sorted(groups, key=lambda group: group.units.min()):  # In the order of the graph.
-            self._move(group, [self._similarity(family.ravel(), is_open) for family in group.families])
+            self._move(group, [self._similarity(family.ravel(), is_open) for family in group.families], rotate)
             is_open[group.units] = False
-        if self.score() <= score:
+        if self._score() <= score:
             self.moves, self._values = before
 
-    def _improve(self, group):
+    def _improve(self, group, rotate):
         """Moves the units of one group; returns False, and leaves them, if that is no gain."""
         similarities = [self._similarity(family.ravel()) for family in group.families]
         before = self.moves, self._values
         # The similarities depend on where the group is, if it stands twice, and on how it is turned.
-        is_simple = not any(self._stands_twice(family.ravel()) for family in group.families) and not group.can_turn
-        value = (lambda: _total(group, similarities, self.moves)) if is_simple else (lambda: self.score(group.units))
+        is_turned = group.can_turn and rotate
+        is_simple = not any(self._stands_twice(family.ravel()) for family in group.families) and not is_turned
+        value = (lambda: _total(group, similarities, self.moves)) if is_simple else (lambda: self._score(group.units))
         old = value()
-        self._move(group, similarities)
+        self._move(group, similarities, rotate)
         if value() > old + 1e-6 * abs(old):  # Weights are float32.
             return True
         self.moves, self._values = before
@@ -96,7 +92,7 @@ class Matching:
             if any(place is not None and np.isin(units, place.axis).any() for place in places):
                 yield places, self._values[index], theirs
 
-    def score(self, units=slice(None)):
+    def _score(self, units=slice(None)):
         """sum_w <w_reference, P w_network> over the weights in which units stand."""
         views = self._views_with(np.arange(len(self.moves))[units])
         return sum(float(np.vdot(theirs, _moved(ours, places, self.moves))) for places, ours, theirs in views)
@@ -122,13 +118,13 @@ class Matching:
                 total += rows[0] @ rows[1].T
         return total
 
-    def _move(self, group, similarities):
+    def _move(self, group, similarities, rotate=False):
         """The best permutation of a group: inside each pair of blocks, and, given these, of the blocks.
 
         Units that can turn are then turned by the orthogonal map with the largest sum, U V^T of the similarities
         U s V^T (Procrustes); that sum, of all s, is what a pair of such blocks is worth.
         """
-        turns = group.can_turn and self._rotate
+        turns = group.can_turn and rotate
         sizes = [family.shape[1] for family in group.families]
         inside, totals = {}, np.zeros((group.blocks, group.blocks))
         for a, b in np.ndindex(totals.shape):

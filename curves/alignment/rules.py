@@ -122,11 +122,10 @@ def _embedding(symmetry, layer, channels, shapes, outputs):
     return [Channels(len(outputs[0]) - 1, out)]
 
 
-def _may_turn(dense):
-    """Whether an orthogonal map keeps what training asks of the weights: no constraints, and L2 at most."""
-    penalties = [dense.kernel_regularizer, dense.bias_regularizer]
-    is_even = all(penalty is None or isinstance(penalty, keras.regularizers.L2) for penalty in penalties)
-    return is_even and dense.kernel_constraint is None and dense.bias_constraint is None
+def may_turn(variable: keras.Variable) -> bool:
+    """Whether a linear map keeps what training asks of a weight: no constraint, and L2 at most."""
+    is_even = variable.regularizer is None or isinstance(variable.regularizer, keras.regularizers.L2)
+    return is_even and variable.constraint is None
 
 
 def _attention(symmetry, layer, channels, shapes, outputs):
@@ -146,7 +145,7 @@ def _attention(symmetry, layer, channels, shapes, outputs):
     values = symmetry.outputs_of(layer.value_dense.kernel, 1, heads * value_size)
     out = symmetry.outputs_of(layer.output_dense.kernel, 1, width)
     # Nothing but products of queries with keys, and of values with the output kernel, sees the parts of a head.
-    symmetry.units.divide(heads, inner, values, can_turn=all(map(_may_turn, parts)))
+    symmetry.units.divide(heads, inner, values, can_turn=all(map(may_turn, layer.weights)))
     for dense, source, made in zip(parts, (query, key, value), (inner, inner, values)):
         symmetry.add(dense.kernel, source.axis, made, shape=(len(source.axis), len(made)))
         symmetry.add(dense.bias, made, shape=(len(made),))
@@ -173,7 +172,7 @@ def _grouped_attention(symmetry, layer, channels, shapes, outputs):
     values = symmetry.outputs_of(parts["value"].kernel, 1, heads * size)
     made = symmetry.outputs_of(out.kernel, 1, width)
     shared = [np.repeat(axis.reshape(heads, size), count // heads, axis=0).ravel() for axis in (inner, values)]
-    can_turn = "gate" not in parts and all(_may_turn(part) for part in parts.values() if hasattr(part, "kernel"))
+    can_turn = "gate" not in parts and all(map(may_turn, layer.weights))
     symmetry.units.divide(heads, inner, values, can_turn=can_turn)
     sources = {"query": (query, shared[0]), "key": (key, inner), "value": (value, values), "gate": (query, shared[1])}
     for name, (source, axis) in sources.items():

@@ -68,15 +68,17 @@ def hessian_directions(
     not longer than the weights.
     """
     shapes = [tuple(variable.shape) for variable in derivatives.network.trainable_variables]
-    weights = flat([to_array(variable) for variable in derivatives.network.trainable_variables])
-
-    def times(vector):
-        return flat(derivatives.hessian_times(shaped(vector, shapes)))
-
-    values, vectors = largest_eigenpairs(times, weights.size, count, seed)
+    weights = _flat([to_array(variable) for variable in derivatives.network.trainable_variables])
+    values, vectors = largest_eigenpairs(product_of(derivatives), weights.size, count, seed)
     longest = np.linalg.norm(weights) or 1.0
     lengths = [min(np.sqrt(2 / abs(value)) if value else np.inf, longest) for value in values]
-    return [shaped(length * vector, shapes) for length, vector in zip(lengths, vectors)], [float(v) for v in values]
+    return [_shaped(length * vector, shapes) for length, vector in zip(lengths, vectors)], [float(v) for v in values]
+
+
+def product_of(derivatives: LossDerivatives) -> Callable[[np.ndarray], np.ndarray]:
+    """The product of the Hessian with one vector of all trained weights."""
+    shapes = [tuple(variable.shape) for variable in derivatives.network.trainable_variables]
+    return lambda vector: _flat(derivatives.hessian_times(_shaped(vector, shapes)))
 
 
 def largest_eigenpairs(
@@ -148,12 +150,12 @@ def _orthogonal(vector, basis):
     return vector
 
 
-def flat(arrays: Sequence[np.ndarray]) -> np.ndarray:
+def _flat(arrays: Sequence[np.ndarray]) -> np.ndarray:
     """All values of the arrays, one after the other."""
     return np.concatenate([np.asarray(array, "float64").ravel() for array in arrays])
 
 
-def shaped(vector: np.ndarray, shapes: Sequence[tuple]) -> list[np.ndarray]:
+def _shaped(vector: np.ndarray, shapes: Sequence[tuple]) -> list[np.ndarray]:
     """The arrays of these shapes that `flat` has made one vector of."""
     ends = np.cumsum([int(np.prod(shape)) for shape in shapes])[:-1]
     return [part.reshape(shape) for part, shape in zip(np.split(vector, ends), shapes)]

@@ -9,7 +9,7 @@ import numpy as np
 from curves.eligibility import check_same_constants
 from curves.geometry import coefficients_at, gram_of_differences
 from curves.measuring.directions import filter_directions, hessian_directions
-from curves.measuring.meter import Meter, check_compiled
+from curves.measuring.meter import Meter
 from curves.model import CurveModel
 from keras_fge.core.architecture import check_same_architecture
 from keras_fge.core.arguments import as_integer, as_number
@@ -152,7 +152,6 @@ class Around:
             raise ValueError(f'`directions` must be "filter" or "hessian". Received: directions={directions!r}')
         if not isinstance(network, keras.Model) or isinstance(network, CurveModel) or bends is not None:
             raise ValueError(f"`directions` go from one keras.Model, without `bends`. Received: networks={network!r}")
-        check_compiled(network)
         if sum(int(np.prod(variable.shape)) for variable in network.trainable_variables) < 2:
             raise ValueError(f"'{network.name}' has less than two weights to train, and so no plane around it.")
         self.model, self.directions = network, directions

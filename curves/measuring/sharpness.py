@@ -5,7 +5,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from curves.measuring.directions import flat, largest_eigenpairs, shaped
+from curves.measuring.directions import largest_eigenpairs, product_of
 from curves.measuring.meter import Meter, check_compiled
 from curves.model import CurveModel
 from keras_fge.core.arguments import as_integer
@@ -82,21 +82,19 @@ class Curvature:
         """At `t`, with the statistics of BatchNormalization that the model has; the curve's weight decay counts."""
         set_weights(self._network, self.model.weights_at(t))
         found = measured(self._derivatives, PROBES, seed=0)
-        size = sum(int(np.prod(variable.shape)) for variable in self._network.trainable_variables)
-        added = {"largest_eigenvalue": self._decay, "trace": self._decay * size}
+        added = {"largest_eigenvalue": self._decay, "trace": self._decay * _size(self._network)}
         return {name: value + added.get(name, 0.0) for name, value in found.items()}
 
 
 def measured(derivatives: LossDerivatives, probes: int, seed: int) -> dict[str, float]:
     """What `sharpness` returns."""
-    shapes = [tuple(variable.shape) for variable in derivatives.network.trainable_variables]
-    size = sum(int(np.prod(shape)) for shape in shapes)
-
-    def times(vector):
-        return flat(derivatives.hessian_times(shaped(vector, shapes)))
-
+    times, size = product_of(derivatives), _size(derivatives.network)
     (largest,), _ = largest_eigenpairs(times, size, 1, seed)
     vectors = np.random.default_rng(seed).choice([-1.0, 1.0], (probes, size))
     traces = [vector @ times(vector) for vector in vectors]
     deviation = np.std(traces, ddof=1) / np.sqrt(probes)
     return {"largest_eigenvalue": float(largest), "trace": float(np.mean(traces)), "trace_se": float(deviation)}
+
+
+def _size(network):
+    return sum(int(np.prod(variable.shape)) for variable in network.trainable_variables)
