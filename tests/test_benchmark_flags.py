@@ -76,7 +76,7 @@ def test_bad_flags_end_with_a_message_before_any_training(flags, message, tmp_pa
 
 def test_help_is_short_and_has_every_flag():
     result = benchmark("--help")
-    assert result.returncode == 0 and len(result.stdout.splitlines()) <= 60
+    assert result.returncode == 0 and len(result.stdout.splitlines()) <= 62
     names = {flag.name for flag in study_flags.own_flags()}
     assert names == {name for group in study_flags.GROUPS.values() for name in group}
     assert all(f"--{name}: " in result.stdout for name in names)
@@ -165,8 +165,15 @@ def test_only_flags_without_influence_may_differ_from_a_preset():
 
 
 def test_flags_without_influence_on_results_have_defaults_for_the_device(monkeypatch):
-    assert setup.default_steps_per_execution(391, 391) == 1
+    cifar = 128 * 32 * 32 * 3
+    assert setup.default_steps_per_execution(391, 391, batch_bytes=cifar) == 1
     monkeypatch.setattr("study.machine.accelerator", lambda: "a GPU")
+    monkeypatch.setattr("keras_fge.core.keras_internals.scans_over_steps", lambda: False)
     is_torch = keras.backend.backend() == "torch"
     for *lengths, expected in ((391, 391, 782, 23), (352, 352, 352, 32), (352, 176, 352, 22), (391, 391, 14662, 1)):
-        assert setup.default_steps_per_execution(*lengths) == (1 if is_torch else expected)
+        assert setup.default_steps_per_execution(*lengths, batch_bytes=cifar) == (1 if is_torch else expected)
+    imagenet = 256 * 224 * 224 * 3
+    assert setup.default_steps_per_execution(5004, 5004, batch_bytes=imagenet) == (1 if is_torch else 6)
+    assert setup.default_steps_per_execution(5004, 5004, batch_bytes=2**30) == 1
+    monkeypatch.setattr("keras_fge.core.keras_internals.scans_over_steps", lambda: True)
+    assert setup.default_steps_per_execution(782, 391, batch_bytes=512) == (1 if is_torch else 391)

@@ -12,8 +12,11 @@ import numpy as np
 import pytest
 
 import curves
+import keras_fge
 import processes
 from conftest import slow_elsewhere, values
+from inputs import data
+from inputs.rows import CurveOnRows
 from keras_fge.core.files import to_npz, write_atomically
 from keras_fge.run.state import StateFile, training_state
 from study import ensembles, progress, training, units
@@ -52,7 +55,42 @@ def small_settings():
         batch_size=8,
         jit_compile="auto",
         steps_per_execution=1,
+        images_on_device=False,
     )
+
+
+@pytest.mark.parametrize("executions", [1, pytest.param(3, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("what", ["FGE", "curve"])
+def test_rows_of_images_on_the_device_train_as_the_images_themselves(what, executions, tmp_path):
+    """The same batches, crops and flips; the members are read from their folder, and see images."""
+    if executions > 1 and keras.backend.backend() == "torch":
+        pytest.skip("Keras on torch has no `steps_per_execution`.")
+    settings = small_settings()
+    settings.steps_per_execution, settings.epochs = executions, 2
+    x, y = images(48), np.arange(48) % 10
+    dataset = data.Dataset("images", (x, y), None, (x, y), 10)
+
+    def trained(name):
+        settings.images_on_device, folder = name == "rows", str(tmp_path / name)
+        if what == "FGE":
+            network = training.new_network(settings, dataset, 3)
+            fge = keras_fge.FGE(0.05, 0.005, cycle_steps=6, directory=folder)
+            training.train_cyclic(network, fge, settings, dataset, 3)
+            assert keras_fge.Ensemble.load(folder).predict(x) == pytest.approx(fge.ensemble().predict(x))
+            return [array for snapshot in fge.snapshots for array in snapshot.weights]
+        ends = [training.new_network(settings, dataset, seed) for seed in range(2)]
+        keras.utils.set_random_seed(3)
+        model = curves.connect(*ends, seed=3)
+        if settings.images_on_device:
+            model = CurveOnRows(model.body, seed=3)
+        training.compile_model(model, settings, 0.05)
+        training.train(model, settings, dataset, 2, 0.05, 3, folder)
+        return model.weights_at(0.4)
+
+    expected = trained("images")
+    assert len(expected) > 10
+    for ours, theirs in zip(trained("rows"), expected, strict=True):
+        assert ours == pytest.approx(theirs, abs=1e-6)
 
 
 @pytest.mark.slow

@@ -67,7 +67,7 @@ def settings_of(task, width):
     return types.SimpleNamespace(
         **{"network": task["network"], "width": width, "weight_decay": task["decay"], "transform": "none"},
         **{"learning_rate": task["rate"], "momentum": 0.9, "batch_size": BATCH_SIZE},
-        **{"jit_compile": default_jit_compile(), "steps_per_execution": 1},
+        **{"jit_compile": default_jit_compile(), "steps_per_execution": 1, "images_on_device": False},
     )
 
 

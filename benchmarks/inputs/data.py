@@ -1,6 +1,7 @@
 """Data sets as uint8 arrays in memory, with fixed train / validation / test splits."""
 
 import dataclasses
+import functools
 import gzip
 import hashlib
 import lzma
@@ -44,6 +45,11 @@ class Dataset:
         """The parts that are measured: `{"validation": (x, y), "test": (x, y)}`."""
         splits = {"validation": self.validation, "test": self.test}
         return {name: data for name, data in splits.items() if data is not None}
+
+    @functools.cached_property
+    def images_on_device(self):
+        """The training images as a tensor of Keras' backend, made once for all networks of this process."""
+        return keras.ops.convert_to_tensor(self.train[0])
 
     def about(self):
         """The description of the data for a record."""

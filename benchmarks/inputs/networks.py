@@ -15,7 +15,9 @@ from inputs.fused import BatchNormalization
 from inputs.transforms import make_transform
 
 
-def make_network(name, input_shape, num_classes, weight_decay=0.0, transform="none", largest_pixel=255, **options):
+def make_network(
+    name, input_shape, num_classes, weight_decay=0.0, transform="none", largest_pixel=255, kind=keras.Model, **options
+):
     """Makes a new network, from uint8 images to logits.
 
     Args:
@@ -24,12 +26,13 @@ def make_network(name, input_shape, num_classes, weight_decay=0.0, transform="no
         num_classes: Number of logits.
         weight_decay: wd of a loss term 0.5 * wd * ||w||^2 over all trainable weights, as PyTorch's SGD decays them.
         transform, largest_pixel: See `make_transform`.
+        kind: The class of the model: `keras.Model`, or `inputs.rows.NetworkOnRows`.
         options: Options of the network, such as `width` of "small_cnn".
     """
     inputs = keras.Input(input_shape, dtype="uint8")
     x = make_transform(transform, input_shape, largest_pixel)(inputs)
     outputs = _architecture(name)(x, num_classes, Decayed(weight_decay), **options)
-    return keras.Model(inputs, outputs, name=name.replace("-", "_"))
+    return kind(inputs, outputs, name=name.replace("-", "_"))
 
 
 def _architecture(name):

@@ -17,6 +17,7 @@ import curves
 import keras_fge
 from inputs.fused import BatchNormalization
 from inputs.networks import make_network
+from inputs.rows import CurveOnRows, NetworkOnRows, rows_of
 from speed.turns import compared, later_epochs, one_epoch, spread, take_turns
 
 BENCHMARKS = pathlib.Path(__file__).parents[1]
@@ -133,7 +134,10 @@ def peer(name, settings):
 
 
 def loop(name, settings):
-    """On JAX: `fit` against loops by hand around its step, and against an epoch in one program."""
+    """On JAX: `fit` against loops by hand around its step, and against an epoch in one program.
+
+    And that against `fit` on row numbers, also with FGE and of a curve, all steps of an epoch in one execution.
+    """
     if keras.backend.backend() != "jax":
         raise ValueError("--measure=loop tries what only JAX has: KERAS_BACKEND=jax.")
     import jax
@@ -145,6 +149,12 @@ def loop(name, settings):
     several.steps_per_execution = 10
     arguments = {"batch_size": settings.batch_size}
     fit, fit_several = (one_epoch(each, x, y, **arguments) for each in (model, several))
+    on_rows, with_fge = (network(name, settings, kind=NetworkOnRows) for _ in range(2))
+    on_a_curve = curves.connect(model, several, seed=settings.seed)
+    on_a_curve = compiled(CurveOnRows(on_a_curve.body, seed=settings.seed), settings)
+    for each in (on_rows, with_fge, on_a_curve):
+        each.steps_per_execution = len(batches[0])
+        rows = rows_of(each, keras.ops.convert_to_tensor(x))
     fit()  # The optimizer has its variables now.
     kinds = model.trainable_variables, model.non_trainable_variables, model.optimizer.variables, model.metrics_variables
 
@@ -181,11 +191,16 @@ def loop(name, settings):
     works = {
         "fit": fit,
         "fit, 10 steps per execution": fit_several,
+        "fit, rows, all steps per execution": one_epoch(on_rows, rows, y, **arguments),
+        "FGE, rows, all steps per execution": later_epochs(
+            with_fge, (rows, y), lambda: callbacks_of_fge(cycle_epochs=2), **arguments
+        ),
+        "curve of 3, rows, all steps per execution": one_epoch(on_a_curve, rows, y, **arguments),
         "loop by hand": timed(from_the_host),
         "loop by hand, images on the device": timed(one_by_one),
         "an epoch in one program": timed(lambda state: everything(state, batches)),
     }
-    references = {case: "fit" for case in works if case != "fit"}
+    references = {case: "an epoch in one program" if "rows" in case else "fit" for case in works if case != "fit"}
     return {"steps": steps_of(name, settings), **compared(take_turns(settings.turns, works), references)}
 
 

@@ -9,6 +9,7 @@ import keras
 
 import curves
 import keras_fge
+from inputs.rows import CurveOnRows
 from study.ensembles import all_metrics, run_ind
 from study.training import compile_model, train, trained_network
 from study.units import Unit
@@ -70,7 +71,10 @@ def trained_curve(study, name):
     objective = "arc_length" if name.endswith("by_length") else "uniform"
     keras.utils.set_random_seed(settings.seed)
     # The networks bring their own weight decay.
-    model = curves.connect(*ends, kind(settings.num_bends), objective=objective, seed=settings.seed)
+    arguments = {"objective": objective, "seed": settings.seed}
+    model = curves.connect(*ends, kind(settings.num_bends), **arguments)
+    if settings.images_on_device:
+        model = CurveOnRows(model.body, **arguments)
     compile_model(model, settings, settings.curve_learning_rate)
     epochs, rate, folder = settings.curve_epochs, settings.curve_learning_rate, study.checkpoint("curve", name)
     with study.locked(f"training {name}"), study.progress.task(f"curve {name}", epochs) as ticker:

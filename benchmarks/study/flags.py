@@ -90,9 +90,11 @@ flags.DEFINE_bool("jit_compile", None, "Compile with XLA. Default: as Keras choo
 flags.DEFINE_integer(
     "steps_per_execution",
     None,
-    "Iterations in one call of the compiled function. Default: 1; with a GPU, at most 32, but on torch.",
+    "Iterations in one call of the compiled function. Default: 1; with a GPU as many as may be, but on torch.",
     lower_bound=1,
 )
+
+flags.DEFINE_bool("images_on_device", False, "Keep the training images there; steps get row numbers. On a GPU.")
 
 flags.DEFINE_string(
     "sweep", None, "A file of settings, each a study in a folder of its own; docs/cluster.md says more."
@@ -129,14 +131,14 @@ GROUPS = {  # For --help.
         *["fge_start_epoch", "fge_max_learning_rate", "fge_min_learning_rate", "fge_cycle_epochs", "trace"],
         *["sse_max_learning_rate", "sse_cycles"],
     ],
-    "How it computes": ["dtype_policy", "jit_compile", "steps_per_execution"],
+    "How it computes": ["dtype_policy", "jit_compile", "steps_per_execution", "images_on_device"],
     "Who computes": ["engine", "workers", "ray_address", "cpus_per_unit", "gpus_per_unit"],
 }
 
 # Results do not depend on these flags, or only on the data that they point to; or the flags only select units. All
 # other flags must be the same for all records of a folder.
 FREE = {"preset", "experiment", "sweep", "output_dir", "data_dir", "runs", "steps_per_execution", "debug"}
-FREE |= {"trace", "curves", *GROUPS["Who computes"]}
+FREE |= {"images_on_device", "trace", "curves", *GROUPS["Who computes"]}
 
 
 def own_flags():

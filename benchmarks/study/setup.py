@@ -50,6 +50,8 @@ def prepare():
     configuration |= {"backend": keras.backend.backend(), "data": dataset.about(), "step": "PyTorch's"}
     # The name that this has in folders that are there.
     configuration["arc_length"] = any(name.endswith("by_length") for name in FLAGS.curves)
+    if FLAGS.images_on_device:  # Results do not depend on it, but a state is of one kind of network or of the other.
+        configuration["images_on_device"] = True
     study = Study(settings_from_flags(), dataset, None, ProgressBars())
     check_data(study)
     records = Records(FLAGS.output_dir, configuration)
@@ -111,7 +113,8 @@ def check_data(study):
     )
     lengths = study.steps, study.fge_cycle_steps // 2, study.sse_cycle_steps
     if settings.steps_per_execution is None:
-        settings.steps_per_execution = default_steps_per_execution(*lengths)
+        batch = settings.batch_size * (4 if settings.images_on_device else study.data.train[0][0].nbytes)
+        settings.steps_per_execution = default_steps_per_execution(*lengths, batch_bytes=batch)
     check(
         math.gcd(*lengths) % settings.steps_per_execution == 0,
         f"--steps_per_execution={settings.steps_per_execution} must divide the {lengths[0]} iterations of an epoch, "
@@ -119,18 +122,22 @@ def check_data(study):
     )
 
 
-def default_steps_per_execution(*lengths):
-    """With a GPU, up to 32 that divide all `lengths`, else 1. (Keras has none on torch.)
+def default_steps_per_execution(*lengths, batch_bytes):
+    """With a GPU, as many as divide all `lengths` and whose batches take at most 256 MiB, else 1. (torch has none.)
 
-    On TensorFlow each call waits for its result; on JAX it took a tenth to a fifth less (docs/performance.md).
+    On TensorFlow each call waits for its result; on JAX it took a tenth to a fifth less (docs/performance.md). At most
+    32, unless Keras scans over the steps: the longer the program, the longer it compiles.
     """
     import keras
 
+    from keras_fge.core.keras_internals import scans_over_steps
     from study.machine import accelerator
 
     if keras.backend.backend() == "torch" or accelerator() is None:
         return 1
-    return max(count for count in range(1, 33) if math.gcd(*lengths) % count == 0)
+    most = min(2**28 // batch_bytes, math.inf if scans_over_steps() else 32)
+    whole = math.gcd(*lengths)
+    return max(count for count in range(1, whole + 1) if whole % count == 0 and count <= max(most, 1))
 
 
 def units_of(study, names):

@@ -12,6 +12,7 @@ import numpy as np
 
 import keras_fge
 from inputs.networks import make_network
+from inputs.rows import NetworkOnRows, rows_of
 from keras_fge.core.files import write_atomically
 from keras_fge.core.networks import to_array
 from study.machine import accelerator
@@ -28,6 +29,7 @@ def new_network(settings, data, seed):
         settings.weight_decay,
         settings.transform,
         data.largest_pixel,
+        NetworkOnRows if settings.images_on_device else keras.Model,
         **options,
     )
     compile_model(network, settings, settings.learning_rate)
@@ -49,6 +51,13 @@ def compile_model(model, settings, learning_rate):
     )
 
 
+def batches_for(callback, model, settings, data, seed):
+    """The batches of a run that `callback` resumes: images, or their row numbers if the images are on the device."""
+    x, y = data.train
+    x = rows_of(model, data.images_on_device) if settings.images_on_device else x
+    return callback.batches(x, y, settings.batch_size, seed)
+
+
 def train(model, settings, data, epochs, learning_rate, seed, folder, callbacks=(), first_epoch=0, until=None):
     """Trains a network or a curve, and continues from the checkpoint in `folder` if there is one.
 
@@ -62,7 +71,7 @@ def train(model, settings, data, epochs, learning_rate, seed, folder, callbacks=
     """
     checkpoint = keras_fge.Checkpoint(folder)
     return model.fit(
-        checkpoint.batches(*data.train, settings.batch_size, seed),
+        batches_for(checkpoint, model, settings, data, seed),
         initial_epoch=first_epoch,
         epochs=until or epochs,
         callbacks=[keras_fge.PaperTraining(learning_rate, epochs), *callbacks, checkpoint],
@@ -93,7 +102,7 @@ def trained_network(study, seed, callbacks=()):
 
 def train_cyclic(network, callback, settings, data, seed, others=(), first_epoch=0):
     """Trains a run of FGE or SSE, which resumes from its own folder."""
-    batches = callback.batches(*data.train, settings.batch_size, seed)
+    batches = batches_for(callback, network, settings, data, seed)
     callbacks = [*others, callback]
     network.fit(batches, epochs=settings.epochs, initial_epoch=first_epoch, callbacks=callbacks, verbose=0)
 

@@ -41,15 +41,20 @@ def warn_of_newer_keras() -> None:
         )
 
 
+def scans_over_steps() -> bool:
+    """Whether `fit` runs `steps_per_execution` steps as one scan: Keras on JAX does from 3.16 on."""
+    return keras.backend.backend() == "jax" and keras_version() >= (3, 16)
+
+
 _told_of_scan: weakref.WeakSet[keras.Model] = weakref.WeakSet()
 
 
 def warn_of_slow_scan(model: keras.Model) -> None:
-    """Warns, once for a model, if `fit` runs several of its steps as one scan on a CPU: Keras on JAX does from 3.16 on.
+    """Warns, once for a model, if `fit` runs several of its steps as one scan on a CPU.
 
     (A curve and a callback in one `fit` both ask.)
     """
-    if keras.backend.backend() != "jax" or keras_version() < (3, 16) or model in _told_of_scan:
+    if not scans_over_steps() or model in _told_of_scan:
         return
     import jax
 
