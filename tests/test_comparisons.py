@@ -8,6 +8,7 @@ import pytest
 
 from report import comparisons, connecting, tables
 from report.comparisons import difference, equivalent, share
+from report.sentences import sentences
 from study.records import Records
 
 pytestmark = pytest.mark.once
@@ -50,6 +51,14 @@ def test_differences_are_paired_by_seed(records):
     assert (pairs.value, pairs.count) == (pytest.approx(-0.01), 4) and pairs.low is None
     assert single.text(100, 2).startswith("-3.00 [-3.0") and single.text(100, 2).endswith("]")
     assert difference(records, "sse", 1, "error") is None
+
+
+def test_the_sentence_counts_the_runs_that_both_methods_have(records):
+    [said] = sentences(records)
+    assert "FGE makes 40.50 % test error instead of 43.50 %: -3.00" in said and "2 passes" in said
+    metrics = {"error": 0.9, "nll": 9.0, "calibrated_nll": 9.0}
+    records.append("ind", [99], {"members": 1, "test": metrics}, 1.0, {})
+    assert sentences(records) == [said]
 
 
 def test_few_runs_have_no_interval(tmp_path):

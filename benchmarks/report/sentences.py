@@ -23,12 +23,15 @@ def _of_paths(paths):
     return f"Between two trained networks, the train error rises {parts[0]}, but {' and '.join(parts[1:])}."
 
 
+def _of_both(records, metric):
+    """The means of one network and of FGE over the seeds of which there are both."""
+    one, fge = (values(records, method, 1, metric) for method in ("ind", "fge"))
+    return [np.mean([of[seed] for seed in one.keys() & fge.keys()]) for of in (one, fge)]
+
+
 def _of_fge(records):
-    """What FGE brings beside one network, both with a temperature, and what a prediction costs."""
-    error, nll, calibrated = (
-        [np.mean(list(values(records, method, 1, metric).values())) for method in ("ind", "fge")]
-        for metric in ("error", "nll", "calibrated_nll")
-    )
+    """What FGE brings beside one network, both with a temperature, and what a prediction costs: runs that both have."""
+    error, nll, calibrated = (_of_both(records, metric) for metric in ("error", "nll", "calibrated_nll"))
     changes = [difference(records, "fge", 1, metric) for metric in ("error", "calibrated_nll")]
     over, paired = "95 % intervals by Student's t", by_images(records, "fge")
     if changes[0].low is None and paired:
