@@ -1,7 +1,6 @@
 """The methods that baselines.py compares, and the settings that it tries for each."""
 
 import dataclasses
-import itertools
 import types
 
 import keras
@@ -10,6 +9,7 @@ import numpy as np
 import keras_fge
 from inputs.networks import make_network
 from keras_fge.core.keras_internals import averaged_weights, inner_optimizer
+from study.search import grid
 from study.training import default_jit_compile
 
 BATCH_SIZE, WIDTH, SAMPLES, NARROW = 64, 16, 10, 4
@@ -23,15 +23,6 @@ class Task:
     network: str
     epochs: int
     methods: dict
-
-
-def grid(draw=None, **lists):
-    """All combinations, as dictionaries, or so many of them, drawn with seed 0."""
-    combined = [dict(zip(lists, values)) for values in itertools.product(*lists.values())]
-    if draw is None:
-        return combined
-    chosen = np.random.default_rng(0).choice(len(combined), draw, replace=False)
-    return [combined[index] for index in sorted(chosen)]
 
 
 def new_network(task, images, seed, decay, width=WIDTH, **options):

@@ -32,7 +32,8 @@ from evidence.baseline_methods import TASKS
 from inputs import data
 from study.ensembles import all_metrics, disagreement
 from study.progress import console
-from study.records import opened_record, write_json
+from study.records import opened_record
+from study.search import do, search
 
 FLAGS = flags.FLAGS
 CROSSED = ("one network", "FGE", "SSE")  # Also measured at the rate and weight decay that are best for the others.
@@ -55,21 +56,10 @@ def measured(members, x, y):
     return {name: float(value) for name, value in metrics.items()}
 
 
-def best_setting(tuning, tried, of):
-    """The setting, as the record has it, with the least mean calibrated NLL of the method `of` on validation images."""
-    return min(map(str, tried), key=lambda s: np.mean([run[of]["calibrated_nll"] for run in tuning[s].values()]))
-
-
-def do(record, part, method, arguments, images, seed):
-    """Trains and measures once, on validation images to tune, else on test images, unless the record has it."""
-    done = record.setdefault(part, {}).setdefault(str(arguments), {})
-    if str(seed) not in done:
-        found = method(seed=seed, **arguments)
-        data_of_part = images.validation if part == "tuning" else images.test
-        done[str(seed)] = {
-            n: {**measured(members, *data_of_part), "passes": passes} for n, (members, passes) in found.items()
-        }
-        write_json(record, record["flags"]["output"])
+def trained_and_measured(method, images, part, arguments, seed):
+    found = method(seed=seed, **arguments)
+    data_of_part = images.validation if part == "tuning" else images.test
+    return {name: {**measured(members, *data_of_part), "passes": passes} for name, (members, passes) in found.items()}
 
 
 def file_of(name):
@@ -106,17 +96,11 @@ def main(_):
         for part, asked in (("data", images.about()), ("flags", {**record["flags"], **vars(settings)})):
             if record[part] != asked:
                 raise app.UsageError(f"'{path}' is of another {part}: {record[part]}, not {asked}.")
-        for arguments in tried:
-            for seed in range(1000, 1000 + FLAGS.tuned_on):
-                do(record, "tuning", method, arguments, images, seed)
-        of_one_run = next(iter(record["tuning"][str(tried[0])].values()))
-        record["best"] = {of: best_setting(record["tuning"], tried, of) for of in of_one_run}
-        for arguments in tried:
-            for seed in range(FLAGS.runs) if str(arguments) in record["best"].values() else ():
-                do(record, "runs", method, arguments, images, seed)
+        once = functools.partial(trained_and_measured, method, images)
+        search(record, tried, once)
         for arguments in crossed_settings(name) if name in CROSSED else ():
             for seed in range(FLAGS.runs):
-                do(record, "crossed", method, arguments, images, seed)
+                do(record, "crossed", once, arguments, seed)
         for of, setting in record["best"].items():
             runs = [run[of] for run in record["runs"][setting].values()]
             error, nll = (np.mean([run[metric] for run in runs]) for metric in ("error", "calibrated_nll"))
