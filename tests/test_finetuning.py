@@ -1,0 +1,85 @@
+"""The study of fine-tuning, on a small random transformer and made-up sentences."""
+
+import dataclasses
+import json
+import warnings
+
+import keras
+import numpy as np
+import pytest
+
+pytest.importorskip("keras_hub")
+
+from evidence import finetuning, finetuning_methods
+from evidence.finetuning_methods import WAYS
+from inputs import sentences
+
+WORDS = ["red green", "one two", "cat dog"]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Sentences of three kinds as the classes of TREC, and as many others; one stands in training and test."""
+
+    def lines(count, first):
+        rng = np.random.default_rng(first)
+        return [f"{k % 3} {' '.join(rng.choice(WORDS[k % 3].split(), 3))} {first + k}" for k in range(count)]
+
+    (tmp_path / "TREC.train.all").write_text("\n".join([*lines(60, 0), lines(1, 900)[0]]))
+    (tmp_path / "TREC.test.all").write_text("\n".join(lines(20, 900)))
+    (tmp_path / "subj.all").write_bytes("\n".join(f"{k % 2} caf\xe9 {k}" for k in range(40)).encode("latin-1"))
+    return tmp_path
+
+
+def setup_of(way, folder):
+    return finetuning.setup_of("trec", way, folder, None, folder / "records")
+
+
+def test_no_sentence_stands_in_two_parts(folder):
+    data = sentences.load("trec", folder)
+    assert (len(data.train[0]), len(data.validation[0]), len(data.test[0]), data.num_classes) == (48, 12, 20, 3)
+    parts = [set(texts) for texts, _ in (data.train, data.validation, data.test)]
+    assert len(set.union(*parts)) == sum(map(len, parts)) == 80
+    for texts, labels in (data.train, data.test):
+        assert all(
+            WORDS[label].split()[0][0] in text or WORDS[label].split()[1][0] in text
+            for text, label in zip(texts, labels)
+        )
+    assert sentences.load("subj", folder).test[0][0].startswith("caf\xe9")
+
+
+def test_features_are_the_mean_over_the_tokens_of_a_sentence(folder):
+    encoder = sentences.make_encoder(sentences.make_backbone())
+    tokens = sentences.encoded(["a b c", " ".join("abcdefghijklmnopqrst"), "d"])
+    alone = keras.ops.convert_to_numpy(encoder({name: array[:1, :3] for name, array in tokens.items()}))
+    assert sentences.features_of(encoder, tokens)[:1] == pytest.approx(alone, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    "way", ["head", pytest.param("lora", marks=pytest.mark.slow), pytest.param("all", marks=pytest.mark.slow)]
+)
+def test_each_method_trains_and_is_measured(way, folder):
+    setup = setup_of(way, folder)
+    setup = dataclasses.replace(setup, batch_size=8)
+    settings = {"independent": {"epochs": 1}, "StarSSE": {"epochs": 4}}
+    for name, (method, tried) in WAYS[way].items():
+        arguments = {**tried[0], "epochs": 2, **settings.get(name, {})}
+        for of, (ensemble, trainings) in method(setup, 0, **arguments).items():
+            with warnings.catch_warnings(action="ignore"):  # So few samples tell no temperature.
+                found = finetuning.measured(setup, "runs", ensemble, trainings)
+            json.dumps(found, allow_nan=False)
+            assert 0 <= found["error"] <= 1 and found["members"] == len(ensemble) and found["trainings"] >= 1
+            assert found["calibrated_nll"] > 0 and 1 <= found["set_size"] <= 3, of
+    trained = sum(int(np.prod(w.shape)) for w in setup.new_network(0).trainable_weights)
+    assert found["bytes_a_member"] == 4 * trained
+
+
+@pytest.mark.slow
+def test_lora_and_full_fine_tuning_begin_at_the_trained_head(folder):
+    of_features = setup_of("head", folder)
+    head = finetuning_methods.ordinary(of_features, 3, *finetuning.HEAD)
+    expected = head.predict(of_features.test[0], verbose=0)
+    for way in ("lora", "all"):
+        setup = setup_of(way, folder)
+        assert setup.new_network(3).predict(setup.test[0], verbose=0) == pytest.approx(expected, abs=1e-4)
+        assert dataclasses.replace(setup, batch_size=7).steps == 7  # 48 sentences.
