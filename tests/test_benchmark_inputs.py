@@ -16,9 +16,12 @@ from inputs import data as benchmark_data
 from inputs import folder as image_folder
 from inputs.data import load
 from inputs.fused import BatchNormalization
+from inputs.modern import MODERN
 from inputs.networks import make_network
 from inputs.transforms import CIFAR, IMAGENET, Transform, make_transform
 from keras_fge.core.files import to_npz
+from keras_fge.core.networks import distance
+from study.presets import SMALL_NETWORKS
 
 pytestmark = pytest.mark.once
 
@@ -60,13 +63,22 @@ def test_parameters_are_those_of_the_authors_networks(name, classes, parameters)
             assert layer.epsilon == 1e-5 and layer.momentum == (0.1 if is_last_of_wrn else 0.9)
 
 
-@pytest.mark.parametrize("name", ["preresnet20", "preresnet56", "wrn16x4", "convfc", "small_cnn", "small_cnn_bn"])
+@pytest.mark.parametrize("name", ["preresnet20", "preresnet56", "wrn16x4", "convfc", *SMALL_NETWORKS])
 def test_networks_predict_and_decay_every_weight(name):
     network = make_network(name, (32, 32, 3), 10, weight_decay=0.01, transform="resnet")
     outputs = network.predict(images(2, 32), verbose=0)
     assert outputs.shape == (2, 10) and outputs.dtype == np.float32 and np.isfinite(outputs).all()
     squares = sum(np.sum(value.astype("float64") ** 2) for value in values(network.trainable_variables))
     assert float(sum(to_numpy(loss) for loss in network.losses)) == pytest.approx(0.5 * 0.01 * squares, rel=1e-5)
+
+
+@pytest.mark.parametrize("name", MODERN)
+def test_units_of_later_networks_can_be_aligned(name):
+    a, b = (make_network(name, (16, 16, 3), 10, width=8) for _ in range(2))
+    aligned, x = curves.align(b, a, verbose=False), images(4, 16)
+    assert aligned.predict(x, verbose=0) == pytest.approx(b.predict(x, verbose=0), abs=1e-4)
+    far, near = (distance(a, a.get_weights(), network.get_weights()) for network in (b, aligned))
+    assert near < 0.9 * far
 
 
 def test_residual_networks_stride_where_the_authors_do():

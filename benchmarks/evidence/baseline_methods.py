@@ -62,15 +62,17 @@ def one_network(task, images, seed, rate, decay, epochs):
 
 def fge(task, images, seed, rate, decay, start, cycle, largest):
     """FGE, and the mean of the weights of its members (SWA)."""
-    network, steps = new_network(task, images, seed, decay), -(-len(images.train[0]) // BATCH_SIZE)
-    callback = keras_fge.FGE(largest, largest / 100, cycle_steps=2 * round(cycle * steps / 2), start_epoch=start)
-    fit(task, network, images, seed, sgd(rate), keras_fge.PaperTraining(rate, task.epochs, until=start), callback)
-    ensemble = callback.ensemble()
+    network = new_network(task, images, seed, decay)
+    ensemble = fge_of(task, network, images, seed, sgd(rate), rate, start, cycle, largest)
     average = ensemble.average_weights(images.train)
-    return {
-        "FGE": (of_members(ensemble), len(ensemble)),
-        "SWA": (of(average), 1),
-    }
+    return {"FGE": (of_members(ensemble), len(ensemble)), "SWA": (of(average), 1)}
+
+
+def fge_of(task, network, images, seed, optimizer, rate, start, cycle, largest):
+    steps = -(-len(images.train[0]) // BATCH_SIZE)
+    callback = keras_fge.FGE(largest, largest / 100, cycle_steps=2 * round(cycle * steps / 2), start_epoch=start)
+    fit(task, network, images, seed, optimizer, keras_fge.PaperTraining(rate, task.epochs, until=start), callback)
+    return callback.ensemble()
 
 
 def sse(task, images, seed, largest, decay, cycles):
@@ -180,6 +182,12 @@ def adamw(task, images, seed, rate, decay):
     return {"AdamW": (of(network), 1)}
 
 
+def fge_with_adamw(task, images, seed, rate, decay, start, cycle, largest):
+    network, optimizer = new_network(task, images, seed, 0.0), keras.optimizers.AdamW(rate, weight_decay=decay)
+    ensemble = fge_of(task, network, images, seed, optimizer, rate, start, cycle, largest)
+    return {"FGE with AdamW": (of_members(ensemble), len(ensemble))}
+
+
 def schedule_free(task, images, seed, rate, decay):
     """Schedule-free AdamW (Defazio et al. 2024), with its averaged weights."""
     network = new_network(task, images, seed, 0.0)
@@ -240,6 +248,10 @@ FASHION_METHODS = {  # How it trains, and the settings to try. Those of the firs
     "SWA, constant rate": (swa, grid(rate=(0.02, 0.05), decay=DECAYS)),
     "SAM, half the epochs": (sam, grid(rho=(0.02, 0.05), decay=DECAYS)),
     "AdamW": (adamw, grid(rate=(5e-4, 1e-3, 2e-3, 4e-3), decay=(0.004, 0.04))),
+    "FGE with AdamW": (
+        fge_with_adamw,
+        grid(rate=(0.002,), decay=(0.004, 0.04), start=(20,), cycle=(2, 4), largest=(0.001, 0.002)),
+    ),
     "schedule-free AdamW": (schedule_free, grid(rate=(1e-3, 3e-3, 1e-2, 3e-2), decay=(0.0, 0.01))),
     "MC dropout": (mc_dropout, grid(dropout=(0.1, 0.25, 0.4, 0.5), decay=(1e-3, 3e-3))),
     "four networks of half the width": (narrow, grid(rate=(0.05, 0.1), decay=DECAYS)),

@@ -2,11 +2,13 @@
 
     cd benchmarks && python -m evidence.connecting --task=fashion --output=connecting_fashion.json
     cd benchmarks && python -m evidence.connecting --task=cifar10 --data_dir=DIR --output=connecting_cifar10.json
+    cd benchmarks && python -m evidence.connecting --task=mobilenet --pairs=5 --data_dir=DIR --output=mobilenet.json
 
 Four pairs of independent networks, each connected by a straight line, and by curves that are trained three times as
-long as a network. One of the pairs also has curves that are trained for less, and its width is varied. Measured at 61
+long as a network. One of the pairs also has curves that are trained for less, and its width is varied. Networks of
+later kinds (mobilenet, efficientnet, cct) are also connected after alignment, by a line and by a curve. Measured at 61
 points, without the weight decay, on all training and test images. The record is written after each curve, and the same
-command goes on; then it draws the figure beside it. docs/results.md has both.
+command goes on; then it draws the figure beside it. docs/results.md has those that were run.
 """
 
 import os
@@ -23,7 +25,7 @@ from absl import app, flags
 import curves
 from inputs import data
 from keras_fge.core.pages import COLORS, GREY
-from report.connecting import rise
+from report.connecting import NAMES, rise
 from study.look import new_figure, save, styled
 from study.presets import PRESETS
 from study.progress import console
@@ -46,17 +48,28 @@ TASKS = {  # The settings of `cifar.py`, by default and with --preset=small.
         **{"decay": SMALL["weight_decay"], "curve_rate": SMALL["curve_learning_rate"]},
     },
 }
+LATER = {  # Networks that came after the paper, on the same images; a transformer is trained by AdamW.
+    "mobilenet": {"epochs": 60, "rate": 0.05, "decay": 1e-3, "curve_rate": 0.05},
+    "efficientnet": {"epochs": 60, "rate": 0.05, "decay": 1e-3, "curve_rate": 0.05},
+    "cct": {"epochs": 60, "rate": 0.001, "decay": 0.0, "curve_rate": 0.001, "adamw_decay": 0.004},
+}
+for _name, _settings in LATER.items():
+    TASKS[_name] = {**TASKS["cifar10"], "name": f"{_name}, CIFAR-10 (JPEG)", "network": _name, **_settings}
 KINDS = {"line": curves.PolygonalChain, "bezier": curves.Bezier, "chain": curves.PolygonalChain}
+KINDS |= {f"aligned_{kind}": KINDS[kind] for kind in ("line", "bezier")}
 # Kind, bends, and epochs in those of a network, of the curves of all pairs; and what one pair has besides.
 ALL_PAIRS = [("line", 2, 0), ("bezier", 3, 3), ("bezier", 5, 3), ("chain", 5, 3)]
+OF_LATER = [("line", 2, 0), ("aligned_line", 2, 0), ("bezier", 3, 3), ("bezier", 5, 3), ("aligned_bezier", 3, 3)]
 FIRST_PAIR = [("bezier", 3, 1), ("bezier", 3, 2), ("bezier", 5, 1), ("bezier", 5, 2), ("chain", 3, 3)]
 OTHER_WIDTHS = {8: ALL_PAIRS[1:3], 32: ALL_PAIRS[1:3]}
 MEASURED = (("train", "loss"), ("train", "nll"), ("train", "error"), ("test", "nll"), ("test", "error"))
 TOGETHER = ("with_start_nll", "with_start_error")  # Of the ensemble of phi(0) and phi(t), on test images.
 
 
-def curves_to_make(pairs):
+def curves_to_make(task, pairs):
     """(width, pair, kind, bends, times) of each curve, those of all pairs first."""
+    if task in LATER:
+        return [(WIDTH, pair, *curve) for pair in range(pairs) for curve in OF_LATER]
     wanted = [(WIDTH, pair, *curve) for pair in range(pairs) for curve in ALL_PAIRS]
     wanted += [(WIDTH, 0, *curve) for curve in FIRST_PAIR]
     return wanted + [(width, 0, *curve) for width, chosen in OTHER_WIDTHS.items() for curve in chosen]
@@ -71,8 +84,18 @@ def settings_of(task, width):
     )
 
 
+def compiled(model, task, settings, rate):
+    compile_model(model, settings, rate)
+    if "adamw_decay" in task:
+        # Of a curve, it would decay the bends.
+        decay = 0 if isinstance(model, curves.CurveModel) else task["adamw_decay"]
+        optimizer = keras.optimizers.AdamW(rate, weight_decay=decay)
+        model.compile(optimizer, model.loss, metrics=["accuracy"], jit_compile=settings.jit_compile)
+    return model
+
+
 def trained(task, settings, images, seed, folder):
-    network = new_network(settings, images, seed)
+    network = compiled(new_network(settings, images, seed), task, settings, task["rate"])
     place = folder / f"network_{settings.width}_{seed}"
     train(network, settings, images, task["epochs"], task["rate"], seed, place)
     return network
@@ -83,10 +106,11 @@ def measure(task, images, setting, seed, folder):
     width, pair, kind, bends, times = setting
     settings = settings_of(task, width)
     ends = [trained(task, settings, images, seed + 2 * pair + k, folder) for k in (0, 1)]
+    if kind.startswith("aligned"):
+        ends[1] = curves.align(ends[1], ends[0], verbose=False)
     name = "_".join(map(str, setting))
     keras.utils.set_random_seed(seed)
-    curve = curves.connect(*ends, KINDS[kind](bends), seed=seed)
-    compile_model(curve, settings, task["curve_rate"])
+    curve = compiled(curves.connect(*ends, KINDS[kind](bends), seed=seed), task, settings, task["curve_rate"])
     if times:
         place = folder / f"curve_{name}"
         train(curve, settings, images, times * task["epochs"], task["curve_rate"], seed, place)
@@ -114,15 +138,15 @@ def key_of(width, pair, kind, bends, times):
 PANELS = (("train_nll", "train NLL", 1), ("train_error", "train error (%)", 100))
 PANELS += (("test_nll", "test NLL", 1), ("test_error", "test error (%)", 100))
 DRAWN = {("bezier", 3, 3): COLORS[0], ("bezier", 5, 3): COLORS[2], ("chain", 5, 3): COLORS[3]}
-LABELS = {"bezier": "Bezier curve", "chain": "polygonal chain"}
+DRAWN["aligned_bezier", 3, 3] = COLORS[1]
 
 
 @styled
 def draw(record):
     """Train and test NLL and error along the curves of all pairs, and those of the straight line where they fit."""
     figure, t = new_figure(6.2), np.linspace(0, 1, POINTS)
-    looks = {curve: (color, "-", f"{LABELS[curve[0]]}, {curve[1]} bends") for curve, color in DRAWN.items()}
-    looks["line", 2, 0] = (GREY, ":", "straight line")
+    looks = {curve: (color, "-", f"{NAMES[curve[0]]}, {curve[1]} bends") for curve, color in DRAWN.items()}
+    looks |= {(kind, 2, 0): (color, ":", NAMES[kind]) for kind, color in (("line", GREY), ("aligned_line", COLORS[1]))}
     done = [pair for pair in range(record["flags"]["pairs"]) if key_of(WIDTH, pair, "line", 2, 0) in record["curves"]]
     for axes, (quantity, label, scale) in zip(figure.subplots(2, 2, sharex=True).flat, PANELS):
         largest = 0
@@ -149,7 +173,7 @@ def main(_):
     folder.mkdir(parents=True, exist_ok=True)
     images = data.load(**task["data"], data_dir=FLAGS.data_dir)
     record = opened_record(path, settings, data=images.about(), task=task, curves={})
-    for setting in curves_to_make(FLAGS.pairs):
+    for setting in curves_to_make(FLAGS.task, FLAGS.pairs):
         if (key := key_of(*setting)) not in record["curves"]:
             record["curves"][key] = found = measure(task, images, setting, FLAGS.seed, folder)
             write_json(record, path)

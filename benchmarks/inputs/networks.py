@@ -12,6 +12,7 @@ import keras
 from keras import initializers, layers
 
 from inputs.fused import BatchNormalization
+from inputs.modern import MODERN
 from inputs.transforms import make_transform
 
 
@@ -21,7 +22,8 @@ def make_network(
     """Makes a new network, from uint8 images to logits.
 
     Args:
-        name: "vgg16", "vgg19-bn", "preresnet164", "wrn28x10" (depth and width), "convfc", "small_cnn", "small_cnn_bn".
+        name: "vgg16", "vgg19-bn", "preresnet164", "wrn28x10" (depth and width), "convfc", "small_cnn", "small_cnn_bn",
+            and those of `inputs.modern`.
         input_shape: (height, width, channels).
         num_classes: Number of logits.
         weight_decay: wd of a loss term 0.5 * wd * ||w||^2 over all trainable weights, as PyTorch's SGD decays them.
@@ -47,6 +49,8 @@ def _architecture(name):
         return functools.partial(small_cnn, batch_norm=bool(match[1]))
     if name == "convfc":
         return conv_fc
+    if name in MODERN:
+        return MODERN[name]
     raise ValueError(f"There is no network '{name}'.")
 
 

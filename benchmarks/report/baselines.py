@@ -9,7 +9,7 @@ from keras_fge.core.pages import COLORS, GREY
 from report.comparisons import estimate
 from study.look import new_figure, styled
 
-COMBINED = ("FGE", "SSE", "MC dropout", "four networks of half the width")
+COMBINED = ("FGE", "FGE with AdamW", "MC dropout", "four networks of half the width")
 MARKERS = dict(zip(COMBINED, "osD^"))
 
 
@@ -32,18 +32,24 @@ def table(folder):
     """
     found = records(folder)
     _, ordinary, _, own_backend = found["one network"]
-    columns = ["", "passes", "test error %", "NLL, calibrated", "minus one network", "AUROC of errors", "tried", "best"]
+    columns = ["", "passes", "test error %", "minus one network, points", "NLL, calibrated", "minus one network, nat"]
+    columns += ["AUROC of errors", "tried", "best"]
     lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for method, (setting, runs, tried, backend) in sorted(
         found.items(), key=lambda item: mean(item[1][1], "calibrated_nll")
     ):
-        change = [runs[seed]["calibrated_nll"] - ordinary[seed]["calibrated_nll"] for seed in runs]
+        has_pairs = method != "one network" and backend == own_backend
+        points, nats = (
+            estimate([runs[seed][metric] - ordinary[seed][metric] for seed in runs]).text(*form) if has_pairs else ""
+            for metric, form in (("error", (100, 2)), ("calibrated_nll", (1, 4)))
+        )
         cells = [
             method,
             f"{next(iter(runs.values()))['passes']:g}",
             f"{100 * mean(runs, 'error'):.2f} ± {100 * deviation(runs, 'error'):.2f}",
+            points,
             f"{mean(runs, 'calibrated_nll'):.4f} ± {deviation(runs, 'calibrated_nll'):.4f}",
-            estimate(change).text(1, 4) if method != "one network" and backend == own_backend else "",
+            nats,
             f"{mean(runs, 'auroc_of_errors'):.3f}",
             str(tried),
             ", ".join(f"{name} {value:g}" for name, value in ast.literal_eval(setting).items()),
@@ -54,19 +60,25 @@ def table(folder):
 
 def crossed(folder):
     """One network, FGE and SSE at their own best setting, and at the rate and weight decay of the others' best."""
-    lines = ["| | setting | n | test error % | NLL, calibrated |", "|---|---|---|---|---|"]
+    rows = []
     for method in ("one network", "FGE", "SSE"):
-        path = folder / "baselines" / f"{method.replace(' ', '_')}.json"
-        record = json.loads(path.read_text()) if path.exists() else {"best": {}}
-        if method not in record["best"]:
-            continue
+        record = json.loads((folder / "baselines" / f"{method.replace(' ', '_')}.json").read_text())
         own = record["best"][method]
         for setting, runs in {own: record["runs"][own], **record.get("crossed", {})}.items():
-            runs = {seed: run[method] for seed, run in runs.items()}
-            text = ", ".join(f"{key} {value:g}" for key, value in ast.literal_eval(setting).items())
-            own_text = " (its own)" if setting == own else ""
-            error, nll = 100 * mean(runs, "error"), mean(runs, "calibrated_nll")
-            lines.append(f"| {method} | {text}{own_text} | {len(runs)} | {error:.2f} | {nll:.4f} |")
+            rows.append(
+                (method, ast.literal_eval(setting), setting == own, {s: run[method] for s, run in runs.items()})
+            )
+    if all(is_own for *_, is_own, _ in rows):  # None was run at others' settings, as they are the same.
+        [(rate, decay)] = {(setting.get("rate", setting.get("largest")), setting["decay"]) for _, setting, *_ in rows}
+        return (
+            f"One network, FGE and SSE found the same rate, {rate:g}, and the same weight decay, {decay:g}: each "
+            "already stands at the settings of the others."
+        )
+    lines = ["| | setting | n | test error % | NLL, calibrated |", "|---|---|---|---|---|"]
+    for method, setting, is_own, runs in rows:
+        text = ", ".join(f"{key} {value:g}" for key, value in setting.items()) + (" (its own)" if is_own else "")
+        error, nll = 100 * mean(runs, "error"), mean(runs, "calibrated_nll")
+        lines.append(f"| {method} | {text} | {len(runs)} | {error:.2f} | {nll:.4f} |")
     return "\n".join(lines)
 
 

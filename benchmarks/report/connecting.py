@@ -6,6 +6,7 @@ import re
 import numpy as np
 
 NAMES = {"line": "straight line", "bezier": "Bezier curve", "chain": "polygonal chain"}
+NAMES |= {"aligned_line": "line after alignment", "aligned_bezier": "Bezier curve after alignment"}
 QUANTITIES = (  # Quantity, label, scale, digits.
     *[("train_nll", "train NLL", 1, 3), ("train_error", "train error, points", 100, 1)],
     *[("test_nll", "test NLL", 1, 3), ("test_error", "test error, points", 100, 1)],
@@ -26,7 +27,7 @@ def table(folder, task):
         groups, key=lambda group: (group[0] != 16, *group[:1], group[1] != "line", *group[1:])
     ):
         curves = groups[width, kind, bends, times]
-        name = NAMES[kind] if kind == "line" else f"{NAMES[kind]}, {bends} bends, {times} x the epochs"
+        name = NAMES[kind] if kind.endswith("line") else f"{NAMES[kind]}, {bends} bends, {times} x the epochs"
         cells = [name, str(width), str(len(curves))]
         for quantity, _, scale, digits in QUANTITIES:
             rises = [scale * rise(curve[quantity]) for curve in curves]

@@ -12,7 +12,7 @@ from absl import flags
 from study import presets
 
 NETWORKS = ["vgg16", "vgg16-bn", "vgg19", "vgg19-bn", "preresnet20", "preresnet56", "preresnet110", "preresnet164"]
-NETWORKS += ["wrn28x10", "wrn16x4", "convfc", "small_cnn", "small_cnn_bn"]
+NETWORKS += ["wrn28x10", "wrn16x4", "convfc", *presets.SMALL_NETWORKS]
 CURVES = ["bezier", "chain", "bezier_by_length", "chain_by_length"]
 COMMITTED = ["fashion_subset", "digits"]
 EXPERIMENTS = {  # The module of each experiment's function.
@@ -58,7 +58,7 @@ flags.DEFINE_enum(
     "transform", "none", ["none", "vgg", "resnet"], "Augmentation and normalization, as in the paper's code."
 )
 flags.DEFINE_enum("network", "small_cnn", NETWORKS, "Those of the paper, and small ones for a CPU.")
-flags.DEFINE_integer("width", 16, "small_cnn: filters of the first stage.", lower_bound=1)
+flags.DEFINE_integer("width", 16, "small networks: filters of the first stage.", lower_bound=1)
 
 flags.DEFINE_integer("epochs", 40, "B: epochs of one ordinary training run, the unit of the budget.", lower_bound=1)
 flags.DEFINE_integer("batch_size", 64, "Images per iteration.", lower_bound=1)
@@ -200,7 +200,7 @@ def check_flags():
     for name, is_used, where in (
         ("data_dir", FLAGS.dataset not in COMMITTED, "data that are not here"),
         ("image_size", FLAGS.dataset != "digits", "other data than digits"),
-        ("width", FLAGS.network.startswith("small_cnn"), "--network=small_cnn or small_cnn_bn"),
+        ("width", FLAGS.network in presets.SMALL_NETWORKS, f"--network={', '.join(presets.SMALL_NETWORKS)}"),
         ("validation_size", not FLAGS.use_test, "runs without --use_test"),
     ):
         check(is_used or not FLAGS[name].present, f"--{name}={FLAGS[name].value} is only for {where}.")

@@ -9,6 +9,8 @@ Epochs, learning rates, weight decay, transforms and curves are those of the aut
 - The cycles and learning rates of SSE: not confirmed by any text, quoted from the paper from memory.
 """
 
+# Networks for small images, whose first stage has `--width` filters.
+SMALL_NETWORKS = ("small_cnn", "small_cnn_bn", "mobilenet", "efficientnet", "cct")
 BUDGETS = (1, 2, 3)  # The columns of the paper's table, in units of B.
 PAPER = {
     "batch_size": 128,

@@ -101,7 +101,7 @@ def check_data(study):
     """Checks what depends on the size and number of images, and chooses the steps of one execution."""
     settings, (images, height, width, _) = study.settings, study.data.train[0].shape
     check(
-        settings.network.startswith("small_cnn") or min(height, width) >= 32,
+        settings.network in presets.SMALL_NETWORKS or min(height, width) >= 32,
         f"--network={settings.network} is made for images of 32 x 32 pixels; these have {height} x {width}.",
     )
     for name in ("train_samples", "bn_samples"):

@@ -16,12 +16,13 @@ from inputs.rows import NetworkOnRows, rows_of
 from keras_fge.core.files import write_atomically
 from keras_fge.core.networks import to_array
 from study.machine import accelerator
+from study.presets import SMALL_NETWORKS
 
 
 def new_network(settings, data, seed):
     """A new network, initialized by `seed`, compiled with the settings of ordinary training."""
     keras.utils.set_random_seed(seed)
-    options = {"width": settings.width} if settings.network.startswith("small_cnn") else {}
+    options = {"width": settings.width} if settings.network in SMALL_NETWORKS else {}
     network = make_network(
         settings.network,
         data.train[0].shape[1:],
