@@ -30,7 +30,7 @@ def test_members_are_small_and_the_ensemble_is_the_mean(tmp_path):
     trained = sum(int(np.prod(v.shape)) for v in network.trainable_variables)
     for snapshot in fge.snapshots:
         assert sum(w.size for i, w in enumerate(snapshot.weights) if i not in snapshot.shared) == trained
-    ensemble = keras_fge.Ensemble.load(tmp_path, network=network)
+    ensemble = keras_fge.Ensemble.load(tmp_path)
     members = [keras.ops.convert_to_numpy(keras.ops.softmax(m.predict(X, verbose=0))) for m in ensemble]
     assert not np.allclose(*members)
     assert ensemble.predict(X) == pytest.approx(np.mean(members, axis=0), abs=1e-6)

@@ -1,6 +1,8 @@
 """Members of networks with a frozen part: as small as what is trained, in memory, in files and in one model."""
 
+import json
 import os
+import warnings
 
 import keras
 import numpy as np
@@ -211,6 +213,37 @@ def test_members_of_a_network_with_lora_are_the_adapters(tmp_path):
     assert sum(w.size for w in own) == trained
     loaded = keras_fge.Ensemble.load(tmp_path)
     assert loaded.predict(V) == pytest.approx(fge.ensemble().predict(V), abs=1e-5)
+
+
+def test_lora_inside_a_layer_is_in_the_folder(tmp_path):
+    """Of a layer inside another, Keras writes neither what is frozen nor LoRA."""
+    inputs = keras.Input((4, 6))
+    attention, frozen = layers.MultiHeadAttention(2, 3), keras.Sequential([layers.Dense(6), layers.Dense(6)])
+    x = layers.GlobalAveragePooling1D()(frozen(attention(inputs, inputs)))
+    model = keras.Model(inputs, layers.Dense(3, activation="softmax")(x))
+    frozen.layers[0].trainable = False
+    for part in (attention.query_dense, attention.value_dense):
+        part.enable_lora(2, lora_alpha=3)
+    model.compile(keras.optimizers.AdamW(0.01), "sparse_categorical_crossentropy")
+    v, fge = RNG.normal(size=(20, 4, 6)), keras_fge.FGE(0.01, 0.001, cycle_epochs=1, directory=tmp_path / "run")
+    with warnings.catch_warnings(action="error", category=UserWarning):
+        model.fit(v, np.arange(20) % 3, batch_size=10, epochs=2, shuffle=False, verbose=0, callbacks=[fge])
+        fge.ensemble().save(tmp_path / "saved")
+    expected = fge.ensemble().predict(v)
+    for folder in ("run", "saved"):
+        for verify in (True, False):
+            loaded = keras_fge.Ensemble.load(tmp_path / folder, verify=verify)
+            assert loaded.predict(v) == pytest.approx(expected, abs=1e-6)
+            flags = [[w.trainable for w in network.weights] for network in (loaded.network, model)]
+            assert flags[0] == flags[1] and not all(flags[0])
+    # The network of `save` computes what the last one of the run did, though its LoRA begins anew.
+    assert loaded.network.predict(v, verbose=0) == pytest.approx(model.predict(v, verbose=0), abs=1e-6)
+    path = tmp_path / "saved" / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["network"]["untold"]["lora"][0][0] = 99
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(ValueError, match="no layer at place 99 that can have LoRA"):
+        keras_fge.Ensemble.load(tmp_path / "saved", verify=False)
 
 
 def test_a_curve_in_the_space_of_the_adapters():

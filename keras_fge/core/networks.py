@@ -4,7 +4,7 @@ import contextlib
 import os
 import threading
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -49,18 +49,49 @@ def clone(layer: keras.layers.Layer) -> keras.layers.Layer:
 
 def _make_inner_layers_alike(layer, copy):
     """Gives layers inside a layer what its configuration does not tell: what is frozen, LoRA, vocabularies."""
-    # The copy of a functional model of a class of its own is a plain one, with inputs of its own.
-    parts = [
-        [part for part in all_layers(root) if not isinstance(part, keras.layers.InputLayer)] for root in (layer, copy)
-    ]
-    pairs = list(zip(*parts)) if len(parts[0]) == len(parts[1]) else []
-    for ours, theirs in pairs:  # First, as it would make all variables of a layer trainable, or none.
-        if ours.trainable != theirs.trainable:
-            theirs.trainable = ours.trainable
-    for ours, theirs in pairs:
-        copy_own_state(ours, theirs)
-        if has_lora(ours) and not has_lora(theirs) and theirs.built:
-            theirs.enable_lora(ours.lora_rank, lora_alpha=ours.lora_alpha)
+    if len(_parts(layer)) == len(_parts(copy)):
+        tell(copy, untold(layer, copy))
+        for ours, theirs in zip(_parts(layer), _parts(copy)):
+            copy_own_state(ours, theirs)
+
+
+def _parts(network):
+    """All layers, less inputs, of which a copy may have others. A layer is known by its place in this list."""
+    return [part for part in all_layers(network) if not isinstance(part, keras.layers.InputLayer)]
+
+
+def untold(network: keras.layers.Layer, copy: keras.layers.Layer) -> dict[str, list[Any]]:
+    """What Keras left out in `copy`, made of the configuration of `network`, as JSON can hold it.
+
+    Returns:
+        {"frozen": places of all layers that are not trainable, unless `copy` has the same ones,
+        "lora": [place, rank, alpha] of each LoRA that `copy` lacks}
+    """
+    pairs = list(zip(_parts(network), _parts(copy)))
+    found: dict[str, list[Any]] = {}
+    if any(ours.trainable != theirs.trainable for ours, theirs in pairs):
+        found["frozen"] = [place for place, (ours, _) in enumerate(pairs) if not ours.trainable]
+    adapted = [(place, ours) for place, (ours, theirs) in enumerate(pairs) if has_lora(ours) and not has_lora(theirs)]
+    if lora := [[place, ours.lora_rank, ours.lora_alpha] for place, ours in adapted if pairs[place][1].built]:
+        found["lora"] = lora
+    return found
+
+
+def tell(copy: keras.layers.Layer, found: Mapping[str, Sequence[Any]]) -> None:
+    """Gives `copy` what `untold` found. The product of the factors of new LoRA is 0.
+
+    Raises:
+        ValueError: if it has no such layer.
+    """
+    parts = _parts(copy)
+    if "frozen" in found:  # First, as it would make all variables of a layer trainable, or none.
+        for place, part in enumerate(parts):
+            if part.trainable == (place in found["frozen"]):
+                part.trainable = not part.trainable
+    for place, rank, alpha in found.get("lora", ()):
+        if not (place < len(parts) and callable(getattr(parts[place], "enable_lora", None))):
+            raise ValueError(f"'{copy.name}' has no layer at place {place} that can have LoRA.")
+        parts[place].enable_lora(rank, lora_alpha=alpha)
 
 
 def _sequential_parts(network):

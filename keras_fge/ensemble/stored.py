@@ -71,7 +71,7 @@ def read(
     if from_logits == "unknown":
         raise ValueError(f"Say `Ensemble.load('{directory}', from_logits=...)`: the losses of the run do not tell.")
     if network is None:
-        network = folder.load_network(about["network"] if verify else None)
+        network = folder.load_network(about["network"], verify)
         compile_by_config(network, about.get("compiled"))
     shares = about["weights"] and [about["weights"][index] for index in kept]
     temperature = as_temperature(about.get("temperature"))

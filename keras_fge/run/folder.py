@@ -22,8 +22,8 @@ from keras_fge.core.files import (
     temporary_name,
     write_atomically,
 )
-from keras_fge.core.keras_internals import is_chief, random_states_kept
-from keras_fge.core.networks import clone, locked
+from keras_fge.core.keras_internals import all_layers, has_lora, is_chief, random_states_kept
+from keras_fge.core.networks import clone, locked, read, tell, untold
 from keras_fge.run.schema import Manifest, check
 from keras_fge.run.snapshots import StoredSnapshot
 
@@ -86,6 +86,8 @@ class Folder:
                 content = read_bytes(self._in("network.keras"))
                 entry = {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content)}
                 with random_states_kept():  # What cannot be loaded is to be known before the training, not after it.
+                    if found := untold(copy, self.load_network(entry)):
+                        entry["untold"] = found
                     _check_same_values(self.load_network(entry), copy)
         except (ValueError, TypeError, NotImplementedError) as error:
             warnings.warn(
@@ -112,11 +114,12 @@ class Folder:
         if is_chief():
             remove_leftovers(self.path, lambda name: bool(OURS.fullmatch(name)))
 
-    def load_network(self, entry: dict[str, Any] | None) -> keras.Model:
+    def load_network(self, entry: dict[str, Any] | None, verify: bool = True) -> keras.Model:
         """Loads the network, not compiled.
 
         Args:
-            entry: As `create` returned it, to compare the file with. None: it is not compared.
+            entry: As `create` returned it.
+            verify: Whether to compare the file with it.
 
         Raises:
             ValueError: if it is not the file that was written, would unfold to more than its size, or Keras cannot load
@@ -124,14 +127,16 @@ class Folder:
         """
         path = self._in("network.keras")
         try:
-            written = (entry["size"], entry["sha256"]) if entry else ()
+            written = (entry["size"], entry["sha256"]) if entry and verify else ()
             check_keras_file(read_bytes(path, *written, follows=False), path)
         except (ValueError, FileNotFoundError) as error:
             raise ValueError(
                 f"The network cannot be loaded: give `network`, or load what is there with `verify=False`. {error}"
             ) from error
         try:
-            return keras.saving.load_model(path, compile=False)
+            network = keras.saving.load_model(path, compile=False)
+            tell(network, entry.get("untold", {}) if entry else {})
+            return network
         except (ValueError, TypeError, OSError) as error:
             raise ValueError(
                 f"The network '{path}' cannot be loaded: give `network`, or import the module that registers its "
@@ -183,5 +188,7 @@ class Folder:
 def _check_same_values(loaded, network):
     """Raises a ValueError unless what was loaded is what was saved."""
     check_same_architecture(loaded, network, "the network as it is loaded", "as it was saved")
-    if not all(np.array_equal(*pair, equal_nan=True) for pair in zip(loaded.get_weights(), network.get_weights())):
+    adapted = {id(variable) for layer in all_layers(network) if has_lora(layer) for variable in layer.variables}
+    pairs = zip(loaded.weights, network.weights)  # Of LoRA, only the sum with the frozen weights is in the file.
+    if not all(np.array_equal(read(a), read(b), equal_nan=True) for a, b in pairs if id(b) not in adapted):
         raise ValueError("Once loaded, it has other weights.")

@@ -9,14 +9,27 @@ Positive = Annotated[float, Meta(gt=0)]
 Count = Annotated[int, Meta(ge=0)]
 
 
-class NetworkEntry(TypedDict):
-    """The file of the network, in the manifest."""
+class Content(TypedDict):
+    """What a file holds."""
 
     sha256: str
     size: Count
 
 
-class FileEntry(NetworkEntry):
+class Untold(TypedDict):
+    """What Keras does not write of a network: see `networks.untold`."""
+
+    frozen: NotRequired[list[Count]]
+    lora: NotRequired[list[tuple[Count, Annotated[int, Meta(gt=0)], Positive]]]
+
+
+class NetworkEntry(Content):
+    """The file of the network, in the manifest."""
+
+    untold: NotRequired[Untold]
+
+
+class FileEntry(Content):
     """A file with weights."""
 
     file: str

@@ -1,0 +1,56 @@
+"""The tables of fine-tuning: for each task and way, all methods at their best settings, beside one network."""
+
+import json
+
+from report.baselines import deviation, mean
+from report.comparisons import estimate
+
+TASKS = {
+    "trec": "TREC, kinds of questions",
+    "trec500": "TREC, 500 questions to train on",
+    "subj": "Subj, subjective or objective",
+    "sst2": "SST-2, opinions of films",
+    "mr": "MR, opinions of films",
+    "cr": "CR, opinions of products",
+}
+WAYS = {"head": "the head alone", "lora": "LoRA of rank 4 with the head", "all": "all weights"}
+
+
+def records(folder):
+    """`{(task, way): {method: (its sizes, {seed: metrics})}}` of all that is done."""
+    found = {}
+    for path in sorted((folder / "finetuning").glob("*.json")):
+        record = json.loads(path.read_text())
+        for method, setting in record["best"].items():
+            runs = {seed: run[method] for seed, run in record["runs"].get(setting, {}).items()}
+            if len(runs) == record["flags"]["runs"]:
+                found.setdefault((record["task"], record["way"]), {})[method] = (record["sizes"], runs)
+    return found
+
+
+def table(folder):
+    """A table for each task and way; methods by their calibrated NLL, differences over paired seeds."""
+    return "\n\n".join(_table(*key, methods) for key, methods in records(folder).items() if "one network" in methods)
+
+
+def _table(task, way, methods):
+    sizes, ordinary = methods["one network"]
+    columns = [f"{TASKS[task]}, {sizes['train']:,} sentences; {WAYS[way]}", "trainings", "members", "error %"]
+    columns += ["NLL, calibrated", "minus one network", "ECE %", "AURC", "set size", "AUROC of foreign texts"]
+    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+    for method, (_, runs) in sorted(methods.items(), key=lambda item: mean(item[1][1], "calibrated_nll")):
+        change = [runs[seed]["calibrated_nll"] - ordinary[seed]["calibrated_nll"] for seed in runs]
+        cells = [
+            method,
+            f"{mean(runs, 'trainings'):.0f}",
+            f"{mean(runs, 'members'):.0f}",
+            f"{100 * mean(runs, 'error'):.2f} ± {100 * deviation(runs, 'error'):.2f}",
+            f"{mean(runs, 'calibrated_nll'):.4f}",
+            "" if method == "one network" else estimate(change).text(1, 4),
+            f"{100 * mean(runs, 'calibrated_ece'):.1f}",
+            f"{mean(runs, 'aurc'):.4f}",
+            f"{mean(runs, 'set_size'):.2f}",
+            f"{mean(runs, 'calibrated_ood_auroc_entropy'):.3f}",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
