@@ -14,7 +14,7 @@ import pytest
 import curves
 import keras_fge
 import processes
-from conftest import slow_elsewhere, values
+from conftest import SLOW_BUT_ON_TORCH, SLOW_ON_TENSORFLOW, slow_elsewhere, values
 from inputs import data
 from inputs.rows import CurveOnRows
 from keras_fge.core.files import to_npz, write_atomically
@@ -60,7 +60,9 @@ def small_settings():
 
 
 @pytest.mark.parametrize("executions", [1, pytest.param(3, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("what", ["FGE", "curve"])
+@pytest.mark.parametrize(
+    "what", [pytest.param("FGE", marks=SLOW_ON_TENSORFLOW), pytest.param("curve", marks=SLOW_BUT_ON_TORCH)]
+)
 def test_rows_of_images_on_the_device_train_as_the_images_themselves(what, executions, tmp_path):
     """The same batches, crops and flips; the members are read from their folder, and see images."""
     if executions > 1 and keras.backend.backend() == "torch":
