@@ -11,7 +11,7 @@ import pytest
 import keras_fge
 from conftest import slow_elsewhere
 from evidence import choosing
-from report import baselines, comparisons, documents, figures
+from report import baselines, comparisons, documents, figures, finetuning
 from study import flags
 from study.records import Records
 
@@ -90,6 +90,33 @@ def test_what_tuning_leaves_of_the_gain_stands_in_the_record():
     rates = [100 * baselines.mean(fge, name) for name in ("member_error", "disagreement")]
     assert f"err in {rates[0]:.1f} % of the test images" in text and f"differ in {rates[1]:.1f} % only" in text
     assert f"the network in {100 * baselines.mean(network, 'error'):.1f} %" in text
+    narrow, adamw = (found[name][1] for name in ("four networks of half the width", "AdamW"))
+    better = baselines.mean(network, "calibrated_nll") - baselines.mean(narrow, "calibrated_nll")
+    assert f"are {better:.3f} nat better than it" in text
+    rates = [100 * baselines.mean(narrow, name) for name in ("member_error", "disagreement")]
+    assert f"err in {rates[0]:.1f} %, and two of them differ in {rates[1]:.1f} %" in text
+    points = 100 * (baselines.mean(network, "error") - baselines.mean(adamw, "error"))
+    assert f"SGD, makes {points:.1f} points less error" in text
+    (_, on_top, *_) = found["FGE with AdamW"]
+    least = min(baselines.mean(runs, "calibrated_nll") for _, runs, *_ in found.values())
+    assert least == baselines.mean(on_top, "calibrated_nll")
+    assert f"{baselines.mean(adamw, 'calibrated_nll') - least:.3f} nat less than AdamW alone" in text
+    points = 100 * (baselines.mean(fge, "error") - baselines.mean(adamw, "error"))
+    assert f"AdamW, it makes {points:.1f} points less error than FGE" in text
+
+
+def test_what_fine_tuning_brings_stands_in_the_record():
+    found = finetuning.records(ROOT / "benchmarks/results")
+    text = " ".join((ROOT / "docs/fine_tuning.md").read_text().split())
+    for method, said in (
+        ("FGE", "by {} nat with 500 questions of TREC, and by {} with"),
+        ("uniform soup of 3", "by {} and {}."),
+    ):
+        changes = []
+        for task in ("trec500", "trec"):
+            (_, runs), (_, one) = (found[task, "head"][name] for name in (method, "one network"))
+            changes.append(comparisons.estimate([runs[s]["calibrated_nll"] - one[s]["calibrated_nll"] for s in runs]))
+        assert said.format(*(change.text(1, 3) for change in changes)) in text
 
 
 def test_sizes_of_members_stand_in_the_record():

@@ -11,7 +11,7 @@ import re
 
 import numpy as np
 
-from report import baselines, comparisons, connecting, decisions, machines, opening, tables
+from report import baselines, comparisons, connecting, decisions, finetuning, machines, opening, tables
 from report.tables import comparison_tables, curve_tables, ensemble_tables, price_tables, time_tables
 from speed import tables as speed_tables
 from study.look import save
@@ -257,7 +257,11 @@ PARTS = {  # file, name of the part, what makes it
         "printed": printed,
         "curve": lambda: of_readme("^```python.*?^```", 1),
     },
-    "docs/fine_tuning.md": {"small members": small_members, "examples": examples},
+    "docs/fine_tuning.md": {
+        "small members": small_members,
+        "examples": examples,
+        "finetuning": lambda: finetuning.table(RESULTS),
+    },
     "docs/benchmark.md": {"intervals": intervals, "machines": lambda: machines.table(RESULTS)},
     "docs/decisions.md": {
         n: lambda f=f: f(RESULTS) for n, f in (("decisions", decisions.table), ("members", decisions.members))
