@@ -60,15 +60,16 @@ def one_network(task, images, seed, rate, decay, epochs):
     return {"one network": (of(network), 1)}
 
 
-def fge(task, images, seed, rate, decay, start, cycle, largest):
+def fge(task, images, seed, rate, decay, **cycles):
     """FGE, and the mean of the weights of its members (SWA)."""
     network = new_network(task, images, seed, decay)
-    ensemble = fge_of(task, network, images, seed, sgd(rate), rate, start, cycle, largest)
+    ensemble = fge_of(task, network, images, seed, sgd(rate), rate=rate, **cycles)
     average = ensemble.average_weights(images.train)
     return {"FGE": (of_members(ensemble), len(ensemble)), "SWA": (of(average), 1)}
 
 
-def fge_of(task, network, images, seed, optimizer, rate, start, cycle, largest):
+def fge_of(task, network, images, seed, optimizer, *, rate, start, cycle, largest):
+    """The ensemble of a training at `rate` whose cycles, of `cycle` epochs, begin at epoch `start`."""
     steps = -(-len(images.train[0]) // BATCH_SIZE)
     callback = keras_fge.FGE(largest, largest / 100, cycle_steps=2 * round(cycle * steps / 2), start_epoch=start)
     fit(task, network, images, seed, optimizer, keras_fge.PaperTraining(rate, task.epochs, until=start), callback)
@@ -182,9 +183,9 @@ def adamw(task, images, seed, rate, decay):
     return {"AdamW": (of(network), 1)}
 
 
-def fge_with_adamw(task, images, seed, rate, decay, start, cycle, largest):
+def fge_with_adamw(task, images, seed, rate, decay, **cycles):
     network, optimizer = new_network(task, images, seed, 0.0), keras.optimizers.AdamW(rate, weight_decay=decay)
-    ensemble = fge_of(task, network, images, seed, optimizer, rate, start, cycle, largest)
+    ensemble = fge_of(task, network, images, seed, optimizer, rate=rate, **cycles)
     return {"FGE with AdamW": (of_members(ensemble), len(ensemble))}
 
 

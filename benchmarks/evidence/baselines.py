@@ -33,7 +33,7 @@ from inputs import data
 from study.ensembles import all_metrics, disagreement
 from study.progress import console
 from study.records import opened_record
-from study.search import do, search
+from study.search import do, search, summary
 
 FLAGS = flags.FLAGS
 CROSSED = ("one network", "FGE", "SSE")  # Also measured at the rate and weight decay that are best for the others.
@@ -101,10 +101,8 @@ def main(_):
         for arguments in crossed_settings(name) if name in CROSSED else ():
             for seed in range(FLAGS.runs):
                 do(record, "crossed", once, arguments, seed)
-        for of, setting in record["best"].items():
-            runs = [run[of] for run in record["runs"][setting].values()]
-            error, nll = (np.mean([run[metric] for run in runs]) for metric in ("error", "calibrated_nll"))
-            console.print(f"{of}, {setting}: error {100 * error:.2f} %, calibrated NLL {nll:.4f}", markup=False)
+        for line in summary(record):
+            console.print(line, markup=False)
 
 
 if __name__ == "__main__":

@@ -53,8 +53,10 @@ LATER = {  # Networks that came after the paper, on the same images; a transform
     "efficientnet": {"epochs": 60, "rate": 0.05, "decay": 1e-3, "curve_rate": 0.05},
     "cct": {"epochs": 60, "rate": 0.001, "decay": 0.0, "curve_rate": 0.001, "adamw_decay": 0.004},
 }
-for _name, _settings in LATER.items():
-    TASKS[_name] = {**TASKS["cifar10"], "name": f"{_name}, CIFAR-10 (JPEG)", "network": _name, **_settings}
+TASKS |= {
+    network: {**TASKS["cifar10"], "name": f"{network}, CIFAR-10 (JPEG)", "network": network, **own}
+    for network, own in LATER.items()
+}
 KINDS = {"line": curves.PolygonalChain, "bezier": curves.Bezier, "chain": curves.PolygonalChain}
 KINDS |= {f"aligned_{kind}": KINDS[kind] for kind in ("line", "bezier")}
 # Kind, bends, and epochs in those of a network, of the curves of all pairs; and what one pair has besides.

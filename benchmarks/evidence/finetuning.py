@@ -29,7 +29,7 @@ from inputs import sentences
 from keras_fge.core.files import read_npz, to_npz, write_atomically
 from study.progress import console
 from study.records import opened_record
-from study.search import search
+from study.search import search, summary
 
 FLAGS = flags.FLAGS
 ALPHA, RANK, LENGTH = 0.1, 4, 32  # Of conformal sets; of LoRA; tokens of a sentence, if the transformer is trained.
@@ -91,6 +91,11 @@ def new_network(of_features, folder, is_lora, seed):
     return network
 
 
+def trained_and_measured(method, setup, part, arguments, seed):
+    found = method(setup, seed, **arguments)
+    return {name: measured(setup, part, ensemble, trainings) for name, (ensemble, trainings) in found.items()}
+
+
 def measured(setup, part, ensemble, trainings):
     """Metrics on validation data, with a temperature that is cross-validated; or on test data, with all measures."""
     if part == "tuning":
@@ -127,15 +132,9 @@ def main(_):
                 raise app.UsageError(f"'{path}' is of another backbone or other flags: {record['flags']}")
             setup = setup or setup_of(task, FLAGS.way, FLAGS.data_dir, folder, FLAGS.output)
             record["sizes"] = {part: len(getattr(setup, part)[1]) for part in ("train", "validation", "test")}
-
-            def once(part, arguments, seed, method=method, setup=setup):
-                return {n: measured(setup, part, *found) for n, found in method(setup, seed, **arguments).items()}
-
-            search(record, tried, once)
-            for of, setting in record["best"].items():
-                runs = [run[of] for run in record["runs"][setting].values()]
-                error, nll = (np.mean([run[metric] for run in runs]) for metric in ("error", "calibrated_nll"))
-                console.print(f"{task}, {FLAGS.way}, {of}: error {100 * error:.2f} %, calibrated NLL {nll:.4f}")
+            search(record, tried, functools.partial(trained_and_measured, method, setup))
+            for line in summary(record):
+                console.print(f"{task}, {FLAGS.way}, {line}", markup=False)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import numpy as np
 from keras_fge.core.pages import COLORS, GREY
 from report.comparisons import estimate
 from study.look import new_figure, styled
+from study.search import finished
 
 COMBINED = ("FGE", "FGE with AdamW", "MC dropout", "four networks of half the width")
 MARKERS = dict(zip(COMBINED, "osD^"))
@@ -18,10 +19,8 @@ def records(folder):
     found = {}
     for path in sorted((folder / "baselines").glob("*.json")):
         record = json.loads(path.read_text())
-        for method, setting in record["best"].items():
-            runs = {seed: run[method] for seed, run in record["runs"].get(setting, {}).items()}
-            if len(runs) == record["flags"]["runs"]:
-                found[method] = (setting, runs, len(record["tuning"]), record["backend"])
+        for method, (setting, runs) in finished(record).items():
+            found[method] = (setting, runs, len(record["tuning"]), record["backend"])
     return found
 
 

@@ -4,6 +4,7 @@ import json
 
 from report.baselines import deviation, mean
 from report.comparisons import estimate
+from study.search import finished
 
 TASKS = {
     "trec": "TREC, kinds of questions",
@@ -21,10 +22,8 @@ def records(folder):
     found = {}
     for path in sorted((folder / "finetuning").glob("*.json")):
         record = json.loads(path.read_text())
-        for method, setting in record["best"].items():
-            runs = {seed: run[method] for seed, run in record["runs"].get(setting, {}).items()}
-            if len(runs) == record["flags"]["runs"]:
-                found.setdefault((record["task"], record["way"]), {})[method] = (record["sizes"], runs)
+        for method, (_, runs) in finished(record).items():
+            found.setdefault((record["task"], record["way"]), {})[method] = (record["sizes"], runs)
     return found
 
 

@@ -48,6 +48,23 @@ def best_setting(tuning, tried, name):
     return min(map(str, tried), key=lambda s: np.mean([run[name]["calibrated_nll"] for run in tuning[s].values()]))
 
 
+def finished(record):
+    """`{name: (best setting, {seed: metrics})}` of the names whose fresh runs are all there."""
+    found = {}
+    for name, setting in record["best"].items():
+        runs = {seed: run[name] for seed, run in record["runs"].get(setting, {}).items()}
+        if len(runs) == record["flags"]["runs"]:
+            found[name] = setting, runs
+    return found
+
+
+def summary(record):
+    """A line for each name: its best setting, and what the fresh seeds have on average."""
+    for name, (setting, runs) in finished(record).items():
+        error, nll = (np.mean([run[metric] for run in runs.values()]) for metric in ("error", "calibrated_nll"))
+        yield f"{name}, {setting}: error {100 * error:.2f} %, calibrated NLL {nll:.4f}"
+
+
 def grid(draw=None, **lists):
     """All combinations, as dictionaries, or so many of them, drawn with seed 0."""
     combined = [dict(zip(lists, values)) for values in itertools.product(*lists.values())]

@@ -102,11 +102,20 @@ def has_lora(layer: keras.layers.Layer) -> bool:
 
 def lora_factors(layer: keras.layers.Layer) -> tuple[keras.Variable, keras.Variable] | None:
     """The factors (A, B) of a layer with LoRA: A B is added to its weight. None for a layer of others, if not known."""
-    kind = "embeddings" if isinstance(layer, keras.layers.Embedding) else "kernel"
+    kind = _name_with_lora(layer)
     names = f"lora_{kind}_a", f"lora_{kind}_b"
     if type(layer).__module__.split(".")[0] != "keras" and not all(hasattr(layer, name) for name in names):
         return None
     return _get(layer, names[0]), _get(layer, names[1])
+
+
+def sum_with_lora(layer: keras.layers.Layer) -> Any:
+    """W + alpha / rank A B of a layer with LoRA, which Keras writes to a file in place of W, A and B."""
+    return _get(layer, _name_with_lora(layer))
+
+
+def _name_with_lora(layer):
+    return "embeddings" if isinstance(layer, keras.layers.Embedding) else "kernel"
 
 
 def is_functional(network: Any) -> bool:

@@ -10,6 +10,7 @@ from typing import Any
 
 import keras
 import numpy as np
+from keras import ops
 
 from keras_fge.core.architecture import check_same_architecture
 from keras_fge.core.files import (
@@ -22,7 +23,14 @@ from keras_fge.core.files import (
     temporary_name,
     write_atomically,
 )
-from keras_fge.core.keras_internals import all_layers, has_lora, is_chief, random_states_kept
+from keras_fge.core.keras_internals import (
+    all_layers,
+    has_lora,
+    is_chief,
+    lora_factors,
+    random_states_kept,
+    sum_with_lora,
+)
 from keras_fge.core.networks import clone, locked, read, tell, untold
 from keras_fge.run.schema import Manifest, check
 from keras_fge.run.snapshots import StoredSnapshot
@@ -86,9 +94,11 @@ class Folder:
                 content = read_bytes(self._in("network.keras"))
                 entry = {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content)}
                 with random_states_kept():  # What cannot be loaded is to be known before the training, not after it.
-                    if found := untold(copy, self.load_network(entry)):
+                    loaded = self.load_network(entry)
+                    if found := untold(copy, loaded):
                         entry["untold"] = found
-                    _check_same_values(self.load_network(entry), copy)
+                        tell(loaded, found)
+                    _check_same_values(loaded, copy)
         except (ValueError, TypeError, NotImplementedError) as error:
             warnings.warn(
                 f"'{network.name}' cannot be saved and loaded again; `Ensemble.load('{self.path}', network=...)` will "
@@ -188,7 +198,14 @@ class Folder:
 def _check_same_values(loaded, network):
     """Raises a ValueError unless what was loaded is what was saved."""
     check_same_architecture(loaded, network, "the network as it is loaded", "as it was saved")
-    adapted = {id(variable) for layer in all_layers(network) if has_lora(layer) for variable in layer.variables}
-    pairs = zip(loaded.weights, network.weights)  # Of LoRA, only the sum with the frozen weights is in the file.
-    if not all(np.array_equal(read(a), read(b), equal_nan=True) for a, b in pairs if id(b) not in adapted):
+    summed = set()  # Of LoRA, the file has the sum with the frozen weight.
+    for ours, theirs in zip(all_layers(loaded), all_layers(network)):
+        if has_lora(theirs) and (factors := lora_factors(theirs)):
+            sums = [ops.convert_to_numpy(sum_with_lora(layer)) for layer in (ours, theirs)]
+            if not np.allclose(*sums, rtol=1e-5, atol=1e-6, equal_nan=True):
+                raise ValueError(f"Once loaded, layer '{theirs.name}' with LoRA has another weight.")
+            summed |= {id(factor) for factor in factors}
+            summed |= {id(weight) for weight in theirs.weights if tuple(weight.shape) == sums[1].shape}
+    pairs = zip(loaded.weights, network.weights)
+    if not all(np.array_equal(read(a), read(b), equal_nan=True) for a, b in pairs if id(b) not in summed):
         raise ValueError("Once loaded, it has other weights.")
