@@ -148,7 +148,7 @@ def test_training_takes_the_step_of_pytorch(tmp_path):
     network = keras.Sequential([keras.Input((5,)), keras.layers.Dense(1, use_bias=False)])
     network.compile(keras.optimizers.SGD(0.05, momentum=0.9), "mse")
     w, velocity = values(network.weights)[0].astype("float64"), 0.0
-    settings = types.SimpleNamespace(batch_size=24)  # One step an epoch, with all images.
+    settings = types.SimpleNamespace(batch_size=24, images_on_device=False)  # One step an epoch, with all images.
     training.train(network, settings, types.SimpleNamespace(train=(x, y)), 20, 0.05, 3, str(tmp_path))
     for epoch in range(20):
         velocity = 0.9 * velocity + 2 / 24 * x.T.astype("float64") @ (x @ w - y)

@@ -12,7 +12,7 @@ import numpy as np
 from keras import ops
 
 from keras_fge.core.architecture import check_same_function
-from keras_fge.core.keras_internals import all_layers, has_lora
+from keras_fge.core.keras_internals import all_layers, has, has_lora
 from keras_fge.core.own_state import copy_own_state
 
 
@@ -89,7 +89,7 @@ def tell(copy: keras.layers.Layer, found: Mapping[str, Sequence[Any]]) -> None:
             if part.trainable == (place in found["frozen"]):
                 part.trainable = not part.trainable
     for place, rank, alpha in found.get("lora", ()):
-        if not (place < len(parts) and callable(getattr(parts[place], "enable_lora", None))):
+        if not (place < len(parts) and has(parts[place], "enable_lora", keras.layers.Dense)):
             raise ValueError(f"'{copy.name}' has no layer at place {place} that can have LoRA.")
         parts[place].enable_lora(rank, lora_alpha=alpha)
 
