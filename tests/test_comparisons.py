@@ -121,3 +121,17 @@ def test_rise_of_curves_between_pairs(tmp_path):
     row = connecting.table(tmp_path, "any").splitlines()[2]
     cells = ["0.500 (at most 1.000)", "50.0 (at most 100.0)"] * 2
     assert row == "| " + " | ".join(["Bezier curve, 5 bends, 3 x the epochs", "16", "2", *cells, "1.40"]) + " |"
+
+
+def test_two_objectives_of_the_same_pairs_stand_side_by_side(tmp_path):
+    """Means over the pairs, and of each curve the rise above its worse end."""
+    curve = {"t_mean": 0.2, "length_mean": 0.3, "train_nll": [0.1, 0.6, 0.2], "length_ratio": 1.2}
+    longer = {"t_mean": 0.4, "length_mean": 0.1, "train_nll": [0.1, 0.3, 0.2], "length_ratio": 1.4}
+    kinds = {"bezier": (curve, longer), "bezier_by_length": (longer,)}
+    found = {f"width 16, pair {k}, {kind}, 3 bends, 3x": v for kind, values in kinds.items() for k, v in enumerate(values)}
+    (tmp_path / "connecting_fashion.json").write_text(json.dumps({"curves": found}))
+    lines = connecting.objectives(tmp_path).splitlines()
+    assert lines[2:] == [
+        "| t, uniform in [0, 1] | 2 | 0.3000 | 0.2000 | 0.2500 | 1.300 |",
+        "| arc length | 1 | 0.4000 | 0.1000 | 0.1000 | 1.400 |",
+    ]

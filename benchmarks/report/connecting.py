@@ -7,6 +7,7 @@ import numpy as np
 
 NAMES = {"line": "straight line", "bezier": "Bezier curve", "chain": "polygonal chain"}
 NAMES |= {"aligned_line": "line after alignment", "aligned_bezier": "Bezier curve after alignment"}
+NAMES |= {"bezier_by_length": "Bezier curve by arc length"}
 QUANTITIES = (  # Quantity, label, scale, digits.
     *[("train_nll", "train NLL", 1, 3), ("train_error", "train error, points", 100, 1)],
     *[("test_nll", "test NLL", 1, 3), ("test_error", "test error, points", 100, 1)],
@@ -15,11 +16,7 @@ QUANTITIES = (  # Quantity, label, scale, digits.
 
 def table(folder, task):
     """The rise of each quantity above its worse end: mean over pairs, and the largest."""
-    record = json.loads((folder / f"connecting_{task}.json").read_text())
-    groups = {}
-    for key, curve in record["curves"].items():
-        width, kind, bends, times = re.match(r"width (\d+), pair \d+, (\w+), (\d+) bends, (\d+)x", key).groups()
-        groups.setdefault((int(width), kind, int(bends), int(times)), []).append(curve)
+    record, groups = read(folder, task)
     columns = [f"{record['task']['name']}, rise above the worse end", "width", "pairs"]
     columns += [label for _, label, _, _ in QUANTITIES] + ["length"]
     lines = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
@@ -34,6 +31,29 @@ def table(folder, task):
             most = f" (at most {np.max(rises):.{digits}f})" if len(rises) > 1 else ""
             cells.append(f"{np.mean(rises):.{digits}f}{most}")
         lines.append("| " + " | ".join([*cells, f"{np.mean([curve['length_ratio'] for curve in curves]):.2f}"]) + " |")
+    return "\n".join(lines)
+
+
+def read(folder, task):
+    """The record, and its curves by (width, kind, bends, times the epochs of a network)."""
+    record, groups = json.loads((folder / f"connecting_{task}.json").read_text()), {}
+    for key, curve in record["curves"].items():
+        width, kind, bends, times = re.match(r"width (\d+), pair \d+, (\w+), (\d+) bends, (\d+)x", key).groups()
+        groups.setdefault((int(width), kind, int(bends), int(times)), []).append(curve)
+    return record, groups
+
+
+def objectives(folder):
+    """Curves trained for the mean loss over t, and over arc length, between the same networks, each by both means."""
+    _, groups = read(folder, "fashion")
+    over_t, over_length = groups[16, "bezier", 3, 3], groups[16, "bezier_by_length", 3, 3]
+    lines = ["| training minimizes the mean loss over | pairs | train NLL, mean over t | mean over length | rise | length |"]
+    lines.append("|---" * 6 + "|")
+    for name, curves in (("t, uniform in [0, 1]", over_t), ("arc length", over_length)):
+        means = [f"{np.mean([curve[f'{over}_mean'] for curve in curves]):.4f}" for over in ("t", "length")]
+        rises, ratios = [rise(c["train_nll"]) for c in curves], [c["length_ratio"] for c in curves]
+        cells = [name, str(len(curves)), *means, f"{np.mean(rises):.4f}", f"{np.mean(ratios):.3f}"]
+        lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
