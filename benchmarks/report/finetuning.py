@@ -13,6 +13,9 @@ TASKS = {
     "sst2": "SST-2, opinions of films",
     "mr": "MR, opinions of films",
     "cr": "CR, opinions of products",
+    "cifar1000": "CIFAR-10 (JPEG)",
+    "cifar5000": "CIFAR-10 (JPEG)",
+    "fashion1000": "Fashion-MNIST (subset)",
 }
 WAYS = {"head": "the head alone", "lora": "LoRA of rank 4 with the head", "all": "all weights"}
 
@@ -34,8 +37,9 @@ def table(folder):
 
 def _table(task, way, methods):
     sizes, ordinary = methods["one network"]
-    columns = [f"{TASKS[task]}, {sizes['train']:,} sentences; {WAYS[way]}", "trainings", "members", "error %"]
-    columns += ["NLL, calibrated", "minus one network", "ECE %", "AURC", "set size", "AUROC of foreign texts"]
+    kind = "images" if task.startswith(("cifar", "fashion")) else "sentences"
+    columns = [f"{TASKS[task]}, {sizes['train']:,} {kind}; {WAYS[way]}", "trainings", "members", "error %"]
+    columns += ["NLL, calibrated", "minus one network", "ECE %", "AURC", "set size", f"AUROC of foreign {kind}"]
     lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for method, (_, runs) in sorted(methods.items(), key=lambda item: mean(item[1][1], "calibrated_nll")):
         change = [runs[seed]["calibrated_nll"] - ordinary[seed]["calibrated_nll"] for seed in runs]
