@@ -6,7 +6,6 @@ import pathlib
 import keras
 import numpy as np
 import pytest
-import sklearn
 
 from conftest import slow_elsewhere
 
@@ -15,25 +14,23 @@ SIZES = {
     "tabular": {"epochs": 4},
     "scikit_learn": {"epochs": 4},
     "regression": {"epochs": 4},
-    "fine_tuning": {"pretrain_epochs": 1, "epochs": 20},
+    "fine_tuning": {"epochs": 4},
     "learned_line": {"count": 200, "epochs": 2},
-    "lora_text": {"most": 150, "pretrain_epochs": 1, "epochs": 4},
+    "lora_text": {"epochs": 4},
 }
 METHODS = {"learned_line": {"one network", "midpoint", "five points"}}
-METHODS["fine_tuning"] = {"one network", "WiSE-FT", "FGE", "SWAG", "StarSSE", "its soup"}
+METHODS["fine_tuning"] = {"one network", "FGE", "three heads"}
 
 
 @pytest.fixture
 def example(request, monkeypatch):
     monkeypatch.syspath_prepend(FOLDER)
-    module = importlib.import_module(request.param)
-    if request.param == "lora_text":  # To read all files takes a while.
-        parts = [pathlib.Path(sklearn.__file__).parent / name for name in ("svm", "tree", "neighbors")]
-        monkeypatch.setattr(module, "PACKAGES", parts)
-    return request.param, module
+    if request.param == "lora_text":
+        pytest.importorskip("keras_hub")
+    return request.param, importlib.import_module(request.param)
 
 
-LONG = ("fine_tuning", "learned_line", "lora_text")
+LONG = ("learned_line", "lora_text")
 
 
 @slow_elsewhere
@@ -48,10 +45,10 @@ def test_examples_run(example):
     assert set(results) - {"a member"} == METHODS.get(name, {"one network", "FGE"})
     for values in results.values():
         assert all(np.isfinite(value) for value in values.values())
-    nll = [values["nll"] for key, values in results.items() if key not in ("a member", "WiSE-FT", "its soup")]
+    nll = [values["nll"] for key, values in results.items() if key != "a member"]
     assert len({round(float(value), 6) for value in nll}) == len(nll)  # No method is another one.
     if name == "lora_text":
-        assert results["a member"]["share of the weights"] < 0.03
+        assert results["a member"]["share of the weights"] < 0.1
 
 
 def test_examples_are_short():

@@ -21,7 +21,7 @@ from study.records import opened_record, write_json
 
 FLAGS = flags.FLAGS
 FOLDER = pathlib.Path(__file__).parents[2] / "examples"
-EXAMPLES = ("tabular", "fine_tuning", "lora_text", "regression", "learned_line")
+EXAMPLES = ("tabular", "regression", "learned_line")  # The others show their use on data of one's own.
 
 
 def main(_):

@@ -120,9 +120,7 @@ def small_members():
 
 
 EXAMPLES = {
-    "fine_tuning": "fine-tuning on 200 images of Fashion-MNIST's classes 5-9, digits as foreign data",
     "tabular": "breast cancer table, AdamW",
-    "lora_text": "LoRA, docstrings of scikit-learn, 4 classes",
     "regression": "regression with predictive variance, diabetes table",
 }
 COLUMNS = (  # Metric, its label, scale, digits.
