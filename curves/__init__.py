@@ -5,7 +5,7 @@ NeurIPS 2018, https://arxiv.org/abs/1802.10026
 """
 
 import keras_fge  # Chooses the backend, before anything here loads Keras.
-from curves.alignment import align
+from curves.alignment import align, align_all
 from curves.connect import connect
 from curves.curve import Curve
 from curves.layers import CurveBatchNormalization, CurveConv2D, CurveDense
@@ -35,6 +35,7 @@ __all__ = [
     "Simplex",
     "VolumeRegularizer",
     "align",
+    "align_all",
     "connect",
     "evaluate_path",
     "evaluate_plane",

@@ -191,6 +191,24 @@ def alignment():
     return "\n".join(lines).strip()
 
 
+def means():
+    """Test errors of the network with the mean weights of k networks, by width; mean and deviation over the groups."""
+    groups, lines = json.loads((RESULTS / "means.json").read_text())["groups"], []
+    widths = sorted({int(key.split()[0]) for key in groups})
+    for width in widths:
+        found = [group for key, group in groups.items() if key.startswith(f"{width} ")]
+        sizes = [size for size in found[0]["ensemble"]]
+        title = f"test error %, width {width}, {len(found)} groups"
+        lines += [f"| {title} | {' | '.join(f'{k} networks' for k in sizes)} |", "|---" * (len(sizes) + 1) + "|"]
+        for kind, of in found[0].items():
+            errors = {k: 100 * np.array([group[kind][k]["error"] for group in found]) for k in of}
+            texts = {k: f"{np.mean(values):.1f} ± {np.std(values, ddof=1):.1f}" for k, values in errors.items()}
+            name = kind if len(of) > 1 else f"{kind}: {texts['1']}"
+            lines.append(f"| {name} | {' | '.join(texts.get(k, '') for k in sizes)} |")
+        lines.append("")
+    return "\n".join(lines).strip()
+
+
 def intervals():
     """How often the intervals of each method hold the mean, by distribution and number of runs."""
     coverage = json.loads((RESULTS / "intervals.json").read_text())["coverage"]
@@ -264,7 +282,7 @@ PARTS = {  # file, name of the part, what makes it
     "docs/decisions.md": {
         n: lambda f=f: f(RESULTS) for n, f in (("decisions", decisions.table), ("members", decisions.members))
     },
-    "docs/alignment.md": {"alignment": alignment},
+    "docs/alignment.md": {"alignment": alignment, "means": means},
     "docs/subspaces.md": {
         "learned line": lambda: example_table("learned_line", "Fashion-MNIST, 4,000 images, small CNN"),
         "subspaces": subspaces,

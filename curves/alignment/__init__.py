@@ -1,5 +1,6 @@
-"""Hidden units of a network in the order of those of another: `align`, the rules that find them, and the units."""
+"""Hidden units of networks in one order: `align`, `align_all`, the rules that find them, and the units."""
 
 from curves.alignment.align import align
+from curves.alignment.together import align_all
 
-__all__ = ["align"]
+__all__ = ["align", "align_all"]

@@ -1,0 +1,71 @@
+"""`align_all`: permuted copies of a network become one, and no network could come nearer to the others, by brute force."""
+
+import itertools
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+import curves
+import keras_fge
+from conftest import SLOW_BUT_ON_TORCH, batch_norm_network, images, values
+from test_align import permuted, randomized
+
+pytestmark = SLOW_BUT_ON_TORCH
+
+
+def dense_network(seed, dtype="float32"):
+    hidden = layers.Dense(4, "tanh", dtype=dtype)
+    return randomized(keras.Sequential([keras.Input((3,)), hidden, layers.Dense(2, dtype=dtype)]), seed)
+
+
+def pairs(networks):
+    """sum over pairs of ||w_j - w_k||^2."""
+    weights = [np.concatenate([w.ravel() for w in values(network.trainable_variables)]) for network in networks]
+    return sum(np.sum((a - b) ** 2, dtype="float64") for a, b in itertools.combinations(weights, 2))
+
+
+def test_permuted_copies_become_one_network(capsys):
+    network = randomized(batch_norm_network())
+    copies = [network, *(permuted(network, seed)[0] for seed in (1, 2, 3))]
+    aligned = curves.align_all(copies)
+    assert pairs(aligned) < 1e-9 and pairs(copies) > 1
+    assert "Mean distance of two of 4 networks" in capsys.readouterr().out
+    x, y = images()
+    for before, after in zip(copies, aligned):
+        assert after is not before
+        assert after.predict(x, verbose=0) == pytest.approx(before.predict(x, verbose=0), abs=1e-4)
+    mean = keras_fge.Ensemble.of(aligned, from_logits=True).average_weights((x, y))
+    fresh = keras.models.clone_model(network)
+    fresh.set_weights(network.get_weights())
+    curves.update_batch_norm(fresh, (x, y))
+    assert mean.predict(x, verbose=0) == pytest.approx(fresh.predict(x, verbose=0), abs=1e-3)
+
+
+def test_no_order_of_one_network_brings_it_nearer_to_the_others():
+    """Of 4 hidden units there are 24 orders: all are tried, for each network."""
+    networks = [dense_network(seed) for seed in range(4)]
+    aligned = curves.align_all(networks, seed=3, verbose=False)
+    to_the_first = [curves.align(network, networks[0], verbose=False) for network in networks]
+    assert pairs(aligned) <= pairs(to_the_first) < pairs(networks)
+    for k, network in enumerate(aligned):
+        kernel, bias, output, output_bias = network.get_weights()
+        others = [other for j, other in enumerate(aligned) if j != k]
+        for order in map(list, itertools.permutations(range(4))):
+            other = dense_network(0)
+            other.set_weights([kernel[:, order], bias[order], output[order], output_bias])
+            assert pairs([*others, other]) >= pairs(aligned) * (1 - 1e-6)
+
+
+def test_networks_in_half_precision_and_two_of_them():
+    networks = [dense_network(seed, "bfloat16") for seed in range(2)]
+    aligned = curves.align_all(networks, verbose=False)
+    assert len(aligned) == 2 and pairs(aligned) <= pairs(networks)
+
+
+def test_errors_come_first():
+    with pytest.raises(ValueError, match="`networks` must be at least two networks. Received: 1"):
+        curves.align_all([dense_network(0)])
+    with pytest.raises(ValueError, match="architecture"):
+        curves.align_all([dense_network(0), keras.Sequential([keras.Input((3,)), layers.Dense(2)])])
