@@ -52,6 +52,7 @@ slow_elsewhere = pytest.mark.slow if SLOW_ELSEWHERE else (lambda test: test)
 # compilation: torch, which has none, runs them always (and JAX, where it is only TensorFlow that is slow).
 SLOW_ON_TENSORFLOW = [] if SLOW_ELSEWHERE else [pytest.mark.slow]
 SLOW_BUT_ON_TORCH = [] if keras.backend.backend() == "torch" else [pytest.mark.slow]
+slow_but_on_torch = pytest.mark.slow if SLOW_BUT_ON_TORCH else (lambda test: test)
 slow_on_tensorflow = pytest.mark.slow if SLOW_ON_TENSORFLOW else (lambda test: test)
 
 

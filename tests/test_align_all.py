@@ -1,4 +1,4 @@
-"""`align_all`: permuted copies of a network become one, and no network could come nearer to the others, by brute force."""
+"""`align_all`: permuted copies of a network become one; by brute force, none could come nearer to the others."""
 
 import itertools
 
@@ -65,7 +65,7 @@ def test_networks_in_half_precision_and_two_of_them():
 
 
 def test_errors_come_first():
-    with pytest.raises(ValueError, match="`networks` must be at least two networks. Received: 1"):
+    with pytest.raises(ValueError, match=r"`networks` must be at least two networks. Received: 1"):
         curves.align_all([dense_network(0)])
     with pytest.raises(ValueError, match="architecture"):
         curves.align_all([dense_network(0), keras.Sequential([keras.Input((3,)), layers.Dense(2)])])

@@ -11,7 +11,7 @@ import pytest
 
 import curves
 import keras_fge
-from conftest import batch_norm_network, images, logits_loss, slow_elsewhere
+from conftest import batch_norm_network, images, logits_loss, slow_but_on_torch
 
 P = np.full((4, 3), 1 / 3)
 
@@ -124,7 +124,7 @@ model.fit(*images(), verbose=0, callbacks=[callbacks[int(sys.argv[2])]])
 """
 
 
-@slow_elsewhere
+@slow_but_on_torch
 @pytest.mark.parametrize(("callback", "file"), [(0, "network.keras"), (1, "state.npz")])
 def test_what_cannot_be_written_is_named(tmp_path, callback, file):
     """A limit on the size of files stands for a disk that is full."""

@@ -22,7 +22,7 @@ from keras_fge.run.state import StateFile, training_state
 from study import ensembles, progress, training, units
 from study.records import Records, locked
 from study.units import Study
-from test_benchmark_inputs import images
+from test_benchmark_networks import images
 
 ROOT = pathlib.Path(__file__).parent.parent
 

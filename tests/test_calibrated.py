@@ -7,8 +7,10 @@ import scipy.optimize
 from keras import layers
 
 import keras_fge
-from conftest import logits_loss
+from conftest import SLOW_BUT_ON_TORCH, logits_loss
 from keras_fge.core.temperature import best_temperature
+
+pytestmark = SLOW_BUT_ON_TORCH
 
 rng = np.random.default_rng(0)
 X = rng.normal(size=(600, 5)).astype("float32")

@@ -9,8 +9,10 @@ import scipy.stats
 from keras import layers
 
 import keras_fge
-from conftest import slow_on_tensorflow
+from conftest import SLOW_BUT_ON_TORCH
 from keras_fge.core.conformal import Intervals, Sets, threshold
+
+pytestmark = SLOW_BUT_ON_TORCH
 
 rng = np.random.default_rng(0)
 X = rng.normal(size=(900, 4)).astype("float32")
@@ -61,7 +63,6 @@ CASES = [
 ]
 
 
-@slow_on_tensorflow
 @pytest.mark.parametrize("rule, draw", CASES, ids=lambda case: getattr(case, "method", ""))
 def test_coverage_is_in_the_exact_band(rule, draw):
     """Of 100 samples covered out of m, over 1,000 independent draws of n calibration samples: beta-binomial."""

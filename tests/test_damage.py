@@ -17,8 +17,10 @@ from hypothesis import strategies as st
 
 import keras_fge
 import killed
-from conftest import logits_loss, slow_elsewhere, values
+from conftest import SLOW_BUT_ON_TORCH, logits_loss, values
 from keras_fge.core.files import checksum, read_npz, to_npz, write_atomically
+
+pytestmark = SLOW_BUT_ON_TORCH
 
 EXAMPLES = int(os.environ.get("KFGE_EXAMPLES", 0))
 X = np.random.default_rng(0).normal(size=(12, 3)).astype("float32")
@@ -113,7 +115,6 @@ def check_damage(folders, data):
         seen["the same result"] += 1
 
 
-@slow_elsewhere
 @pytest.mark.parametrize("count", [80, pytest.param(500, marks=pytest.mark.slow)])
 def test_damage_is_noticed_or_harmless(folders, count):
     seen.clear()
@@ -173,7 +174,6 @@ def check_entry(folders, data):
             seen["something"] += 1
 
 
-@slow_elsewhere
 @pytest.mark.parametrize("count", [15, pytest.param(60, marks=pytest.mark.slow)])
 def test_an_entry_of_another_kind_is_one_error(folders, count):
     seen.clear()

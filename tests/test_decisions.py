@@ -7,9 +7,12 @@ import pytest
 from keras import layers
 
 import keras_fge
+from conftest import SLOW_BUT_ON_TORCH
 from keras_fge.core.reliability import risk_coverage
 from keras_fge.core.weighting import wilson
 from keras_fge.ensemble.coverage import SetCoverage
+
+pytestmark = SLOW_BUT_ON_TORCH
 
 rng = np.random.default_rng(0)
 X = rng.normal(size=(900, 4)).astype("float32")

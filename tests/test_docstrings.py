@@ -13,7 +13,7 @@ from sklearn.datasets import load_digits
 
 import curves
 import keras_fge
-from conftest import slow_elsewhere, to_numpy
+from conftest import slow_but_on_torch, to_numpy
 
 PUBLIC = [(module, name) for module in (curves, keras_fge) for name in module.__all__]
 
@@ -68,7 +68,7 @@ def run(code):
     return compared
 
 
-@slow_elsewhere
+@slow_but_on_torch
 @pytest.mark.parametrize(("module", "name"), PUBLIC, ids=lambda value: getattr(value, "__name__", value))
 def test_example_runs(module, name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import pytest
 
-from conftest import slow_elsewhere
+from conftest import slow_but_on_torch
 
 FOLDER = pathlib.Path(__file__).parent.parent / "examples"
 SIZES = {
@@ -33,7 +33,7 @@ def example(request, monkeypatch):
 LONG = ("learned_line", "lora_text")
 
 
-@slow_elsewhere
+@slow_but_on_torch
 @pytest.mark.parametrize(
     "example",
     [pytest.param(name, marks=pytest.mark.slow) if name in LONG else name for name in SIZES],

@@ -1,8 +1,6 @@
 """The study of fine-tuning, on a small random transformer and made-up sentences."""
 
 import dataclasses
-import json
-import warnings
 
 import keras
 import numpy as np
@@ -13,6 +11,7 @@ pytest.importorskip("keras_hub")
 from evidence import finetuning, finetuning_methods
 from evidence.finetuning_methods import WAYS
 from inputs import sentences
+from test_finetuning_methods import check_methods
 
 WORDS = ["red green", "one two", "cat dog"]
 
@@ -52,21 +51,12 @@ def test_features_are_the_mean_over_the_tokens_of_a_sentence(folder):
     assert sentences.features_of(encoder, tokens)[:1] == pytest.approx(alone, abs=1e-5)
 
 
-@pytest.mark.parametrize(
-    "way", ["head", pytest.param("lora", marks=pytest.mark.slow), pytest.param("all", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("way", ["lora", "all"])  # test_finetuning_methods.py trains heads.
 def test_each_method_trains_and_is_measured(way, folder):
     setup = setup_of(way, folder)
     setup = dataclasses.replace(setup, batch_size=8)
-    settings = {"independent": {"epochs": 1}, "StarSSE": {"epochs": 4}}
-    for name, (method, tried) in WAYS[way].items():
-        arguments = {**tried[0], "epochs": 2, **settings.get(name, {})}
-        for of, (ensemble, trainings) in method(setup, 0, **arguments).items():
-            with warnings.catch_warnings(action="ignore"):  # So few samples tell no temperature.
-                found = finetuning.measured(setup, "runs", ensemble, trainings)
-            json.dumps(found, allow_nan=False)
-            assert 0 <= found["error"] <= 1 and found["members"] == len(ensemble) and found["trainings"] >= 1
-            assert found["calibrated_nll"] > 0 and 1 <= found["set_size"] <= 3, of
+    found = check_methods(setup, WAYS[way])
     trained = sum(int(np.prod(w.shape)) for w in setup.new_network(0).trainable_weights)
     assert found["bytes_a_member"] == 4 * trained
 

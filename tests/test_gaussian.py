@@ -9,8 +9,10 @@ import scipy.stats
 from keras import layers
 
 import keras_fge
-from conftest import to_numpy
+from conftest import SLOW_BUT_ON_TORCH, to_numpy
 from keras_fge.core.mixture import Mixture, best_stretch
+
+pytestmark = SLOW_BUT_ON_TORCH
 
 rng = np.random.default_rng(0)
 X = rng.uniform(-2, 2, size=(240, 1)).astype("float32")

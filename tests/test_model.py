@@ -10,7 +10,7 @@ from scipy import stats
 
 import curves
 import processes
-from conftest import batch_norm_network, images, logits_loss, slow_elsewhere, to_numpy, values
+from conftest import batch_norm_network, images, logits_loss, slow_but_on_torch, to_numpy, values
 from curves.geometry import relative_speed, segment_lengths
 
 BACKEND = keras.backend.backend()
@@ -367,7 +367,7 @@ def test_interrupted_training_resumes_to_the_same_result(trained, tmp_path):
         assert np.array_equal(ours, expected)
 
 
-@slow_elsewhere
+@slow_but_on_torch
 def test_round_trip_in_a_new_process(trained, tmp_path):
     start, end, x, y = trained
     model = curves.connect(start, end, curves.PolygonalChain(3), weight_decay=1e-3, seed=5)

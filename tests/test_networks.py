@@ -17,7 +17,7 @@ from keras.src.saving.serialization_lib import SafeModeScope
 import curves
 import keras_fge
 import processes
-from conftest import IS_BEFORE_3_14, slow_elsewhere, to_numpy, values
+from conftest import IS_BEFORE_3_14, slow_but_on_torch, to_numpy, values
 from keras_fge.core.networks import clone
 
 BACKEND = keras.backend.backend()
@@ -433,7 +433,7 @@ def trace(case, model):
     return np.concatenate([weight.ravel() for weight in model.get_weights()])
 
 
-@slow_elsewhere
+@slow_but_on_torch
 @pytest.mark.parametrize("group", [pytest.param("applications", marks=pytest.mark.slow), "others"])
 def test_round_trips_in_a_new_process(group, tmp_path):
     # One is enough where they take long: files do not depend on the backend.

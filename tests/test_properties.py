@@ -14,8 +14,10 @@ from keras import layers, ops
 
 import curves
 import keras_fge
-from conftest import slow_elsewhere, values
+from conftest import SLOW_BUT_ON_TORCH, values
 from keras_fge.run.state import training_state
+
+pytestmark = SLOW_BUT_ON_TORCH
 
 PROFILE = {"derandomize": True, "deadline": None, "database": None, "suppress_health_check": list(HealthCheck)}
 X = np.random.default_rng(0).normal(size=(20, 4)).astype("float32")
@@ -121,7 +123,6 @@ def check_resume(kind, before, after, same):
         seen["exact"] += 1
 
 
-@slow_elsewhere
 @pytest.mark.parametrize("count", [5, pytest.param(12, marks=pytest.mark.slow)])
 def test_any_layers_may_be_frozen_at_a_resume(count):
     seen.clear()
