@@ -10,7 +10,7 @@ import scipy.optimize
 
 import curves
 import keras_fge
-from conftest import batch_norm_network, logits_loss, slow_elsewhere, slow_on_tensorflow, to_numpy, values
+from conftest import batch_norm_network, logits_loss, slow_but_on_torch, slow_on_tensorflow, to_numpy, values
 from curves.measuring import Meter
 
 
@@ -202,8 +202,7 @@ class Batches(keras.utils.PyDataset):
         return self.x[10 * index : 10 * index + 10], self.y[10 * index : 10 * index + 10]
 
 
-@slow_on_tensorflow
-@slow_elsewhere
+@slow_but_on_torch
 @pytest.mark.parametrize("kind", ["path", "plane"])
 def test_interrupted_measurement_goes_on_where_it_stopped(trained, tmp_path, kind, monkeypatch):
     start, end, x, y = trained

@@ -13,7 +13,7 @@ import pytest
 
 import keras_fge
 import processes
-from conftest import SLOW_BUT_ON_TORCH, batch_norm_network, images, logits_loss, slow_elsewhere, values
+from conftest import SLOW_BUT_ON_TORCH, batch_norm_network, images, logits_loss, values
 from keras_fge.run.lock import FolderLock, _lock_of_holders
 from keras_fge.run.state import StateFile
 
@@ -48,7 +48,6 @@ sys.stdin.read()
 """
 
 
-@slow_elsewhere
 @pytest.mark.parametrize("kind", ["fge", "checkpoint"])
 def test_another_process_is_named_until_it_ends(tmp_path, kind):
     command = [sys.executable, "-c", HOLD, str(tmp_path)]

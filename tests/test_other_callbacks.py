@@ -10,11 +10,11 @@ import pytest
 import scipy.sparse
 
 import keras_fge
-from conftest import SLOW_ON_TENSORFLOW, values
+from conftest import SLOW_BUT_ON_TORCH, values
 from keras_fge.core.data import checksum_of_data
 from keras_fge.run.state import StateFile, training_state
 
-pytestmark = SLOW_ON_TENSORFLOW
+pytestmark = SLOW_BUT_ON_TORCH
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(48, 5)).astype("float32")

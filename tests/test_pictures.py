@@ -9,9 +9,12 @@ import numpy as np
 import pytest
 from keras import layers
 
+from conftest import SLOW_BUT_ON_TORCH
 from evidence import finetuning
 from evidence.finetuning_methods import WAYS
 from inputs import data, pictures
+
+pytestmark = SLOW_BUT_ON_TORCH
 
 
 def random_tensors(backbone):
@@ -128,7 +131,7 @@ def test_methods_train_on_images(way, folder, tmp_path, monkeypatch):
         metrics = finetuning.measured(setup, "runs", *found["FGE"])
     assert metrics["calibrated_nll"] > 0 and metrics["calibrated_ood_auroc_entropy"] >= 0
     if way == "head":
-        assert metrics["error"] < 0.5
+        assert metrics["error"] < 0.7
     else:
         of_features = finetuning.setup_of("cifar1000", "head", folder, None, tmp_path / "records")
         expected = finetuning.ordinary(of_features, 0, *finetuning.HEAD).predict(of_features.test[0], verbose=0)
