@@ -1,6 +1,7 @@
 """The study of fine-tuning, on a small random transformer and made-up sentences."""
 
 import dataclasses
+import types
 
 import keras
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 
 pytest.importorskip("keras_hub")
 
-from evidence import finetuning, finetuning_methods
+from evidence import finetuning, finetuning_methods, lora_pairs
 from evidence.finetuning_methods import WAYS
 from inputs import sentences
 from test_finetuning_methods import check_methods
@@ -70,3 +71,27 @@ def test_lora_and_full_fine_tuning_begin_at_the_trained_head(folder):
         setup = setup_of(way, folder)
         assert setup.new_network(3).predict(setup.test[0], verbose=0) == pytest.approx(expected, abs=1e-4)
         assert dataclasses.replace(setup, batch_size=7).steps == 7  # 48 sentences.
+
+
+@pytest.mark.slow
+def test_updates_of_lora_on_a_line(folder, monkeypatch):
+    """The ends of all paths are the two networks, and the line of the updates is that of the merged kernels."""
+    monkeypatch.setattr(lora_pairs, "FLAGS", types.SimpleNamespace(rate=0.01, epochs=2))
+    setup, data = dataclasses.replace(setup_of("lora", folder), batch_size=16), sentences.load("trec", folder)
+
+    def new_plain():
+        return finetuning.with_head(finetuning.encoder_of(sentences, None, data), 3)
+
+    found = lora_pairs.measure_pair(setup, new_plain, "rates", 0)
+    for values in found.values():
+        assert len(values["train_nll"]) == lora_pairs.POINTS and np.isfinite(values["test_error"]).all()
+        for k in (0, -1):
+            assert values["train_nll"][k] == pytest.approx(found["line"]["train_nll"][k], abs=1e-4)
+    assert found["aligned line"]["distance"] <= found["line"]["distance"] * (1 + 1e-6)
+    network, other = (finetuning_methods.ordinary(setup, seed, 0.01, 0.01, 2) for seed in (0, 1000))
+    ends = [lora_pairs.merged(each, new_plain(), setup.test[0]) for each in (network, other)]
+    middle = new_plain()
+    middle.set_weights([(a + b) / 2 for a, b in zip(*(each.get_weights() for each in ends))])
+    middle.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    again = lora_pairs.measured(lora_pairs.curves.connect(*ends, lora_pairs.curves.PolygonalChain(2)), setup)
+    assert again["train_nll"][5] == pytest.approx(middle.evaluate(*setup.train, verbose=0), abs=1e-4)
