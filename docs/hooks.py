@@ -52,7 +52,7 @@ def explorer_of(folder):
 def on_page_markdown(markdown, page, **_):
     """Points at those files in the site. Folders have no page there: their names stay as text."""
     if name := INCLUDED.get(page.file.src_uri):
-        markdown += (ROOT / name).read_text()
+        markdown += (ROOT / name).read_text().replace("](docs/", "](")  # Their links lead from the project's root.
 
     if page.file.src_uri == "results.md":
         links = ", ".join(f"[{name}](explorer_{folder}.html)" for folder, name in EXPLORED.items())

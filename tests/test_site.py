@@ -47,10 +47,13 @@ def test_notebooks_run(path, tmp_path):
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
-    """Address of the site, built strictly: a broken link, or a name that is not there, is an error."""
+    """Address of the site, built strictly: a broken link, or a name that is not there, is an error.
+
+    (With `--quiet`, mkdocs would count no warnings.)
+    """
     pytest.importorskip("mkdocs")
     folder = tmp_path_factory.mktemp("site")
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", folder]
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", folder]
     environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
     built = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert built.returncode == 0, built.stderr
