@@ -5,8 +5,8 @@ import numpy as np
 from report.comparisons import difference, values
 from study.records import Records
 
-FOLDERS = {  # Beside that of docs/results.md, the first.
-    "fashion_subset": "TensorFlow, 2 cores",
+FOLDERS = {
+    "machines/two_cores": "TensorFlow, 2 cores",
     "machines/one_core": "TensorFlow, 1 core of another machine",
     "machines/torch": "torch, 1 core of that machine",
 }
@@ -17,7 +17,7 @@ def table(folder):
     columns = ["6 seeds", "Ind, error %", "FGE minus Ind, points", "FGE minus Ind, calibrated NLL"]
     columns += ["same seed elsewhere: Ind, error, points", "calibrated NLL"]
     lines = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
-    first = Records(folder / "fashion_subset")
+    first = Records(folder / next(iter(FOLDERS)))
     for name, label in FOLDERS.items():
         records = Records(folder / name)
         error = 100 * np.array(list(values(records, "ind", 1, "error").values()))
