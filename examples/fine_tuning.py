@@ -22,8 +22,8 @@ def load(data):
     if data is None:
         digits = load_digits()
         return digits.images[..., None].astype("float32") / 16, digits.target
-    arrays = np.load(data)
-    return arrays["x"], arrays["y"]
+    with np.load(data) as arrays:
+        return arrays["x"], arrays["y"]
 
 
 def small_backbone():

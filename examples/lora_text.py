@@ -45,6 +45,7 @@ def as_tokens(texts, weights):
 
 def run(seed, weights=None, data=None, epochs=6):
     """Test metrics of one network and of FGE, calibrated, and the share of the weights that a member holds."""
+    keras.utils.set_random_seed(seed)
     texts, y = load(data)
     rows = np.split(np.random.default_rng(seed).permutation(len(y)), [len(y) // 2, 3 * len(y) // 4])
     train, validation, test = [(as_tokens([texts[k] for k in part], weights), y[part]) for part in rows]
@@ -63,12 +64,11 @@ def run(seed, weights=None, data=None, epochs=6):
         network.fit(keras_fge.Batches(*train, 32, seed), epochs=epochs, verbose=0, callbacks=[callback])
         ensembles[name] = fge.ensemble() if name == "FGE" else keras_fge.Ensemble.of([network])
     found = {name: ensemble.calibrated(*validation).evaluate(*test) for name, ensemble in ensembles.items()}
-    share = sum(int(np.prod(weight.shape)) for weight in network.trainable_weights) / network.count_params()
-    return {**found, "a member": {"share of the weights": share}}
+    trained = sum(int(np.prod(weight.shape)) for weight in network.trainable_weights)
+    return {**found, "a member": {"share of the weights": trained / network.count_params()}}
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser()
-    for flag in ("--weights", "--data"):
-        parser.add_argument(flag)
+    (parser := argparse.ArgumentParser()).add_argument("--weights")
+    parser.add_argument("--data")
     print(run(0, **vars(parser.parse_args())))

@@ -44,23 +44,28 @@ if keras.backend.backend() == "tensorflow":
 # Keras 3.14 divides activity regularizers by the size of the batch, and has `renorm`.
 IS_BEFORE_3_14 = tuple(map(int, keras.__version__.split(".")[:2])) < (3, 14)
 
-# For tests that take long and see little of the backend: everywhere but on TensorFlow, only `make test-slow` runs them.
-# `SLOW_ELSEWHERE` is for whole files, as their `pytestmark`.
-SLOW_ELSEWHERE = [] if keras.backend.backend() == "tensorflow" else [pytest.mark.slow]
-slow_elsewhere = pytest.mark.slow if SLOW_ELSEWHERE else (lambda test: test)
-# The other way round, for files and tests that see little of the backend and take most of their time for tracing and
-# compilation: torch, which has none, runs them always (and JAX, where it is only TensorFlow that is slow).
-SLOW_ON_TENSORFLOW = [] if SLOW_ELSEWHERE else [pytest.mark.slow]
-SLOW_BUT_ON_TORCH = [] if keras.backend.backend() == "torch" else [pytest.mark.slow]
-slow_but_on_torch = pytest.mark.slow if SLOW_BUT_ON_TORCH else (lambda test: test)
-slow_on_tensorflow = pytest.mark.slow if SLOW_ON_TENSORFLOW else (lambda test: test)
+# Where the tests of a file, or one test, run: elsewhere only `make test-slow` runs them. If both have a mark, that of
+# the test counts. Tests that see little of the backend run where they take least: on torch, which traces and compiles
+# nothing; those of the commands on TensorFlow, the first backend.
+slow_elsewhere = SLOW_ELSEWHERE = pytest.mark.on("tensorflow")
+slow_on_tensorflow = SLOW_ON_TENSORFLOW = pytest.mark.on("jax", "torch")
+slow_but_on_torch = SLOW_BUT_ON_TORCH = pytest.mark.on("torch")
 
 
+@pytest.hookimpl(tryfirst=True)  # Before `-m 'not slow'` is looked at.
 def pytest_collection_modifyitems(config, items):
-    """Tests that see nothing of the backend run on one of them."""
-    if keras.backend.backend() != "tensorflow":
-        once = [item for item in items if item.get_closest_marker("once")]
-        items[:] = [item for item in items if not item.get_closest_marker("once")]
+    """Tests that see nothing of the backend run on TensorFlow alone; those of other backends are slow."""
+    backend, once = keras.backend.backend(), []
+    for item in items:
+        mark = item.get_closest_marker("on")
+        if item.get_closest_marker("once"):
+            if mark and "tensorflow" not in mark.args:
+                raise pytest.UsageError(f"No backend runs {item.nodeid}: it is `once`, and on {mark.args}.")
+            once.append(item)
+        if mark and backend not in mark.args:
+            item.add_marker(pytest.mark.slow)
+    if backend != "tensorflow":
+        items[:] = [item for item in items if item not in once]
         config.hook.pytest_deselected(items=once)
 
 

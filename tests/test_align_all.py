@@ -15,9 +15,8 @@ from test_align import permuted, randomized
 pytestmark = SLOW_BUT_ON_TORCH
 
 
-def dense_network(seed, dtype="float32"):
-    hidden = layers.Dense(4, "tanh", dtype=dtype)
-    return randomized(keras.Sequential([keras.Input((3,)), hidden, layers.Dense(2, dtype=dtype)]), seed)
+def dense_network(seed):
+    return randomized(keras.Sequential([keras.Input((3,)), layers.Dense(4, "tanh"), layers.Dense(2)]), seed)
 
 
 def pairs(networks):
@@ -58,14 +57,42 @@ def test_no_order_of_one_network_brings_it_nearer_to_the_others():
             assert pairs([*others, other]) >= pairs(aligned) * (1 - 1e-6)
 
 
-def test_networks_in_half_precision_and_two_of_them():
-    networks = [dense_network(seed, "bfloat16") for seed in range(2)]
-    aligned = curves.align_all(networks, verbose=False)
-    assert len(aligned) == 2 and pairs(aligned) <= pairs(networks)
+def attention_network(seed, dtype="float32", rank=None):
+    x = inputs = keras.Input((4, 6))
+    x = layers.MultiHeadAttention(2, 3, dtype=dtype)(x, x)
+    hidden = layers.Dense(5, "tanh", dtype=dtype)
+    network = keras.Model(inputs, layers.Dense(2, dtype=dtype)(hidden(x)))
+    if rank:
+        randomized(network)  # Of one backbone.
+        hidden.trainable = True
+        hidden.enable_lora(rank)
+        rng = np.random.default_rng(seed)
+        for factor in (v for v in network.trainable_variables if "lora" in v.path):
+            factor.assign(rng.normal(size=factor.shape))
+        return network
+    return randomized(network, seed)
+
+
+@pytest.mark.parametrize(("dtype", "rank"), [("float32", None), ("bfloat16", None), ("float32", 2)])
+def test_turned_heads_factors_of_lora_and_half_precision(dtype, rank):
+    """After all moves, each computes what the network given does; no pair is farther apart than before."""
+    networks = [attention_network(seed, dtype, rank) for seed in range(3)]
+    aligned = curves.align_all(networks, rotate=dtype == "float32", verbose=False)
+    assert pairs(aligned) < pairs(networks)
+    x = np.random.default_rng(0).normal(size=(16, 4, 6)).astype("float32")
+    for before, after in zip(networks, aligned):
+        expected = np.asarray(before.predict(x, verbose=0), "float64")
+        change = np.abs(after.predict(x, verbose=0) - expected).max() / np.abs(expected).max()
+        assert change < (3e-2 if dtype == "bfloat16" else 2e-4)
 
 
 def test_errors_come_first():
-    with pytest.raises(ValueError, match=r"`networks` must be at least two networks. Received: 1"):
-        curves.align_all([dense_network(0)])
-    with pytest.raises(ValueError, match="architecture"):
-        curves.align_all([dense_network(0), keras.Sequential([keras.Input((3,)), layers.Dense(2)])])
+    networks = [dense_network(0), dense_network(1)]
+    for wrong, message in (
+        (networks[:1], r"`networks` must be a list of at least two networks. Received: \["),
+        (networks[0], "`networks` must be a list of at least two networks. Received: <Sequential"),
+        ([*networks, None], r"`networks\[2\]` must be a keras.Model. Received: None"),
+        ([*networks, keras.Sequential([keras.Input((3,)), layers.Dense(2)])], r"`networks\[2\]`"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            curves.align_all(wrong)

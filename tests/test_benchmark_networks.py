@@ -1,23 +1,17 @@
 """The networks and transforms of the paper, and later networks."""
 
-import pathlib
-
 import keras
 import numpy as np
 import pytest
 
 import curves
-from conftest import SLOW_BUT_ON_TORCH, to_numpy, values
+from conftest import slow_but_on_torch, to_numpy, values
 from inputs.fused import BatchNormalization
 from inputs.modern import MODERN
 from inputs.networks import make_network
 from inputs.transforms import CIFAR, IMAGENET, Transform, make_transform
 from keras_fge.core.networks import distance
 from study.presets import SMALL_NETWORKS
-
-pytestmark = SLOW_BUT_ON_TORCH
-
-ROOT = pathlib.Path(__file__).parent.parent
 
 
 def images(count=6, size=8, seed=0):
@@ -27,6 +21,7 @@ def images(count=6, size=8, seed=0):
 # --- Networks ---------------------------------------------------------------------------------------------------------
 
 
+@slow_but_on_torch
 @pytest.mark.parametrize(
     ("name", "classes", "parameters"),
     [
@@ -54,6 +49,7 @@ def test_parameters_are_those_of_the_authors_networks(name, classes, parameters)
             assert layer.epsilon == 1e-5 and layer.momentum == (0.1 if is_last_of_wrn else 0.9)
 
 
+@slow_but_on_torch
 @pytest.mark.parametrize("name", ["preresnet20", "preresnet56", "wrn16x4", "convfc", *SMALL_NETWORKS])
 def test_networks_predict_and_decay_every_weight(name):
     network = make_network(name, (32, 32, 3), 10, weight_decay=0.01, transform="resnet")
@@ -63,6 +59,7 @@ def test_networks_predict_and_decay_every_weight(name):
     assert float(sum(to_numpy(loss) for loss in network.losses)) == pytest.approx(0.5 * 0.01 * squares, rel=1e-5)
 
 
+@slow_but_on_torch
 @pytest.mark.parametrize("name", MODERN)
 def test_units_of_later_networks_can_be_aligned(name):
     a, b = (make_network(name, (16, 16, 3), 10, width=8) for _ in range(2))
@@ -72,6 +69,7 @@ def test_units_of_later_networks_can_be_aligned(name):
     assert near < 0.9 * far
 
 
+@slow_but_on_torch
 def test_residual_networks_stride_where_the_authors_do():
     def convolutions(name):
         return [layer for layer in make_network(name, (32, 32, 3), 10).layers if type(layer) is keras.layers.Conv2D]
@@ -86,6 +84,7 @@ def test_residual_networks_stride_where_the_authors_do():
                 assert layer.kernel.shape[-2] == layer.kernel.shape[-1]
 
 
+@slow_but_on_torch
 def test_strided_convolutions_are_padded_on_both_sides():
     network = make_network("preresnet20", (8, 8, 3), 10)
     layer = next(layer for layer in network.layers if isinstance(layer, keras.layers.ZeroPadding2D))
@@ -102,6 +101,7 @@ def test_strided_convolutions_are_padded_on_both_sides():
     assert np.allclose(to_numpy(strided(layer(x)))[0], expected, atol=1e-4)
 
 
+@slow_but_on_torch
 def test_initialization_is_that_of_the_authors():
     def layers(name, kind):
         return [layer for layer in make_network(name, (32, 32, 3), 10).layers if type(layer) is kind]
@@ -139,6 +139,7 @@ def test_fused_batch_normalization_is_that_of_keras(momentum):
         np.testing.assert_allclose(ours, theirs, rtol=2e-5, atol=2e-6)
 
 
+@slow_but_on_torch
 def test_networks_with_fused_batch_normalization_can_be_aligned(capsys):
     networks = [make_network("small_cnn_bn", (8, 8, 1), 10, width=4) for _ in range(2)]
     curves.align(*networks, data=np.zeros((4, 8, 8, 1), "uint8"))
@@ -156,6 +157,7 @@ def crops(image, padding):
     return windows + [window[:, ::-1] for window in windows]
 
 
+@slow_but_on_torch
 def test_every_weight_is_drawn_anew_and_by_the_seed():
     def kernels(name, seed):
         keras.utils.set_random_seed(seed)
@@ -196,6 +198,7 @@ def test_augmented_images_are_padded_crops_and_flips(compiled):
         assert not np.array_equal(*outputs)  # Each time anew.
 
 
+@slow_but_on_torch
 def test_transform_normalizes_as_the_authors_do():
     x = images(4, 32)
     for name, statistics in (("vgg", IMAGENET), ("resnet", CIFAR)):
@@ -208,6 +211,7 @@ def test_transform_normalizes_as_the_authors_do():
     assert np.allclose(to_numpy(plain(np.full((1, 8, 8, 1), 8, "uint8"), training=True)), 0.5)
 
 
+@slow_but_on_torch
 def test_transform_under_mixed_precision_and_in_a_file(tmp_path):
     layer = Transform(**CIFAR, padding=2, flip=True, dtype="mixed_bfloat16")
     assert keras.backend.standardize_dtype(layer(images()).dtype) == "bfloat16"
@@ -217,6 +221,7 @@ def test_transform_under_mixed_precision_and_in_a_file(tmp_path):
     assert np.array_equal(network.predict(images(), verbose=0), loaded.predict(images(), verbose=0))
 
 
+@slow_but_on_torch
 def test_networks_with_augmentation_on_a_curve():
     ends = [make_network("small_cnn_bn", (8, 8, 3), 10, 1e-3, "resnet", width=4) for _ in range(2)]
     x, y = images(20), np.arange(20) % 10
@@ -227,6 +232,3 @@ def test_networks_with_augmentation_on_a_curve():
     network = model.network_at(0.0)
     assert np.allclose(values(network.trainable_variables)[0], values(ends[0].trainable_variables)[0])
     assert np.isfinite(path.train["loss"]).all()
-
-
-# --- Data -------------------------------------------------------------------------------------------------------------

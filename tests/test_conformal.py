@@ -130,7 +130,6 @@ def test_sets_of_an_ensemble(method, seed):
         assert coverage == inside[found.sum(1) == size].mean()
 
 
-@pytest.mark.once
 def test_another_library_finds_the_same():
     crepes = pytest.importorskip("crepes")
     ensemble = classifier()

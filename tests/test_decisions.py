@@ -195,7 +195,6 @@ def pictures():
     yield "x", one.conformal(X[:450, :1], VALUES[:450]).evaluate(X[450:, :1], VALUES[450:])
 
 
-@pytest.mark.once
 @pytest.mark.parametrize("name", ["reliability", "selective", "sets", "intervals", "x"])
 def test_pictures(name, tmp_path):
     matplotlib.use("Agg")

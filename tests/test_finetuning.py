@@ -9,6 +9,8 @@ import pytest
 
 pytest.importorskip("keras_hub")
 
+import curves
+from conftest import to_numpy
 from evidence import finetuning, finetuning_methods, lora_pairs
 from evidence.finetuning_methods import WAYS
 from inputs import sentences
@@ -73,6 +75,11 @@ def test_lora_and_full_fine_tuning_begin_at_the_trained_head(folder):
         assert dataclasses.replace(setup, batch_size=7).steps == 7  # 48 sentences.
 
 
+def lora_factors_of(network):
+    """The factors A, at random before the training; B are zeros."""
+    return [to_numpy(weight) for weight in network.trainable_variables if weight.path.endswith("_a")]
+
+
 @pytest.mark.slow
 def test_updates_of_lora_on_a_line(folder, monkeypatch):
     """The ends of all paths are the two networks, and the line of the updates is that of the merged kernels."""
@@ -88,10 +95,12 @@ def test_updates_of_lora_on_a_line(folder, monkeypatch):
         for k in (0, -1):
             assert values["train_nll"][k] == pytest.approx(found["line"]["train_nll"][k], abs=1e-4)
     assert found["aligned line"]["distance"] <= found["line"]["distance"] * (1 + 1e-6)
+    first, second = (lora_factors_of(setup.new_network(seed)) for seed in (0, 1000))
+    assert len(first) > 1 and all(np.abs(a - b).max() > 0.01 for a, b in zip(first, second))  # Not the same beginning.
     network, other = (finetuning_methods.ordinary(setup, seed, 0.01, 0.01, 2) for seed in (0, 1000))
     ends = [lora_pairs.merged(each, new_plain(), setup.test[0]) for each in (network, other)]
     middle = new_plain()
     middle.set_weights([(a + b) / 2 for a, b in zip(*(each.get_weights() for each in ends))])
     middle.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-    again = lora_pairs.measured(lora_pairs.curves.connect(*ends, lora_pairs.curves.PolygonalChain(2)), setup)
+    again = lora_pairs.measured(curves.connect(*ends, curves.PolygonalChain(2)), setup)
     assert again["train_nll"][5] == pytest.approx(middle.evaluate(*setup.train, verbose=0), abs=1e-4)

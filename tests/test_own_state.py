@@ -6,7 +6,7 @@ import pytest
 from keras import layers, ops
 
 import keras_fge
-from conftest import IS_BEFORE_3_14, SLOW_ON_TENSORFLOW, values
+from conftest import IS_BEFORE_3_14, SLOW_ON_TENSORFLOW, slow_elsewhere, values
 from keras_fge.core.networks import clone, recurrent_states, restored
 from keras_fge.core.own_state import own_state
 from keras_fge.run.state import training_state
@@ -185,6 +185,7 @@ def test_a_resume_with_another_vocabulary_is_refused(tmp_path):
     assert len(fit(4, "a", "b").snapshots) == 2
 
 
+@slow_elsewhere
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="the lookup layers of Keras are TensorFlow's")
 @pytest.mark.parametrize("mode", ["int", "multi_hot", "tf_idf"])
 def test_adapted_vocabularies_of_keras(mode, tmp_path):

@@ -110,8 +110,10 @@ def test_foreign_images_have_the_shape_of_the_others(folder):
     assert grey.shape[1:] == (28, 28, 1) and colored.shape[1:] == (32, 32, 3)
     assert grey.dtype == colored.dtype == np.uint8 and len(colored) == pictures.FOREIGN_IMAGES
     assert np.array_equal(colored[..., 0], colored[..., 2])
-    expected = data.resized(pictures.load("cifar1000", folder).test[0], 28)[:20].mean(axis=-1)
-    assert np.abs(grey[..., 0] - expected).max() <= 0.5
+    test, labels = pictures.load("cifar1000", folder).test
+    distances = [np.abs(data.resized(test, 28).mean(axis=-1) - image[..., 0]).max(axis=(1, 2)) for image in grey]
+    assert max(map(min, distances)) <= 0.5
+    assert len({labels[each.argmin()] for each in distances}) > 5  # Of ten classes, that come one after the other.
 
 
 @pytest.mark.parametrize("way", ["head", pytest.param("all", marks=pytest.mark.slow)])
@@ -129,7 +131,7 @@ def test_methods_train_on_images(way, folder, tmp_path, monkeypatch):
     assert set(found) == {"FGE", "SWA", "SWAG"}
     with warnings.catch_warnings(action="ignore"):  # So few samples tell no temperature.
         metrics = finetuning.measured(setup, "runs", *found["FGE"])
-    assert metrics["calibrated_nll"] > 0 and metrics["calibrated_ood_auroc_entropy"] >= 0
+    assert metrics["calibrated_nll"] > 0 and metrics["bytes_a_member"] >= 4 * (16 * 10 + 10)
     if way == "head":
         assert metrics["error"] < 0.7
     else:

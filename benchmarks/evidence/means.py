@@ -3,7 +3,7 @@
     cd benchmarks && python -m evidence.means --output=means.json
 
 Small CNNs with BatchNormalization on Fashion-MNIST (subset), of several widths, trained apart; statistics of the mean
-network are estimated anew. Beside it stand one of the networks, and their ensemble. The record is written after each
+network are estimated anew. For comparison: one of the networks, and their ensemble. The record is written after each
 group, and the same command goes on.
 """
 

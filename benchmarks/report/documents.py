@@ -197,7 +197,7 @@ def means():
     widths = sorted({int(key.split()[0]) for key in groups})
     for width in widths:
         found = [group for key, group in groups.items() if key.startswith(f"{width} ")]
-        sizes = [size for size in found[0]["ensemble"]]
+        sizes = list(found[0]["ensemble"])
         title = f"test error %, width {width}, {len(found)} groups"
         lines += [f"| {title} | {' | '.join(f'{k} networks' for k in sizes)} |", "|---" * (len(sizes) + 1) + "|"]
         for kind, of in found[0].items():

@@ -2,6 +2,7 @@
 
 import json
 
+from inputs import pictures
 from report.baselines import deviation, mean
 from report.comparisons import estimate
 from study.search import finished
@@ -37,7 +38,7 @@ def table(folder):
 
 def _table(task, way, methods):
     sizes, ordinary = methods["one network"]
-    kind = "images" if task.startswith(("cifar", "fashion")) else "sentences"
+    kind = "images" if task in pictures.TASKS else "sentences"
     columns = [f"{TASKS[task]}, {sizes['train']:,} {kind}; {WAYS[way]}", "trainings", "members", "error %"]
     columns += ["NLL, calibrated", "minus one network", "ECE %", "AURC", "set size", f"AUROC of foreign {kind}"]
     lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]

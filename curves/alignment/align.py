@@ -77,16 +77,7 @@ def align(
     """
     if method not in ("weights", "activations"):
         raise ValueError(f"`method` must be 'weights' or 'activations'. Received: method={method!r}")
-    for name, each in (("network", network), ("reference", reference)):
-        if not isinstance(each, keras.Model):
-            raise ValueError(f"`{name}` must be a keras.Model. Received: {name}={each!r}")
-    check_same_architecture(network, reference, "`network`", "`reference`")
-    for name, each in (("network", network), ("reference", reference)):
-        if not is_graph(each):
-            raise ValueError(
-                f"`{name}` must be a functional or Sequential network, whose graph shows which units may move. "
-                f"Received: {type(each).__name__}, a class of its own."
-            )
+    check_can_be_aligned({"`network`": network, "`reference`": reference})
     if method == "activations" and data is None:
         raise ValueError("`data` is needed for method='activations': inputs as `predict` takes them.")
     with locked(network, reference):
@@ -106,8 +97,24 @@ def align(
     return aligned
 
 
-def _check_same_function(network, aligned, data, seed):
-    """Raises a RuntimeError unless both compute the same: then a layer is not what its rule takes it for."""
+def check_can_be_aligned(networks: dict[str, Any]) -> None:
+    """Raises a ValueError unless these, by their names, are networks of one architecture with graphs."""
+    for name, each in networks.items():
+        if not isinstance(each, keras.Model):
+            raise ValueError(f"{name} must be a keras.Model. Received: {each!r}")
+    (first_name, first), *others = networks.items()
+    for name, each in others:
+        check_same_architecture(first, each, first_name, name)
+    for name, each in networks.items():
+        if not is_graph(each):
+            raise ValueError(
+                f"{name} must be a functional or Sequential network, whose graph shows which units may move. "
+                f"Received: {type(each).__name__}, a class of its own."
+            )
+
+
+def change_of_outputs(network: keras.Model, aligned: keras.Model, data: Any, seed: int) -> float:
+    """How far the outputs are from each other, relative to the largest one, in units of what is tolerated."""
     if data is None:
         rng, arrays = np.random.default_rng(seed), []
         for tensor in network.inputs:
@@ -128,13 +135,20 @@ def _check_same_function(network, aligned, data, seed):
     if not all(np.isfinite(array).all() for array in outputs[0]):
         raise ValueError("The outputs of `network` are not finite" + ("." if data is not None else ": give `data`."))
     is_half = any("16" in layer.compute_dtype for layer in all_layers(network))
-    tolerance = HALF_TOLERANCE if is_half else TOLERANCE
-    for before, after in zip(*outputs):
-        change = np.max(np.abs(np.asarray(after) - before)) / max(np.max(np.abs(before)), 1e-30)
-        if not change <= tolerance:
-            raise RuntimeError(
-                f"The aligned network would compute something else ({change:.2g} of the largest output): to a layer of "
-                f"'{network.name}' the order of units means something that `align` does not know, or it computes in "
-                "low precision, such as TF32, in which turned attention heads differ (`rotate=False`). Please report "
-                "what is neither."
-            )
+    changes = [
+        np.max(np.abs(np.asarray(after) - before)) / max(np.max(np.abs(before)), 1e-30)
+        for before, after in zip(*outputs)
+    ]
+    return float(max(changes) / (HALF_TOLERANCE if is_half else TOLERANCE))
+
+
+def _check_same_function(network, aligned, data, seed):
+    """Raises a RuntimeError unless both compute the same: then a layer is not what its rule takes it for."""
+    change = change_of_outputs(network, aligned, data, seed)
+    if not change <= 1:
+        raise RuntimeError(
+            f"The aligned network would compute something else ({change:.2g} times what is tolerated): to a layer of "
+            f"'{network.name}' the order of units means something that `align` does not know, or it computes in "
+            "low precision, such as TF32, in which turned attention heads differ (`rotate=False`). Please report "
+            "what is neither."
+        )

@@ -6,7 +6,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from curves.alignment.align import align
+from curves.alignment.align import align, change_of_outputs, check_can_be_aligned
 from keras_fge.core.networks import as_plain, clone, distance, set_weights
 
 LEAST_GAIN = 1e-6  # Of a distance: a network that would move by less stays.
@@ -18,13 +18,14 @@ def align_all(
 ) -> list[keras.Model]:
     """Permutes the hidden units of several networks so that they match each other, each as `align` does.
 
-    First all are aligned to the first one. Then each is aligned to the mean of the weights of all others, in random
-    order, as long as that brings one nearer to it (Git Re-Basin, algorithm 3). Each such step lowers
+    First, each network is aligned to the first one. Then, in random order, each is aligned to the mean of the weights
+    of all others, and stays so if it has come nearer to that mean, until none does (Git Re-Basin, algorithm 3). Each
+    such step lowers
 
         sum over all pairs j < k of ||w_j - w_k||^2
 
-    over the trainable weights. None of the networks is the reference, so the order in which they come matters little.
-    The mean of the weights of the result is one network: `keras_fge.Ensemble.of(aligned).average_weights(train)`.
+    over the trainable weights. Afterwards the mean of the weights can be used as one network:
+    `keras_fge.Ensemble.of(aligned).average_weights(train)`.
 
     Args:
         networks: Built functional or Sequential networks of one architecture, at least two. They do not change.
@@ -37,7 +38,8 @@ def align_all(
         As many `keras.Model`s of their own, in the order of `networks`; each computes what its network does.
 
     Raises:
-        ValueError: if there are less than two networks, or `align` refuses one.
+        ValueError: if there are fewer than two networks, their architectures differ, or one is not built or of a
+            class of its own.
         RuntimeError: as for `align`.
 
     Example:
@@ -47,9 +49,10 @@ def align_all(
     References:
         Ainsworth et al., Git Re-Basin, ICLR 2023, https://arxiv.org/abs/2209.04836
     """
-    networks, rng = list(networks), np.random.default_rng(seed)
-    if len(networks) < 2:
-        raise ValueError(f"`networks` must be at least two networks. Received: {len(networks)}")
+    if not isinstance(networks, Sequence) or len(networks) < 2:
+        raise ValueError(f"`networks` must be a list of at least two networks. Received: {networks!r}")
+    check_can_be_aligned({f"`networks[{k}]`": network for k, network in enumerate(networks)})
+    rng = np.random.default_rng(seed)
     arguments: dict[str, Any] = {"data": data, "rotate": rotate, "seed": seed, "verbose": False}
     aligned = [align(network, networks[0], **arguments) for network in networks]
     mean = clone(networks[0])
@@ -58,7 +61,9 @@ def align_all(
         for k in rng.permutation(len(aligned)):
             set_weights(mean, _mean([network.get_weights() for j, network in enumerate(aligned) if j != k]))
             moved = align(aligned[k], mean, **arguments)
-            if _distance(moved, mean) < (1 - LEAST_GAIN) * _distance(aligned[k], mean):
+            is_nearer = _distance(moved, mean) < (1 - LEAST_GAIN) * _distance(aligned[k], mean)
+            # Rounding of heads that are turned again and again adds up: it is compared with the network given.
+            if is_nearer and change_of_outputs(networks[k], moved, data, seed) <= 1:
                 aligned[k], has_moved = moved, True
         if not has_moved:
             break
