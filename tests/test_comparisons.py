@@ -6,7 +6,7 @@ import pathlib
 import numpy as np
 import pytest
 
-from report import comparisons, connecting, tables
+from report import comparisons, connecting, documents, tables
 from report.comparisons import difference, equivalent, share
 from report.sentences import sentences
 from study.records import Records
@@ -136,4 +136,23 @@ def test_two_objectives_of_the_same_pairs_stand_side_by_side(tmp_path):
     assert lines[2:] == [
         "| t, uniform in [0, 1] | 2 | 0.3000 | 0.2000 | 0.2500 | 1.300 |",
         "| arc length | 1 | 0.4000 | 0.1000 | 0.1000 | 1.400 |",
+    ]
+
+
+def test_means_of_aligned_networks_stand_by_their_number(tmp_path, monkeypatch):
+    def group(shift):
+        of_two = {"2": {"error": 0.5 + shift}, "3": {"error": 0.6 + shift}}
+        return {"one network": {"1": {"error": 0.1 + shift}}, "aligned together": of_two, "ensemble": of_two}
+
+    (tmp_path / "means.json").write_text(
+        json.dumps({"groups": {"8 0": group(0.0), "8 1": group(0.02), "16 0": group(0)}})
+    )
+    monkeypatch.setattr(documents, "RESULTS", tmp_path)
+    lines = documents.means().splitlines()
+    assert lines[0] == "| test error %, width 8, 2 groups | 2 networks | 3 networks |"
+    assert lines[2:4] == ["| one network: 11.0 ± 1.4 |  |  |", "| aligned together | 51.0 ± 1.4 | 61.0 ± 1.4 |"]
+    assert lines[6:9] == [
+        "| test error %, width 16, 1 groups | 2 networks | 3 networks |",
+        "|---|---|---|",
+        "| one network: 10.0 |  |  |",
     ]

@@ -202,7 +202,8 @@ def means():
         lines += [f"| {title} | {' | '.join(f'{k} networks' for k in sizes)} |", "|---" * (len(sizes) + 1) + "|"]
         for kind, of in found[0].items():
             errors = {k: 100 * np.array([group[kind][k]["error"] for group in found]) for k in of}
-            texts = {k: f"{np.mean(values):.1f} ± {np.std(values, ddof=1):.1f}" for k, values in errors.items()}
+            spread = {k: f" ± {np.std(values, ddof=1):.1f}" if len(values) > 1 else "" for k, values in errors.items()}
+            texts = {k: f"{np.mean(values):.1f}{spread[k]}" for k, values in errors.items()}
             name = kind if len(of) > 1 else f"{kind}: {texts['1']}"
             lines.append(f"| {name} | {' | '.join(texts.get(k, '') for k in sizes)} |")
         lines.append("")
