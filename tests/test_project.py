@@ -6,12 +6,14 @@ import pathlib
 import re
 import subprocess
 
+import numpy as np
 import pytest
 
+import curves
 import keras_fge
 from conftest import slow_elsewhere
 from evidence import choosing
-from report import baselines, comparisons, documents, figures, finetuning
+from report import baselines, comparisons, connecting, documents, figures, finetuning
 from study import flags
 from study.records import Records
 
@@ -103,6 +105,33 @@ def test_what_tuning_leaves_of_the_gain_stands_in_the_record():
     assert f"{baselines.mean(adamw, 'calibrated_nll') - least:.3f} nat less than AdamW alone" in text
     points = 100 * (baselines.mean(fge, "error") - baselines.mean(adamw, "error"))
     assert f"AdamW, it makes {points:.1f} points less error than FGE" in text
+
+
+def test_what_is_said_of_the_papers_figures_stands_in_the_record():
+    folder, text = ROOT / "benchmarks/results/fashion_subset", " ".join((ROOT / "docs/paper.md").read_text().split())
+    bezier, chain = (curves.PathResult.load(folder / f"path_{name}.npz") for name in ("bezier", "chain"))
+    rises = [100 * connecting.rise(path.train["error"]) for path in (bezier, chain)]
+    assert (
+        "rises by {:.1f} points above the worse end on the Bezier curve and by {:.1f} on the chain".format(*rises)
+        in text
+    )
+    assert all(connecting.rise(path.test["error"]) == 0 for path in (bezier, chain))
+    along = [100 * bezier.ensemble["with_start_error"][k] for k in (0, 9, 30, 60)]
+    assert len(bezier.t) == 61
+    first, small, middle, last = (f"{value:.1f} %" for value in along)
+    assert f"from {first} at t = 0 to {small} at t = 0.15 and {middle} at t = 0.5 on the Bezier curve" in text
+    dip = f"{100 * min(bezier.ensemble['with_start_error']):.1f} %"
+    assert f"of the two independent networks, {last}, only beyond t = 0.6, where it dips to {dip}" in text
+    assert (np.array(bezier.ensemble["with_start_error"][:36]) > along[-1] / 100).all()
+    assert f"with {100 * chain.ensemble['with_start_error'][9]:.1f} % at t = 0.15" in text
+    records = Records(folder)
+    ahead = [
+        np.mean(list(comparisons.values(records, "sse", k, "error").values()))
+        - np.mean(list(comparisons.values(records, "fge", k, "error").values()))
+        for k in (1, 2)
+    ]
+    assert f"by {100 * ahead[0]:.1f} on Fashion-MNIST, in the paper" in text
+    assert f"At 2B it is ahead by {100 * ahead[1]:.1f} points on Fashion-MNIST" in text
 
 
 def test_what_fine_tuning_brings_stands_in_the_record():
