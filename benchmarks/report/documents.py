@@ -288,6 +288,7 @@ PARTS = {  # file, name of the part, what makes it
         "learned line": lambda: example_table("learned_line", "Fashion-MNIST, 4,000 images, small CNN"),
         "subspaces": subspaces,
     },
+    "docs/paper.md": {"objectives": lambda: connecting.objectives(RESULTS)},
     "docs/performance.md": {
         **{name: lambda name=name: speed_tables.ratios(name) for name in RATIOS},
         **{name: getattr(speed_tables, name) for name in SPEED},
