@@ -128,7 +128,6 @@ COLUMNS = (  # Metric, its label, scale, digits.
     *[("error", "error %", 100, 1), ("rmse", "RMSE", 1, 3), ("nll", "NLL", 1, 3)],
     ("crps", "CRPS", 1, 3),
     *[("calibrated_nll", "calibrated NLL", 1, 3), ("inside 90 %", "inside the 90 % interval, %", 100, 1)],
-    *[("ood_auroc_entropy", "AUROC entropy", 1, 2), ("ood_auroc_mutual_information", "AUROC mutual information", 1, 2)],
 )
 
 
