@@ -27,6 +27,7 @@ from keras_fge.core.pages import COLORS, GREY
 from study.look import new_figure, save, styled
 from study.progress import console
 from study.records import name_of_data, opened_record, write_json
+from study.training import default_jit_compile
 
 FLAGS = flags.FLAGS
 RATE, BATCH_SIZE, POINTS = 0.05, 64, 11
@@ -41,7 +42,7 @@ LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
 def fit(model, images, epochs, seed, schedule_epochs=None):
     """Trains as in the paper; `schedule_epochs`, if given, is the budget that the learning rate is made for."""
-    model.compile(keras.optimizers.SGD(RATE, momentum=0.9), LOSS, metrics=["accuracy"], jit_compile=False)
+    model.compile(keras.optimizers.SGD(RATE, momentum=0.9), LOSS, metrics=["accuracy"], jit_compile=default_jit_compile())
     paper = keras_fge.PaperTraining(RATE, schedule_epochs or epochs)
     batches = keras_fge.Batches(*images.train, BATCH_SIZE, seed)
     model.fit(batches, epochs=epochs, verbose=0, callbacks=[paper])
@@ -64,7 +65,7 @@ def measure_pair(images, width, epochs, seed):
         curve = curves.connect(a, ends[is_aligned], curves.Bezier(bends), seed=seed)
         if bends > 2:
             fit(curve, images, epochs // 2, seed)
-        curve.compile("sgd", LOSS, metrics=["accuracy"], jit_compile=False)
+        curve.compile("sgd", LOSS, metrics=["accuracy"], jit_compile=default_jit_compile())
         path = curves.evaluate_path(curve, images.train, images.test, POINTS, batch_size=500, verbose=False, line=False)
         results[name] = {
             "train_loss_barrier": float(path.barrier()),
