@@ -42,7 +42,9 @@ LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
 def fit(model, images, epochs, seed, schedule_epochs=None):
     """Trains as in the paper; `schedule_epochs`, if given, is the budget that the learning rate is made for."""
-    model.compile(keras.optimizers.SGD(RATE, momentum=0.9), LOSS, metrics=["accuracy"], jit_compile=default_jit_compile())
+    model.compile(
+        keras.optimizers.SGD(RATE, momentum=0.9), LOSS, metrics=["accuracy"], jit_compile=default_jit_compile()
+    )
     paper = keras_fge.PaperTraining(RATE, schedule_epochs or epochs)
     batches = keras_fge.Batches(*images.train, BATCH_SIZE, seed)
     model.fit(batches, epochs=epochs, verbose=0, callbacks=[paper])
