@@ -127,7 +127,7 @@ def test_two_objectives_of_the_same_pairs_stand_side_by_side(tmp_path):
     """Means over the pairs, and of each curve the rise above its worse end."""
     curve = {"t_mean": 0.2, "length_mean": 0.3, "train_nll": [0.1, 0.6, 0.2], "length_ratio": 1.2}
     longer = {"t_mean": 0.4, "length_mean": 0.1, "train_nll": [0.1, 0.3, 0.2], "length_ratio": 1.4}
-    kinds = {"bezier": (curve, longer), "bezier_by_length": (longer,)}
+    kinds = {"bezier": (curve, longer, curve), "bezier_by_length": (longer, longer)}  # The third pair is not finished.
     found = {
         f"width 16, pair {k}, {kind}, 3 bends, 3x": v for kind, values in kinds.items() for k, v in enumerate(values)
     }
@@ -135,7 +135,7 @@ def test_two_objectives_of_the_same_pairs_stand_side_by_side(tmp_path):
     lines = connecting.objectives(tmp_path).splitlines()
     assert lines[2:] == [
         "| t, uniform in [0, 1] | 2 | 0.3000 | 0.2000 | 0.2500 | 1.300 |",
-        "| arc length | 1 | 0.4000 | 0.1000 | 0.1000 | 1.400 |",
+        "| arc length | 2 | 0.4000 | 0.1000 | 0.1000 | 1.400 |",
     ]
 
 

@@ -134,6 +134,16 @@ def test_what_is_said_of_the_papers_figures_stands_in_the_record():
     assert f"At 2B it is ahead by {100 * ahead[1]:.1f} points on Fashion-MNIST" in text
 
 
+def test_the_two_objectives_are_as_near_as_is_said():
+    text = (ROOT / "docs/paper.md").read_text()
+    _, groups = connecting.read(ROOT / "benchmarks/results", "fashion")
+    over_t, over_length = (groups[16, kind, 3, 3] for kind in ("bezier", "bezier_by_length"))
+    for mean in ("t_mean", "length_mean"):
+        ours, theirs = (np.mean([c[mean] for c in each[: len(over_length)]]) for each in (over_t, over_length))
+        assert abs(ours - theirs) < 0.001
+    assert "differ by less than 0.001 nat" in text
+
+
 def test_what_fine_tuning_brings_stands_in_the_record():
     found = finetuning.records(ROOT / "benchmarks/results")
     text = " ".join((ROOT / "docs/fine_tuning.md").read_text().split())
