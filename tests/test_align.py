@@ -12,6 +12,7 @@ from keras import layers
 
 import curves
 from conftest import SLOW_BUT_ON_TORCH, values
+from curves.alignment.align import change_of_outputs
 from curves.alignment.matching import Matching
 from curves.alignment.units import Units
 from keras_fge.core.keras_internals import all_layers
@@ -501,6 +502,17 @@ def test_a_layer_that_is_not_what_its_rule_takes_it_for_is_an_error():
     network = keras.Model(i, layers.Dense(2)(x))
     with pytest.raises(RuntimeError, match="would compute something else"):
         curves.align(permuted_by_hand(network), network)
+
+
+def test_an_output_that_is_not_finite_is_another_one():
+    """Also if it is not the first of several."""
+    i = keras.Input((3,))
+    network = keras.Model(i, [layers.Dense(2)(i), layers.Dense(2)(i)])
+    other = keras.models.clone_model(network)
+    other.set_weights([*network.get_weights()[:2], np.full((3, 2), np.nan), np.zeros(2)])
+    assert np.isnan(change_of_outputs(network, other, None, 0))
+    other.set_weights(network.get_weights())
+    assert change_of_outputs(network, other, None, 0) == 0
 
 
 def permuted_by_hand(network):

@@ -6,7 +6,7 @@ import pathlib
 import numpy as np
 import pytest
 
-from report import comparisons, connecting, documents, tables
+from report import alignment, comparisons, connecting, tables
 from report.comparisons import difference, equivalent, share
 from report.sentences import sentences
 from study.records import Records
@@ -139,7 +139,7 @@ def test_two_objectives_of_the_same_pairs_stand_side_by_side(tmp_path):
     ]
 
 
-def test_means_of_aligned_networks_stand_by_their_number(tmp_path, monkeypatch):
+def test_means_of_aligned_networks_stand_by_their_number(tmp_path):
     def group(shift):
         of_two = {"2": {"error": 0.5 + shift}, "3": {"error": 0.6 + shift}}
         return {"one network": {"1": {"error": 0.1 + shift}}, "aligned together": of_two, "ensemble": of_two}
@@ -147,8 +147,7 @@ def test_means_of_aligned_networks_stand_by_their_number(tmp_path, monkeypatch):
     (tmp_path / "means.json").write_text(
         json.dumps({"groups": {"8 0": group(0.0), "8 1": group(0.02), "16 0": group(0)}})
     )
-    monkeypatch.setattr(documents, "RESULTS", tmp_path)
-    lines = documents.means().splitlines()
+    lines = alignment.means(tmp_path).splitlines()
     assert lines[0] == "| test error %, width 8, 2 groups | 2 networks | 3 networks |"
     assert lines[2:4] == ["| one network: 11.0 ± 1.4 |  |  |", "| aligned together | 51.0 ± 1.4 | 61.0 ± 1.4 |"]
     assert lines[6:9] == [

@@ -106,7 +106,9 @@ def folder(tmp_path, monkeypatch):
 
 
 def test_foreign_images_have_the_shape_of_the_others(folder):
-    grey, colored = pictures.foreign_of("fashion1000", folder), pictures.foreign_of("cifar1000", folder)
+    grey, colored = (
+        pictures.foreign_of(name, folder, pictures.load(name, folder)) for name in ("fashion1000", "cifar1000")
+    )
     assert grey.shape[1:] == (28, 28, 1) and colored.shape[1:] == (32, 32, 3)
     assert grey.dtype == colored.dtype == np.uint8 and len(colored) == pictures.FOREIGN_IMAGES
     assert np.array_equal(colored[..., 0], colored[..., 2])

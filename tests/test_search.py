@@ -1,7 +1,9 @@
 """Methods tuned alike: which settings and seeds are run, what is best, and that the same call goes on."""
 
 import pytest
+from absl import app
 
+from study.records import refuse_another
 from study.search import grid, search
 
 pytestmark = pytest.mark.once
@@ -32,3 +34,10 @@ def test_drawn_settings_are_different_ones_of_the_grid_and_the_same_each_time():
     whole, drawn = grid(a=(1, 2, 3), b=(4, 5)), grid(4, a=(1, 2, 3), b=(4, 5))
     assert len(whole) == 6 and len(drawn) == 4 and drawn == grid(4, a=(1, 2, 3), b=(4, 5))
     assert all(setting in whole for setting in drawn) and len({str(setting) for setting in drawn}) == 4
+
+
+def test_a_record_of_something_else_is_refused():
+    record = {"data": "digits", "flags": {"seed": 0}}
+    refuse_another("a.json", record, data="digits", flags={"seed": 0})
+    with pytest.raises(app.UsageError, match=r"'a.json' has other flags: {'seed': 0}, not {'seed': 1}"):
+        refuse_another("a.json", record, data="digits", flags={"seed": 1})

@@ -32,7 +32,7 @@ from evidence.baseline_methods import TASKS
 from inputs import data
 from study.ensembles import all_metrics, disagreement
 from study.progress import console
-from study.records import opened_record
+from study.records import opened_record, refuse_another
 from study.search import do, search, summary
 
 FLAGS = flags.FLAGS
@@ -93,9 +93,7 @@ def main(_):
         method, path = functools.partial(function, task, images), file_of(name)
         settings = types.SimpleNamespace(output=path, seed=0, tuned_on=FLAGS.tuned_on, runs=FLAGS.runs)
         record = opened_record(path, settings, data=images.about(), tuning={}, best={}, runs={})
-        for part, asked in (("data", images.about()), ("flags", {**record["flags"], **vars(settings)})):
-            if record[part] != asked:
-                raise app.UsageError(f"'{path}' is of another {part}: {record[part]}, not {asked}.")
+        refuse_another(path, record, data=images.about(), flags={**record["flags"], **vars(settings)})
         once = functools.partial(trained_and_measured, method, images)
         search(record, tried, once)
         for arguments in crossed_settings(name) if name in CROSSED else ():

@@ -30,7 +30,7 @@ from evidence.finetuning_methods import WAYS, Setup, ordinary
 from inputs import pictures, sentences
 from keras_fge.core.files import read_npz, to_npz, write_atomically
 from study.progress import console
-from study.records import opened_record
+from study.records import opened_record, refuse_another
 from study.search import search, summary
 
 FLAGS = flags.FLAGS
@@ -48,7 +48,7 @@ def features(task, data_dir, weights, path):
     modality = modality_of(task)
     data = modality.load(task, data_dir)
     inputs = {name: getattr(data, name)[0] for name in ("train", "validation", "test")}
-    inputs["foreign"] = modality.foreign_of(task, data_dir)
+    inputs["foreign"] = modality.foreign_of(task, data_dir, data)
     if path.exists():
         found = read_npz(path.read_bytes(), path)
     else:
@@ -164,8 +164,7 @@ def main(_):
             path = os.path.join(FLAGS.output, f"{task}_{FLAGS.way}_{name}.json")
             settings = types.SimpleNamespace(output=path, seed=0, tuned_on=FLAGS.tuned_on, runs=FLAGS.runs)
             record = opened_record(path, settings, task=task, way=FLAGS.way, backbone=backbone, best={})
-            if record["backbone"] != backbone or record["flags"] != vars(settings):
-                raise app.UsageError(f"'{path}' is of another backbone or other flags: {record['flags']}")
+            refuse_another(path, record, backbone=backbone, flags=vars(settings))
             setup = setup or setup_of(task, FLAGS.way, FLAGS.data_dir, weights, FLAGS.output)
             record["sizes"] = {part: len(getattr(setup, part)[1]) for part in ("train", "validation", "test")}
             search(record, tried, functools.partial(trained_and_measured, method, setup))

@@ -29,7 +29,7 @@ from evidence.finetuning_methods import fit, ordinary, warmed_up
 from inputs import sentences
 from report.connecting import rise
 from study.progress import console
-from study.records import opened_record, write_json
+from study.records import opened_record, refuse_another, write_json
 from study.training import default_jit_compile
 
 FLAGS = flags.FLAGS
@@ -77,13 +77,11 @@ def main(_):
     output, backbone = pathlib.Path(FLAGS.output or f"results/lora_{FLAGS.task}.json"), backbone_of(FLAGS.task, weights)
     settings.output = str(output)
     record = opened_record(output, settings, backbone=backbone, pairs={})
-    if record["backbone"] != backbone or record["flags"] != vars(settings):
-        raise app.UsageError(f"'{output}' is of another backbone or other flags: {record['flags']}")
+    refuse_another(output, record, backbone=backbone, flags=vars(settings))
     setup = setup_of(FLAGS.task, "lora", FLAGS.data_dir, weights, output.parent / "finetuning")
-    data = sentences.load(FLAGS.task, FLAGS.data_dir)
 
     def new_plain():
-        return with_head(encoder_of(sentences, weights, data), data.num_classes)
+        return with_head(encoder_of(sentences, weights, None), int(setup.train[1].max()) + 1)
 
     for kind in ("seeds", "rates"):
         for seed in range(FLAGS.seed, FLAGS.seed + FLAGS.pairs):

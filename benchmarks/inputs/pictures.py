@@ -34,9 +34,9 @@ def load(name, folder):
     return data.load(dataset, folder, 32 if dataset == "folder" else 28, count, VALIDATION)
 
 
-def foreign_of(name, folder):
-    """Images of another task, of the shape of those of `name`."""
-    images, (height, _, channels) = load(FOREIGN[name], folder).test[0], load(name, folder).train[0].shape[1:]
+def foreign_of(name, folder, of):
+    """Images of another task, in the shape of those of the data `of`."""
+    images, (height, _, channels) = load(FOREIGN[name], folder).test[0], of.train[0].shape[1:]
     some = np.random.default_rng(0).permutation(len(images))[:FOREIGN_IMAGES]  # Files come class by class.
     images = data.resized(images[some], height)
     if images.shape[-1] == channels:

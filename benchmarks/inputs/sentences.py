@@ -61,7 +61,7 @@ def load(name, folder):
     return Sentences(name, *(arrays[part] for part in ("train", "validation", "test")), len(classes))
 
 
-def foreign_of(name, folder):
+def foreign_of(name, folder, _=None):
     """The test sentences of another task."""
     return load(FOREIGN[name], folder).test[0]
 

@@ -9,6 +9,8 @@ import pathlib
 import platform
 import time
 
+from absl import app
+
 from keras_fge.core.files import checksum, write_atomically
 from study.machine import command, environment
 
@@ -258,6 +260,13 @@ def opened_record(path, settings, **contents):
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     return json.loads(path.read_text()) if path.exists() else {**new_record(settings), **contents}
+
+
+def refuse_another(path, record, **asked):
+    """Raises an error, for the command line, unless these parts of the record in a file are as asked."""
+    for part, value in asked.items():
+        if record[part] != value:
+            raise app.UsageError(f"'{path}' has other {part}: {record[part]}, not {value}.")
 
 
 def name_of_data(record):

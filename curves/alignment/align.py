@@ -139,7 +139,7 @@ def change_of_outputs(network: keras.Model, aligned: keras.Model, data: Any, see
         np.max(np.abs(np.asarray(after) - before)) / max(np.max(np.abs(before)), 1e-30)
         for before, after in zip(*outputs)
     ]
-    return float(max(changes) / (HALF_TOLERANCE if is_half else TOLERANCE))
+    return float(np.max(changes) / (HALF_TOLERANCE if is_half else TOLERANCE))  # NaN, if one is.
 
 
 def _check_same_function(network, aligned, data, seed):
