@@ -10,6 +10,8 @@ import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # As the benchmark does: numbers depend on it.
+# The test processes share the cores. Threads that wait for each other there take torch half of the time.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Most of the time of the tests is compilation, so XLA is to optimize little.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true")
 # On JAX, equal networks of different tests and processes are compiled once, also of the run before.

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 import keras_fge
-from conftest import slow_elsewhere
+from browsing import check_log, opened, wait
+from conftest import slow_but_on_torch
 from inputs.data import load
 from report import figures, reference, tables
 from report.tables import Grid
@@ -32,7 +33,7 @@ def metrics_of(folder):
     return units
 
 
-@slow_elsewhere
+@slow_but_on_torch
 def test_smoke_runs_every_experiment_and_records_it(smoke):
     folder, output = smoke
     records = Records(folder)
@@ -76,7 +77,7 @@ def test_smoke_runs_every_experiment_and_records_it(smoke):
         assert text in output
 
 
-@slow_elsewhere
+@slow_but_on_torch
 def test_predictions_of_a_run_are_those_of_its_members(smoke):
     folder, _ = smoke
     data = load("digits")
@@ -88,8 +89,7 @@ def test_predictions_of_a_run_are_those_of_its_members(smoke):
     assert np.allclose(stored, ensemble.predict(data.validation[0]), atol=1e-5)
 
 
-@pytest.mark.once
-@slow_elsewhere
+@slow_but_on_torch
 def test_report_is_made_of_the_records_alone(smoke, tmp_path):
     folder, output = smoke
     for path in [*folder.glob("*.json*"), *folder.glob("*.npz")]:
@@ -109,7 +109,6 @@ def test_report_is_made_of_the_records_alone(smoke, tmp_path):
         assert text in page
 
 
-@pytest.mark.once
 @pytest.mark.slow
 def test_what_is_recorded_is_not_done_again(smoke):
     folder, _ = smoke
@@ -202,3 +201,23 @@ def test_what_is_drawn(folder):
     drawn = next(line for line in errors if "snapshots so far" in line.get_label())
     assert np.allclose(drawn.get_ydata(), 100 * np.array(run["ensemble_error"]))
     assert list(drawn.get_xdata()) == run["trace"]["snapshots"]
+
+
+@slow_but_on_torch
+@pytest.mark.parametrize("width", [1280, 375])
+def test_the_report_in_a_browser(smoke, browser, width):
+    from selenium.webdriver.common.by import By
+
+    folder, _ = smoke
+    opened(browser, (folder / "report.html").as_uri(), width)
+    column = "return [...document.querySelectorAll('table')[0].rows].slice(1).map(row => row.cells[4].textContent)"
+    head = browser.find_elements(By.CSS_SELECTOR, "table th button")[4]
+    browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", head)
+    for way in (1, -1):  # By the barrier, up, then down; the ends have none.
+        browser.execute_script("arguments[0].click()", head)
+        numbers = [float(text) for text in browser.execute_script(column) if text]
+        assert numbers == sorted(numbers)[::way] and len(numbers) == 3
+    check_log(browser)
+    browser.get(browser.find_element(By.CSS_SELECTOR, "a[href='explorer.html']").get_attribute("href"))
+    wait(lambda: browser.execute_script("return document.body.dataset.ready === 'yes'"))
+    check_log(browser)

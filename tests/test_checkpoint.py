@@ -9,7 +9,7 @@ import pytest
 
 import curves
 import keras_fge
-from conftest import batch_norm_network, images, logits_loss, to_numpy, values
+from conftest import batch_norm_network, images, logits_loss, slow_but_on_torch, to_numpy, values
 from keras_fge.run.state import StateFile, training_state
 
 BACKEND = keras.backend.backend()
@@ -59,8 +59,14 @@ def fit(model, folder, *callbacks, epochs=4, **arguments):
     )
 
 
-@pytest.mark.parametrize("make", [network, curve])
-@pytest.mark.parametrize("softly", [False, True])
+@pytest.mark.parametrize(
+    ("make", "softly"),
+    [
+        (network, False),
+        (curve, True),
+        *(pytest.param(*case, marks=slow_but_on_torch) for case in [(network, True), (curve, False)]),
+    ],
+)
 def test_networks_and_curves_go_on(make, softly, tmp_path):
     keras.utils.set_random_seed(3)
     whole = make()
@@ -85,6 +91,7 @@ def test_networks_and_curves_go_on(make, softly, tmp_path):
     assert other.fit(x, y, epochs=1, verbose=0).epoch == [0]  # A later fit begins with its first epoch.
 
 
+@slow_but_on_torch
 def test_the_second_part_of_a_training_has_a_checkpoint_of_its_own(tmp_path):
     keras.utils.set_random_seed(3)
     whole = network()
@@ -168,6 +175,7 @@ def test_after_a_finished_run_other_batches_can_be_evaluated(tmp_path):
     assert np.isfinite(model.evaluate(checkpoint.batches(x, y, 10), verbose=0)[0])
 
 
+@slow_but_on_torch
 def test_an_interrupted_training_with_the_papers_rate_goes_on_in_the_same_process(tmp_path):
     """A user stops the cell of a notebook, and runs it again: new callbacks, the same model."""
 
@@ -207,6 +215,7 @@ def test_batches_are_structures_of_rows():
             keras_fge.Batches(*arguments)
 
 
+@slow_but_on_torch
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -245,6 +254,7 @@ class Refuse(keras.callbacks.Callback):
         raise ValueError("refused")
 
 
+@slow_but_on_torch
 @pytest.mark.parametrize("kind", ["checkpoint", "fge"])
 def test_a_resume_that_another_callback_refuses_leaves_nothing_behind(tmp_path, kind):
     def callback():
@@ -270,6 +280,7 @@ def test_fge_keeps_its_own_state(tmp_path, directory):
     assert not (tmp_path / "checkpoint").exists()
 
 
+@slow_but_on_torch
 def test_folders_are_not_shared_by_the_two_kinds(tmp_path):
     x, y = images()
     model = network()

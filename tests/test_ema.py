@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import keras_fge
-from conftest import batch_norm_network, images, logits_loss, to_numpy, values
+from conftest import batch_norm_network, images, logits_loss, slow_but_on_torch, slow_on_tensorflow, to_numpy, values
 from keras_fge.run.state import StateFile
 
 STEPS, EPOCHS = 4, 3
@@ -46,6 +46,7 @@ def mean_of(samples, ages):
     return sum(share * sample for share, sample in zip(shares / shares.sum(), samples))
 
 
+@slow_on_tensorflow
 @pytest.mark.parametrize("every", [1, 3, None])
 def test_averages_are_those_of_a_loop(every):
     model, recorder = network(), Recorder()
@@ -93,6 +94,7 @@ def test_it_is_the_average_of_keras_without_its_start():
         np.testing.assert_allclose(average, expected, rtol=1e-4, atol=1e-6)
 
 
+@slow_but_on_torch
 @pytest.mark.parametrize("epoch", [1, 2])
 def test_it_goes_on_from_its_folder(tmp_path, epoch):
     class Stop(keras.callbacks.Callback):
@@ -118,6 +120,7 @@ def test_it_goes_on_from_its_folder(tmp_path, epoch):
     assert all(np.array_equal(a, b) for a, b in zip(again.snapshots[1].weights, whole.snapshots[1].weights))
 
 
+@slow_but_on_torch
 def test_a_checkpoint_does_not_lose_the_averages(tmp_path):
     fit(network(), keras_fge.EMA(2, directory=tmp_path / "run"), epochs=1)
     before = (tmp_path / "run" / "state.npz").read_bytes()
@@ -129,6 +132,7 @@ def test_a_checkpoint_does_not_lose_the_averages(tmp_path):
         fit(network(), keras_fge.EMA(2, directory=tmp_path / "other", resume=True))
 
 
+@slow_on_tensorflow
 def test_networks_and_ensemble_of_the_averages():
     x, y = images(52)
     ema = keras_fge.EMA((0.5, 2))

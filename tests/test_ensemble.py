@@ -14,7 +14,7 @@ from sklearn.metrics import accuracy_score, brier_score_loss, log_loss
 import curves
 import keras_fge
 import processes
-from conftest import logits_loss, to_numpy, values
+from conftest import logits_loss, slow_but_on_torch, to_numpy, values
 
 rng = np.random.default_rng(0)
 X = rng.normal(size=(50, 4)).astype("float32")
@@ -91,6 +91,7 @@ def test_one_output_is_the_probability_of_class_one(from_logits):
     assert ensemble.evaluate(X, labels)["error"] == pytest.approx(np.mean((expected[:, 0] > 0.5) != labels))
 
 
+@slow_but_on_torch
 def test_sizes_are_the_ensembles_of_the_first_members():
     ensemble = keras_fge.Ensemble(network(), snapshots())
     sizes = ensemble.evaluate_sizes(X, Y)
@@ -229,6 +230,7 @@ def test_losses_that_do_not_tell(loss, message):
         fge.ensemble()
 
 
+@slow_but_on_torch
 @pytest.mark.parametrize("loss", [lambda y, p: keras.losses.sparse_categorical_crossentropy(y, p), OwnLoss()])
 def test_where_the_loss_does_not_tell_outputs_or_the_user_do(loss, tmp_path):
     model = network("softmax")
@@ -351,6 +353,7 @@ def test_labels_by_the_names_of_outputs_that_are_a_list():
     assert by_name == by_order and by_name["z_error"] != by_name["a_error"]
 
 
+@slow_but_on_torch
 @pytest.mark.parametrize("structure", ["list", "dictionary"])
 def test_outputs_of_two_kinds(structure):
     model = two_outputs(structure)
@@ -379,6 +382,7 @@ def test_outputs_of_two_kinds(structure):
 # --- What follows from an ensemble ------------------------------------------------------------------------------------
 
 
+@slow_but_on_torch
 def test_disagreement_and_distances():
     members = snapshots()
     ensemble = keras_fge.Ensemble(network(), members)
@@ -465,6 +469,7 @@ class NotRegistered(OwnClass):
         raise NotImplementedError
 
 
+@slow_but_on_torch
 def test_networks_of_a_class_of_ones_own(tmp_path):
     model = OwnClass()
     model(X)
@@ -542,6 +547,7 @@ assert len(ensemble[:1]) == 1
     assert {path.suffix for path in (tmp_path / "saved").iterdir()} == {".keras", ".json", ".npz", ".md"}
 
 
+@slow_but_on_torch
 def test_greedy_selection_is_guarded_by_the_other_half():
     generator = np.random.default_rng(0)
     truth = 3 * generator.normal(size=(4, 3))

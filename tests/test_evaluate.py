@@ -102,6 +102,7 @@ def test_number_of_compilations_does_not_depend_on_the_number_of_points(kind):
     assert runs[0] == runs[1] > 0
 
 
+@slow_on_tensorflow
 def test_sample_weights_and_generators(trained):
     start, end, x, y = trained
     model = compiled(curves.connect(start, end))
@@ -253,6 +254,7 @@ def test_interrupted_measurement_goes_on_where_it_stopped(trained, tmp_path, kin
         other.load(path)
 
 
+@slow_but_on_torch
 def test_files_that_cannot_be_used(trained, tmp_path):
     start, end, x, y = trained
     model = compiled(curves.connect(start, end))
@@ -339,6 +341,7 @@ def test_plot_shows_the_curve_beside_a_high_wall():
     assert not test_error.texts  # There both are as high.
 
 
+@slow_but_on_torch
 def test_the_straight_line_is_measured_too(trained, tmp_path):
     start, end, x, y = trained
     model, straight = (compiled(curves.connect(start, end, curves.Bezier(bends), seed=0)) for bends in (3, 2))
@@ -390,6 +393,7 @@ def test_a_point_that_is_not_finite_spoils_no_other(trained):
     assert list(np.isfinite(loss)) == [True, False, True, True, True]
 
 
+@slow_but_on_torch
 @pytest.mark.parametrize("change", ["loss", "metrics", "weight_decay"])
 def test_files_measured_with_another_loss_or_penalty_are_refused(trained, tmp_path, change):
     start, end, x, y = trained
@@ -438,6 +442,7 @@ def test_ensembles_along_a_path_of_outputs_at_each_position():
     assert result.ensemble["so_far_error"] == pytest.approx([result.test["error"][0], pair["error"]], abs=1e-6)
 
 
+@slow_on_tensorflow
 def test_sample_weights_of_the_ensemble_are_those_of_the_loss(trained):
     start, end, x, y = trained
     model = compiled(curves.connect(start, end, seed=0))
@@ -447,6 +452,7 @@ def test_sample_weights_of_the_ensemble_are_those_of_the_loss(trained):
     assert result.ensemble["with_start_error"][0] == pytest.approx(result.test["error"][0], abs=1e-6)
 
 
+@slow_but_on_torch
 def test_metrics_that_are_not_one_number(trained):
     start, end, x, y = trained
     model = curves.connect(start, end, seed=0)

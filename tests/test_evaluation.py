@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 import curves
+from conftest import slow_on_tensorflow
 from curves.measuring.evaluation import Evaluation
 
 
@@ -14,7 +15,7 @@ def two_outputs():
     return keras.Model(inputs, [keras.layers.Dense(2, name="a")(hidden), keras.layers.Dense(1, name="b")(hidden)])
 
 
-@pytest.mark.parametrize("eagerly", [False, True])
+@pytest.mark.parametrize("eagerly", [False, pytest.param(True, marks=slow_on_tensorflow)])
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("was_used", [False, True])
 def test_values_are_those_of_evaluate_and_outputs_those_of_predict(eagerly, weighted, was_used):

@@ -1,7 +1,8 @@
-"""The examples run, at small size, and are as short as promised; the members of their ensembles differ."""
+"""The examples run, those of the documents too; the others are short, and the members of their ensembles differ."""
 
 import importlib
 import pathlib
+import re
 
 import keras
 import numpy as np
@@ -9,7 +10,13 @@ import pytest
 
 from conftest import slow_but_on_torch
 
-FOLDER = pathlib.Path(__file__).parent.parent / "examples"
+ROOT = pathlib.Path(__file__).parent.parent
+FOLDER = ROOT / "examples"
+EXAMPLES = [
+    example
+    for file in ("README.md", "docs/curves.md", "docs/fge.md", "docs/decisions.md")
+    for example in re.findall(r"```python\n(.*?)```", (ROOT / file).read_text(), flags=re.DOTALL)
+]
 SIZES = {
     "tabular": {"epochs": 4},
     "scikit_learn": {"epochs": 4},
@@ -51,6 +58,7 @@ def test_examples_run(example):
         assert results["a member"]["share of the weights"] < 0.1
 
 
+@pytest.mark.once
 def test_examples_are_short():
     files = sorted(FOLDER.glob("*.py"))
     assert [file.stem for file in files] == sorted(SIZES)
@@ -59,6 +67,7 @@ def test_examples_are_short():
         assert len(lines) < 60, file
 
 
+@slow_but_on_torch
 def test_a_second_fit_from_the_same_start_with_the_same_batches_is_told():
     import keras_fge
 
@@ -77,3 +86,19 @@ def test_a_second_fit_from_the_same_start_with_the_same_batches_is_told():
     assert (sse.ensemble().distances()[np.triu_indices(2, 1)] > 0).all()
     with pytest.warns(UserWarning, match="Snapshot 3 has the same weights as the one before"):
         fit(1)
+
+
+@slow_but_on_torch
+@pytest.mark.parametrize(
+    "index",
+    [pytest.param(i, marks=pytest.mark.slow if "evaluate_plane" in text else ()) for i, text in enumerate(EXAMPLES)],
+)
+def test_examples_of_the_documents_run(index, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    exec(compile(EXAMPLES[index], f"example {index}", "exec"), {})
+
+
+@pytest.mark.once
+def test_readme_has_an_example_of_each_half():
+    assert any("curves.connect" in example for example in EXAMPLES)
+    assert any("keras_fge.FGE" in example for example in EXAMPLES)

@@ -9,7 +9,7 @@ import pytest
 
 import curves
 import keras_fge
-from conftest import batch_norm_network, images, logits_loss, values
+from conftest import batch_norm_network, images, logits_loss, slow_on_tensorflow, values
 from keras_fge.core.keras_internals import keras_version
 from keras_fge.run.state import StateFile
 
@@ -90,7 +90,7 @@ class Break(keras.callbacks.Callback):
     ("kind", "how"),
     [
         ("FGE", "SIGTERM"),
-        ("SnapshotEnsemble", "error"),
+        pytest.param("SnapshotEnsemble", "error", marks=slow_on_tensorflow),
         pytest.param("FGE", "error", marks=pytest.mark.slow),
         pytest.param("Checkpoint", "error", marks=pytest.mark.slow),
     ],
@@ -142,6 +142,7 @@ def test_epochs_of_unknown_length(steps):
     assert_equal(model.get_weights(), before, True)
 
 
+@slow_on_tensorflow
 @pytest.mark.parametrize("kind", ["FGE", "curve"])
 @pytest.mark.filterwarnings("default:.*convolutions are many times slower:UserWarning")
 def test_a_scan_on_a_cpu_is_slow(kind, recwarn):

@@ -250,23 +250,3 @@ def test_the_page_of_a_run_in_a_browser(run, browser, tmp_path, width):
     wait(lambda: browser.find_element(By.ID, "place").text == f"member 3, iteration {last}")
     wait(lambda: marker_of(browser, 1) == last)
     check_log(browser)
-
-
-@slow_elsewhere
-@pytest.mark.parametrize("width", [1280, 375])
-def test_the_report_in_a_browser(smoke, browser, width):
-    from selenium.webdriver.common.by import By
-
-    folder, _ = smoke
-    opened(browser, (folder / "report.html").as_uri(), width)
-    column = "return [...document.querySelectorAll('table')[0].rows].slice(1).map(row => row.cells[4].textContent)"
-    head = browser.find_elements(By.CSS_SELECTOR, "table th button")[4]
-    browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", head)
-    for way in (1, -1):  # By the barrier, up, then down; the ends have none.
-        browser.execute_script("arguments[0].click()", head)
-        numbers = [float(text) for text in browser.execute_script(column) if text]
-        assert numbers == sorted(numbers)[::way] and len(numbers) == 3
-    check_log(browser)
-    browser.get(browser.find_element(By.CSS_SELECTOR, "a[href='explorer.html']").get_attribute("href"))
-    wait(lambda: browser.execute_script("return document.body.dataset.ready === 'yes'"))
-    check_log(browser)

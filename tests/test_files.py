@@ -15,11 +15,11 @@ import pytest
 
 import curves
 import keras_fge
-from conftest import batch_norm_network, images, logits_loss
+from conftest import SLOW_BUT_ON_TORCH, batch_norm_network, images, logits_loss
 from keras_fge.core import files
 from keras_fge.core.files import read_bytes, read_npz, to_npz, write_atomically
 
-pytestmark = pytest.mark.once
+pytestmark = SLOW_BUT_ON_TORCH
 
 DEAD = subprocess.Popen([sys.executable, "-c", ""])
 DEAD.wait()

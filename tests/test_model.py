@@ -10,7 +10,7 @@ from scipy import stats
 
 import curves
 import processes
-from conftest import batch_norm_network, images, logits_loss, slow_but_on_torch, to_numpy, values
+from conftest import batch_norm_network, images, logits_loss, slow_but_on_torch, slow_on_tensorflow, to_numpy, values
 from curves.geometry import relative_speed, segment_lengths
 
 BACKEND = keras.backend.backend()
@@ -67,6 +67,7 @@ def test_training_steps_against_numpy(curve, jit_compile):
             assert a == pytest.approx(b, abs=2e-6)
 
 
+@slow_on_tensorflow
 def test_relative_speed_against_numerical_differentiation():
     for curve in (curves.Bezier(4), curves.PolygonalChain(4)):
         model = curves.connect(linear_network(random_weights(0)), linear_network(random_weights(1)), curve)
@@ -207,7 +208,7 @@ def test_a_failing_step_leaves_the_position_alone():
 
 
 @pytest.mark.parametrize("fix_start", [True, False])
-@pytest.mark.parametrize("fix_end", [True, False])
+@pytest.mark.parametrize("fix_end", [True, pytest.param(False, marks=slow_on_tensorflow)])
 def test_fixed_endpoints_are_the_networks_bit_for_bit_after_training(trained, fix_start, fix_end):
     start, end, x, y = trained
     model = curves.connect(start, end, fix_start=fix_start, fix_end=fix_end, seed=0)
@@ -288,6 +289,7 @@ class Body(keras.Model):
         return self.head(self.norm(self.backbone(x), t=t, training=training), t=t)
 
 
+@slow_on_tensorflow
 def test_body_of_the_users_own(tmp_path):
     x, y = np.random.default_rng(0).normal(size=(32, 4)).astype("float32"), np.zeros(32)
     model = curves.CurveModel(Body(), seed=0)
@@ -315,6 +317,7 @@ def test_loss_that_is_not_finite_in_the_first_epoch_of_an_unbuilt_body():
         model.fit(x, np.zeros(32), epochs=3, batch_size=4, verbose=0)
 
 
+@slow_on_tensorflow
 @pytest.mark.parametrize("structure", ["first", "last", "dictionary"])
 def test_functional_body_with_t_among_its_inputs(structure, tmp_path):
     x, t = keras.Input((6, 6, 2), name="x"), keras.Input(batch_shape=(), name="t")
@@ -342,6 +345,7 @@ def test_functional_body_with_t_among_its_inputs(structure, tmp_path):
     assert np.array_equal(copy.predict(data[0], verbose=0), model.predict(data[0], verbose=0))
 
 
+@slow_on_tensorflow
 def test_interrupted_training_resumes_to_the_same_result(trained, tmp_path):
     start, end, x, y = trained
 
@@ -548,6 +552,7 @@ class Consistent(keras.Model):
         return ops.mean(ops.square(y - y_pred)) + again + ops.sum(ops.square(self.layers[-1].bias))
 
 
+@slow_on_tensorflow
 @pytest.mark.parametrize("uses_compiled", [True, False])
 def test_a_curve_minimizes_the_loss_hook_of_its_network(uses_compiled, monkeypatch):
     monkeypatch.setattr(Consistent, "uses_compiled", uses_compiled)
@@ -576,6 +581,7 @@ def test_a_curve_minimizes_the_loss_hook_of_its_network(uses_compiled, monkeypat
     assert curve.evaluate(x, y, verbose=0) < before
 
 
+@slow_on_tensorflow
 def test_an_optimizer_that_would_decay_the_bends(trained):
     start, end, x, y = trained
     curve = curves.connect(start, end)

@@ -8,7 +8,7 @@ import pytest
 from keras import ops
 
 import keras_fge
-from conftest import batch_norm_network, images, logits_loss, to_numpy, values
+from conftest import batch_norm_network, images, logits_loss, slow_but_on_torch, slow_on_tensorflow, to_numpy, values
 from keras_fge.core.keras_internals import optimizer_calls
 from keras_fge.learning_rate import LearningRateFunction
 from keras_fge.run.state import StateFile
@@ -163,6 +163,7 @@ class Break(keras.callbacks.Callback):
             raise KeyboardInterrupt
 
 
+@slow_but_on_torch
 @pytest.mark.parametrize("between", ["nothing", "ordinary training"])
 def test_after_a_run_that_was_interrupted(between):
     """A user stops the cell of a notebook in the middle of an epoch, and runs it again."""
@@ -237,6 +238,7 @@ class Interrupt(keras.callbacks.Callback):
             raise KeyboardInterrupt
 
 
+@slow_on_tensorflow
 def test_resume_in_the_middle_of_a_cycle(tmp_path, monkeypatch):
     monkeypatch.setattr(StateFile, "is_due", lambda self: True)
     x, y = images()

@@ -4,7 +4,6 @@
 """
 
 import functools
-import importlib
 import json
 import pathlib
 
@@ -297,7 +296,7 @@ def fit_step(case, network, jit_compile):
     y = keras.tree.map_structure(lambda output: targets.normal(size=output.shape), networks(case)[0](x))
     arguments = {}
     if BACKEND == "tensorflow":
-        arguments = {"jit_compile": jit_compile, "run_eagerly": case in APPLICATIONS and not jit_compile}
+        arguments = {"jit_compile": jit_compile, "run_eagerly": not jit_compile}
     keras.utils.set_random_seed(0)  # On torch, dropout without a seed is drawn globally.
     network.compile(keras.optimizers.SGD(0.01 if case in APPLICATIONS else 0.1), "mse", **arguments)
     return network.fit(x, y, batch_size=8, shuffle=False, verbose=0).history["loss"][0]
@@ -359,19 +358,6 @@ def contract(case, jit_compile=False):
     return {**counts, **{name: float(f"{number:.7g}") for name, number in numbers.items()}}
 
 
-@pytest.fixture(autouse=True, scope="module")
-def quick():
-    """On torch, threads are many times slower if they share the cores."""
-    if BACKEND == "torch":
-        torch = importlib.import_module("torch")
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)
-        yield
-        torch.set_num_threads(threads)
-    else:
-        yield
-
-
 COMPILED = [case for case in NETWORKS if case not in APPLICATIONS] if BACKEND == "tensorflow" else []
 # One network with each that XLA might treat otherwise: convolution, recurrence, attention, random numbers, half floats.
 QUICK = {"nested", "lstm", "transformer", "dropout", "custom_layer", "mixed_bfloat16"}
@@ -416,9 +402,6 @@ LOADER = """
 import pathlib, sys
 sys.path.insert(0, sys.argv[1])
 import keras, numpy as np, test_networks
-if keras.backend.backend() == "torch":
-    import torch
-    torch.set_num_threads(1)  # As in the tests: sums are of another order on two.
 for path in sorted(pathlib.Path(sys.argv[2]).glob("*.keras")):
     model = keras.saving.load_model(path)
     same = np.array_equal(test_networks.trace(path.stem, model), np.load(path.with_suffix(".npy")))

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import keras_fge
-from conftest import SLOW_ON_TENSORFLOW, images, logits_loss, to_numpy
+from conftest import SLOW_ON_TENSORFLOW, images, logits_loss, slow_but_on_torch, to_numpy
 from keras_fge.run import resumable
 from keras_fge.run.state import StateFile
 
@@ -92,6 +92,7 @@ def test_callback_members_and_lock_are_free(kind, ending, tmp_path):
     assert model.fit(*images(), batch_size=10, epochs=1, verbose=0).epoch == [0]
 
 
+@slow_but_on_torch
 @pytest.mark.parametrize("ending", ENDINGS)
 @pytest.mark.parametrize("kind", ["fge", "fge in memory", "checkpoint"])
 def test_a_used_callback_can_be_pickled(kind, ending, tmp_path):
@@ -106,6 +107,7 @@ def test_a_used_callback_can_be_pickled(kind, ending, tmp_path):
         assert str(again) == str(resumed)
 
 
+@slow_but_on_torch
 @pytest.mark.parametrize("kind", ["fge", "checkpoint"])
 def test_a_fit_that_cannot_be_seen_resumes_all_the_same(kind, tmp_path, monkeypatch):
     """As a callback inside one of another library: nothing is known of the data and the other callbacks of `fit`."""

@@ -11,7 +11,6 @@ import pytest
 
 import curves
 import keras_fge
-from conftest import slow_elsewhere
 from evidence import choosing
 from report import baselines, comparisons, connecting, documents, figures, finetuning
 from study import flags
@@ -24,28 +23,6 @@ ROOT = pathlib.Path(__file__).parent.parent
 
 def run(*command, **environment):
     return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env={**os.environ, **environment})
-
-
-EXAMPLES = [
-    example
-    for file in ("README.md", "docs/curves.md", "docs/fge.md", "docs/decisions.md")
-    for example in re.findall(r"```python\n(.*?)```", (ROOT / file).read_text(), flags=re.DOTALL)
-]
-
-
-@slow_elsewhere
-@pytest.mark.parametrize(
-    "index",
-    [pytest.param(i, marks=pytest.mark.slow if "evaluate_plane" in text else ()) for i, text in enumerate(EXAMPLES)],
-)
-def test_examples_of_the_documents_run(index, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    exec(compile(EXAMPLES[index], f"example {index}", "exec"), {})
-
-
-def test_readme_has_an_example_of_each_half():
-    assert any("curves.connect" in example for example in EXAMPLES)
-    assert any("keras_fge.FGE" in example for example in EXAMPLES)
 
 
 @pytest.mark.parametrize("file", documents.PARTS)

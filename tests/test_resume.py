@@ -13,7 +13,7 @@ import pytest
 from keras import layers
 
 import keras_fge
-from conftest import batch_norm_network, images, logits_loss, values
+from conftest import batch_norm_network, images, logits_loss, slow_but_on_torch, slow_on_tensorflow, values
 from keras_fge.run.state import StateFile
 
 BACKEND = keras.backend.backend()
@@ -64,6 +64,7 @@ class Interrupt(keras.callbacks.Callback):
             raise KeyboardInterrupt
 
 
+@slow_on_tensorflow
 def test_snapshots_in_the_folder_are_those_of_a_run_in_memory(tmp_path):
     keras.utils.set_random_seed(1)
     network, x, y = network_and_data()
@@ -107,6 +108,7 @@ def test_resume_in_the_same_process_after_an_interrupt(tmp_path):
     assert other.history.epoch == [0, 1, 2, 3, 4, 5] and len(longer.snapshots) == 3
 
 
+@slow_but_on_torch
 def test_the_data_set_does_not_keep_the_network_in_memory():
     network, x, y = network_and_data()
     fge = keras_fge.FGE(0.02, 0.001, cycle_steps=4)
@@ -117,6 +119,7 @@ def test_the_data_set_does_not_keep_the_network_in_memory():
     assert alive() is None
 
 
+@slow_but_on_torch
 def test_an_epoch_that_was_cut_short_is_done_again(tmp_path):
     class Stop(keras.callbacks.Callback):
         def on_train_batch_end(self, batch, logs=None):
@@ -137,6 +140,7 @@ def test_an_epoch_that_was_cut_short_is_done_again(tmp_path):
         assert all(np.array_equal(v, w) for v, w in zip(a.weights, b.weights))
 
 
+@slow_on_tensorflow
 def test_a_run_of_one_cycle_resumes(tmp_path):
     network, x, y = network_and_data()
     arguments = {"cycle_epochs": np.int64(4), "directory": tmp_path / "run", "resume": True}
@@ -146,6 +150,7 @@ def test_a_run_of_one_cycle_resumes(tmp_path):
     assert len(fit(network, x, y, keras_fge.SnapshotEnsemble(0.02, **arguments)).snapshots) == 1
 
 
+@slow_but_on_torch
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -195,6 +200,7 @@ def test_networks_that_are_not_built(tmp_path):
         fit(network, x, y, keras_fge.FGE(0.02, 0.001, cycle_steps=4, directory=tmp_path / "run"))
 
 
+@slow_but_on_torch
 def test_a_full_disk_ends_the_run_and_leaves_what_is_there(tmp_path, monkeypatch):
     network, x, y = network_and_data()
     fge = keras_fge.FGE(0.02, 0.001, cycle_steps=4, directory=tmp_path / "run", resume=True)
@@ -226,6 +232,7 @@ def test_folders_that_cannot_be_written(tmp_path):
     assert all(np.array_equal(a, b) for a, b in zip(before, values(network.weights)))
 
 
+@slow_but_on_torch
 @pytest.mark.parametrize("damage", ["truncated", "altered", "removed"])
 def test_damaged_members(tmp_path, damage):
     network, x, y = network_and_data()
@@ -246,6 +253,7 @@ def test_damaged_members(tmp_path, damage):
     assert len(ensemble) == 1 and len(ensemble.predict(x)) == len(x)
 
 
+@slow_but_on_torch
 def test_damaged_manifests_and_states(tmp_path):
     network, x, y = network_and_data()
     folder = tmp_path / "run"
@@ -262,6 +270,7 @@ def test_damaged_manifests_and_states(tmp_path):
         keras_fge.Ensemble.load(tmp_path / "other")
 
 
+@slow_but_on_torch
 def test_no_member_is_lost_when_the_start_is(tmp_path):
     class Remove(keras.callbacks.Callback):
         def on_epoch_begin(self, epoch, logs=None):
@@ -291,6 +300,7 @@ def fit_three(network, callback, epochs):
     network.fit(callback.batches(x, x, 8), epochs=epochs, verbose=0, callbacks=[callback])
 
 
+@slow_but_on_torch
 @pytest.mark.parametrize(("before", "after"), [((), (0,)), ((0,), ()), ((0,), (1,))])
 def test_a_resume_with_other_frozen_layers_is_refused(before, after, tmp_path):
     fit_three(three_layers(before), keras_fge.Checkpoint(tmp_path), 1)
@@ -308,6 +318,7 @@ def test_frozen_layers_keep_their_places_in_a_resume(frozen, tmp_path):
     assert all(np.array_equal(a, b) for a, b in zip(values(whole.variables), values(other.variables), strict=True))
 
 
+@slow_but_on_torch
 @pytest.mark.parametrize(
     ("change", "said"),
     [

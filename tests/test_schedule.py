@@ -9,7 +9,7 @@ import pytest
 from keras import ops
 
 import keras_fge
-from conftest import logits_loss, to_numpy, values
+from conftest import logits_loss, slow_but_on_torch, to_numpy, values
 from keras_fge.learning_rate import scheduled_optimizer
 from keras_fge.run import resumable
 
@@ -150,6 +150,7 @@ class Interrupt(keras.callbacks.Callback):
             raise KeyboardInterrupt
 
 
+@slow_but_on_torch
 @pytest.mark.parametrize("hook", ["on_train_batch_begin", "on_train_batch_end"])
 def test_an_interrupted_run_leaves_nothing_behind(hook):
     model = unit_gradient_model()
@@ -272,6 +273,7 @@ def test_other_kinds_of_data(kind):
     assert [snapshot.weights[0] for snapshot in fge.snapshots] == pytest.approx(after[[1, 5]], abs=1e-5)
 
 
+@slow_but_on_torch
 @pytest.mark.parametrize("data", ["arrays", "data set"])
 def test_metrics_of_each_cycle(trained, data, tmp_path):
     start, _, x, y = trained
@@ -313,6 +315,7 @@ def test_metrics_of_each_cycle(trained, data, tmp_path):
     assert distance.get_xlabel() == "iteration"
 
 
+@slow_but_on_torch
 def test_the_ensemble_so_far_goes_on_in_a_second_fit(trained):
     start, _, x, y = trained
     network = keras.models.clone_model(start)
@@ -349,6 +352,7 @@ def test_validation_data_that_cannot_be_used(trained, problem):
     assert all(np.array_equal(a, b) for a, b in zip(before, values(network.weights)))  # Before the first update.
 
 
+@slow_but_on_torch
 @pytest.mark.parametrize(
     ("make", "is_told"),
     [

@@ -8,7 +8,7 @@ import pytest
 
 import keras_fge
 import killed
-from conftest import batch_norm_network, images, logits_loss, slow_elsewhere
+from conftest import batch_norm_network, images, logits_loss, slow_but_on_torch, slow_elsewhere
 from keras_fge.run.termination import Termination
 
 PROGRAM = (
@@ -45,6 +45,7 @@ def test_the_epoch_is_finished_and_the_program_goes_on_from_there(tmp_path, kind
     assert (tmp_path / "parts/end.npz").read_bytes() == (tmp_path / "whole/end.npz").read_bytes()
 
 
+@slow_but_on_torch
 def test_callbacks_that_follow_are_closed(tmp_path):
     program = """
 class Last(keras.callbacks.Callback):
@@ -85,6 +86,7 @@ network.fit(x, y, verbose=0, callbacks=[keras_fge.Checkpoint(folder), Fork()])
     assert result.returncode == 0 and result.stdout.startswith("True\n"), result.stderr
 
 
+@slow_but_on_torch
 def test_a_second_signal_ends_the_program_at_once(tmp_path):
     program = """
 class Terminate(keras.callbacks.Callback):

@@ -9,7 +9,7 @@ import pytest
 from keras import layers
 
 import keras_fge
-from conftest import values
+from conftest import slow_on_tensorflow, values
 from keras_fge.ensemble import stacked, trunk
 from keras_fge.ensemble.trunk import trunk_of
 
@@ -225,6 +225,7 @@ def test_members_predict_as_alone(make):
             layer.output  # noqa: B018 - Keras raises an error, if a layer has been called once more.
 
 
+@slow_on_tensorflow
 def test_all_that_predicts_takes_it(monkeypatch):
     network, x, _ = heads()
     network.compile("sgd", "sparse_categorical_crossentropy")
@@ -320,6 +321,7 @@ def test_members_draw_for_themselves():
     assert ensemble.predict_variance(IMAGES).min() > 1e-6 and ensemble.runs_once == ()
 
 
+@slow_on_tensorflow
 def test_lengths_that_vary():
     inputs = keras.Input((None,), dtype="int32")
     x = layers.Embedding(20, 8, trainable=False)(inputs)
@@ -404,6 +406,7 @@ def test_one_member_has_nothing_to_share():
     assert ensemble_of(network)[:1].runs_once == ()
 
 
+@slow_on_tensorflow
 def test_members_of_a_run(tmp_path):
     network, x, _ = heads()
     network.compile(keras.optimizers.SGD(0.1), "sparse_categorical_crossentropy")

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import curves
-from conftest import logits_loss, values
+from conftest import logits_loss, slow_on_tensorflow, values
 
 
 def connected(trained):
@@ -15,6 +15,7 @@ def connected(trained):
     return model, x, y
 
 
+@slow_on_tensorflow
 def test_logs_are_those_of_the_networks_on_the_curve(trained):
     model, x, y = connected(trained)
     validation = curves.PathValidation((x[:30], y[:30]), (x, y), points=(0, 0.3, 1), batch_size=50)
@@ -47,6 +48,7 @@ def test_training_goes_on_as_without(trained):
     assert all(np.array_equal(a, b) for a, b in zip(*results))
 
 
+@slow_on_tensorflow
 def test_keras_callbacks_can_use_it(trained, tmp_path):
     model, x, y = connected(trained)
     model.optimizer.learning_rate = 0.0  # Nothing improves.

@@ -7,7 +7,7 @@ import sklearn.metrics
 from keras import layers
 
 import curves
-from conftest import batch_norm_network, logits_loss, values
+from conftest import batch_norm_network, logits_loss, slow_but_on_torch, slow_on_tensorflow, values
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(90, 4)).astype("float32")
@@ -54,6 +54,7 @@ def test_values_are_judged_by_their_squared_error():
     assert network.get_weights()[0] == pytest.approx(0.7, abs=1e-6)
 
 
+@slow_on_tensorflow
 def test_statistics_are_those_of_the_position(trained):
     start, end, x, y = trained
     with pytest.raises(ValueError, match="`train` is needed"):
@@ -68,6 +69,7 @@ def test_statistics_are_those_of_the_position(trained):
     assert all(a == pytest.approx(b, abs=1e-5) for a, b in zip(again.get_weights(), network.get_weights()))
 
 
+@slow_but_on_torch
 def test_bad_input():
     start = batch_norm_network()
     end = keras.models.clone_model(start)
