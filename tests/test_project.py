@@ -8,6 +8,7 @@ import subprocess
 
 import numpy as np
 import pytest
+import yaml
 
 import curves
 import keras_fge
@@ -187,3 +188,20 @@ def test_the_version_stands_in_all_places():
     version = keras_fge.__version__
     assert f"\n## {version} - 20" in (ROOT / "CHANGELOG.md").read_text()
     assert f"\nversion: {version}\n" in (ROOT / "CITATION.cff").read_text()
+
+
+def test_a_release_has_no_relative_link(tmp_path):
+    """On PyPI they would lead nowhere."""
+    steps = yaml.safe_load((ROOT / ".github/workflows/publish.yml").read_text())["jobs"]["package"]["steps"]
+    (step,) = (step for step in steps if "README.md" in step.get("run", ""))
+    (tmp_path / "README.md").write_text((ROOT / "README.md").read_text())
+    environment = {"HERE": "https://github.com/us/keras-fge", "GITHUB_REF_NAME": "v1"}
+    subprocess.run(["bash", "-ec", step["run"]], cwd=tmp_path, env={**os.environ, **environment}, check=True)
+    text = (tmp_path / "README.md").read_text()
+    found = re.findall(r'(?:\]\(|src="|srcset=")([^)"]*)', re.sub(r"```.*?```", "", text, flags=re.DOTALL))
+    ours = [link.removeprefix(environment["HERE"]) for link in found if link.startswith(environment["HERE"])]
+    assert len(ours) > 20 and all(link.startswith("http") for link in found)
+    for link in ours:
+        _, kind, tag, place = link.split("/", 3)
+        place = place.partition("#")[0]
+        assert tag == "v1" and (ROOT / place).exists() and (kind == "raw") is place.endswith(".png")
