@@ -52,6 +52,8 @@ IS_BEFORE_3_14 = tuple(map(int, keras.__version__.split(".")[:2])) < (3, 14)
 slow_elsewhere = SLOW_ELSEWHERE = pytest.mark.on("tensorflow")
 slow_on_tensorflow = SLOW_ON_TENSORFLOW = pytest.mark.on("jax", "torch")
 slow_but_on_torch = SLOW_BUT_ON_TORCH = pytest.mark.on("torch")
+# These files are begun first: begun last, one process would wait for the other at the end.
+LONGEST = ("test_site", "test_benchmark_report", "test_examples", "test_networks", "test_model", "test_around")
 
 
 @pytest.hookimpl(tryfirst=True)  # Before `-m 'not slow'` is looked at.
@@ -69,6 +71,7 @@ def pytest_collection_modifyitems(config, items):
     if backend != "tensorflow":
         items[:] = [item for item in items if item not in once]
         config.hook.pytest_deselected(items=once)
+    items.sort(key=lambda item: item.path.stem not in LONGEST)
 
 
 @pytest.fixture

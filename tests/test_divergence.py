@@ -9,10 +9,10 @@ import pytest
 
 import curves
 import keras_fge
-from conftest import SLOW_ON_TENSORFLOW, batch_norm_network, images, logits_loss, slow_but_on_torch, values
+from conftest import SLOW_BUT_ON_TORCH, batch_norm_network, images, logits_loss, values
 from keras_fge.run.state import StateFile
 
-pytestmark = SLOW_ON_TENSORFLOW
+pytestmark = SLOW_BUT_ON_TORCH
 
 
 def network(rate=0.02):
@@ -66,7 +66,6 @@ def test_the_last_good_state_stays_and_is_gone_on_from(tmp_path, kind):
     assert all(np.array_equal(a, b) for a, b in zip(values(model.weights), values(expected.weights)))
 
 
-@slow_but_on_torch
 @pytest.mark.parametrize("kind", ["fge", "checkpoint"])
 def test_a_new_learning_rate_is_taken_with_a_warning(tmp_path, kind):
     def fit(model, epochs):
@@ -84,7 +83,6 @@ def test_a_new_learning_rate_is_taken_with_a_warning(tmp_path, kind):
         fit(network(0.005), 12)
 
 
-@slow_but_on_torch
 def test_rates_that_a_callback_has_moved_are_no_wish_of_the_user(tmp_path):
     def fit(model, epochs, rate=lambda epoch: 0.02 / (epoch + 1)):
         scheduler = [keras.callbacks.LearningRateScheduler(rate)] if rate else []
@@ -161,7 +159,6 @@ def test_rates_are_finite_numbers(rate):
             keras_fge.FGE(0.1, rate)
 
 
-@slow_but_on_torch
 def test_default_rates(tmp_path, capsys):
     with pytest.raises(ValueError, match="`min_learning_rate` needs `max_learning_rate`"):
         keras_fge.FGE(min_learning_rate=0.1)

@@ -208,7 +208,7 @@ def test_a_failing_step_leaves_the_position_alone():
 
 
 @pytest.mark.parametrize("fix_start", [True, False])
-@pytest.mark.parametrize("fix_end", [True, pytest.param(False, marks=slow_on_tensorflow)])
+@pytest.mark.parametrize("fix_end", [True, pytest.param(False, marks=slow_but_on_torch)])
 def test_fixed_endpoints_are_the_networks_bit_for_bit_after_training(trained, fix_start, fix_end):
     start, end, x, y = trained
     model = curves.connect(start, end, fix_start=fix_start, fix_end=fix_end, seed=0)
@@ -289,7 +289,7 @@ class Body(keras.Model):
         return self.head(self.norm(self.backbone(x), t=t, training=training), t=t)
 
 
-@slow_on_tensorflow
+@slow_but_on_torch
 def test_body_of_the_users_own(tmp_path):
     x, y = np.random.default_rng(0).normal(size=(32, 4)).astype("float32"), np.zeros(32)
     model = curves.CurveModel(Body(), seed=0)
@@ -345,7 +345,7 @@ def test_functional_body_with_t_among_its_inputs(structure, tmp_path):
     assert np.array_equal(copy.predict(data[0], verbose=0), model.predict(data[0], verbose=0))
 
 
-@slow_on_tensorflow
+@slow_but_on_torch
 def test_interrupted_training_resumes_to_the_same_result(trained, tmp_path):
     start, end, x, y = trained
 
@@ -581,7 +581,7 @@ def test_a_curve_minimizes_the_loss_hook_of_its_network(uses_compiled, monkeypat
     assert curve.evaluate(x, y, verbose=0) < before
 
 
-@slow_on_tensorflow
+@slow_but_on_torch
 def test_an_optimizer_that_would_decay_the_bends(trained):
     start, end, x, y = trained
     curve = curves.connect(start, end)

@@ -8,7 +8,7 @@ import pytest
 from keras import ops
 
 import keras_fge
-from conftest import batch_norm_network, images, logits_loss, slow_but_on_torch, slow_on_tensorflow, to_numpy, values
+from conftest import batch_norm_network, images, logits_loss, slow_but_on_torch, to_numpy, values
 from keras_fge.core.keras_internals import optimizer_calls
 from keras_fge.learning_rate import LearningRateFunction
 from keras_fge.run.state import StateFile
@@ -238,7 +238,7 @@ class Interrupt(keras.callbacks.Callback):
             raise KeyboardInterrupt
 
 
-@slow_on_tensorflow
+@slow_but_on_torch
 def test_resume_in_the_middle_of_a_cycle(tmp_path, monkeypatch):
     monkeypatch.setattr(StateFile, "is_due", lambda self: True)
     x, y = images()

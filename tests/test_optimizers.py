@@ -6,7 +6,7 @@ import pytest
 from keras import layers
 
 import keras_fge
-from conftest import IS_BEFORE_3_14, logits_loss, slow_elsewhere, slow_on_tensorflow, to_numpy, values
+from conftest import IS_BEFORE_3_14, logits_loss, slow_but_on_torch, slow_elsewhere, to_numpy, values
 from keras_fge.run.state import StateFile, build_optimizer
 from test_schedule import fge_by_hand
 
@@ -45,7 +45,7 @@ VARIANTS = {
     "accumulation": {"gradient_accumulation_steps": 2},
     "loss scale": {},
 }
-# One of each kind of state: few of them on TensorFlow, which traces each step. All others of the table are slow.
+# One of each kind of state, few of them on TensorFlow and JAX, which compile each step. All others are slow.
 FEW = ["SGD", "ScheduleFreeAdamW"]
 KINDS = ["RMSprop momentum", "Adam", "AdamW", "Nadam", "Lion"]
 ALL = [(name, "") for name in FEW if name in OPTIMIZERS] + [("Adam", "use_ema")]
@@ -54,7 +54,7 @@ ELSEWHERE += [("Adam", variant) for variant in ("global_clipnorm", "accumulation
 OF_CHECKPOINT = [("Nadam", ""), ("Adam", "use_ema, overwrite"), ("RMSprop", "loss scale")]
 rest = [(name, variant) for name in OPTIMIZERS for variant in ("", *VARIANTS)]
 rest.remove(("Muon", "weight_decay")) if "Muon" in OPTIMIZERS else None  # It has one of its own kind.
-ALL += [pytest.param(*case, marks=slow_on_tensorflow) for case in ELSEWHERE]
+ALL += [pytest.param(*case, marks=slow_but_on_torch) for case in ELSEWHERE]
 ALL += [pytest.param(*case, marks=pytest.mark.slow) for case in rest if case not in ALL + ELSEWHERE]
 OF_CHECKPOINT += [pytest.param(*case, marks=pytest.mark.slow) for case in rest if case not in OF_CHECKPOINT]
 HIGH, LOW, CYCLE = 0.004, 0.0001, 8  # An epoch has 6 steps.
