@@ -416,3 +416,39 @@ def test_members_of_a_run(tmp_path):
     for ensemble in (fge.ensemble(), keras_fge.Ensemble.load(tmp_path / "run")):
         assert ensemble.runs_once == ("body",)
         np.testing.assert_allclose(ensemble.predict(x), expected, atol=2e-6)
+
+
+def lora_inside_a_layer():
+    inputs = keras.Input((4, 6))
+    attention, norm = layers.MultiHeadAttention(2, 3, name="attention"), layers.BatchNormalization(trainable=False)
+    x = layers.GlobalAveragePooling1D()(norm(attention(inputs, inputs)))
+    network = keras.Model(inputs, layers.Dense(3, "softmax", name="head")(x))
+    for part in (attention.query_dense, attention.value_dense):
+        part.enable_lora(2)
+    for part in (attention.key_dense, attention.output_dense):
+        part.trainable = False
+    return network
+
+
+def test_one_model_has_what_members_share_inside_a_layer_once(tmp_path):
+    """A layer of a member has its own LoRA, beside the frozen weights of all, on which its file does not depend."""
+    network, x = lora_inside_a_layer(), rng.normal(size=(7, 4, 6)).astype("float32")
+    members = [network.get_weights() for _ in range(3)]
+    for weights in members:
+        for place, variable in enumerate(network.weights):
+            if variable.trainable:
+                weights[place] = rng.normal(size=variable.shape).astype("float32")
+    ensemble = keras_fge.Ensemble(network, members)
+    expected = ensemble.predict(x)
+    assert not np.allclose(expected, ensemble[0].predict(x, verbose=0), atol=1e-3)
+    one = ensemble.to_model()
+    own = sum(int(np.prod(variable.shape)) for variable in network.trainable_weights)
+    assert one.count_params() == network.count_params() + 2 * own
+    np.testing.assert_allclose(one.predict(x, verbose=0), expected, atol=2e-6)
+    np.testing.assert_allclose(one(x), expected, atol=2e-6)
+    one.save(tmp_path / "one.keras")
+    np.testing.assert_allclose(
+        keras.saving.load_model(tmp_path / "one.keras").predict(x, verbose=0), expected, atol=2e-6
+    )
+    if keras.backend.backend() == "torch":
+        assert sum(parameter.numel() for parameter in one.parameters()) == one.count_params()

@@ -42,12 +42,12 @@ def clone(layer: keras.layers.Layer) -> keras.layers.Layer:
             f"A part of '{layer.name}' is a Sequential model in which one layer stands twice. Keras copies (and saves) "
             "it only once: share the layer in a functional model instead."
         )
-    _make_inner_layers_alike(layer, copy)
+    make_inner_layers_alike(layer, copy)
     check_same_function(layer, copy, f"'{layer.name}'", "what Keras makes of its configuration")
     return copy
 
 
-def _make_inner_layers_alike(layer, copy):
+def make_inner_layers_alike(layer: keras.layers.Layer, copy: keras.layers.Layer) -> None:
     """Gives layers inside a layer what its configuration does not tell: what is frozen, LoRA, vocabularies."""
     if len(_parts(layer)) == len(_parts(copy)):
         tell(copy, untold(layer, copy))
