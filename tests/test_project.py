@@ -125,15 +125,17 @@ def test_the_two_objectives_are_as_near_as_is_said():
 def test_what_fine_tuning_brings_stands_in_the_record():
     found = finetuning.records(ROOT / "benchmarks/results")
     text = " ".join((ROOT / "docs/fine_tuning.md").read_text().split())
-    for method, said in (
-        ("FGE", "by {} nat with 500 questions of TREC, by {} with all of them, and by {} on CR"),
-        ("uniform soup of 3", "changes it by {}, {} and {}. A head"),
-    ):
-        changes = []
-        for task in ("trec500", "trec", "cr"):
-            (_, runs), (_, one) = (found[task, "head"][name] for name in (method, "one network"))
-            changes.append(comparisons.estimate([runs[s]["calibrated_nll"] - one[s]["calibrated_nll"] for s in runs]))
-        assert said.format(*(change.text(1, 3) for change in changes)) in text
+    heads, soups = [methods for (_, way), methods in found.items() if way == "head"], []
+    assert len(heads) == 5 and "On five tasks" in text and "at most 0.005 nat" in text
+    for methods in heads:
+        assert all(abs(finetuning.changes(methods, name).value) < 0.0055 for name in ("FGE", "SWA", "SWAG"))
+        soup, ensemble = (finetuning.changes(methods, name) for name in ("uniform soup of 3", "deep ensemble of 3"))
+        assert soup.value < ensemble.value + 0.001  # "Does no better".
+        soups.append(soup)
+    lower = sorted(-soup.value for soup in soups if soup.high < 0)
+    assert len(lower) == 4 and f"by {lower[0]:.3f} to {lower[-1]:.3f} nat on four of them" in text
+    changes = {name: finetuning.changes(found["cr", "head"], name).value for name in found["cr", "head"]}
+    assert min(changes, key=changes.get) == "SSE"
 
 
 def test_sizes_of_members_stand_in_the_record():

@@ -235,6 +235,7 @@ PARTS = {  # file, name of the part, what makes it
     "docs/fine_tuning.md": {
         "small members": small_members,
         "examples": examples,
+        "finetuning overview": lambda: finetuning.overview(RESULTS),
         "finetuning": lambda: finetuning.table(RESULTS),
     },
     "docs/benchmark.md": {"intervals": intervals, "machines": lambda: machines.table(RESULTS)},

@@ -9,7 +9,7 @@ from study.search import finished
 
 TASKS = {
     "trec": "TREC, kinds of questions",
-    "trec500": "TREC, 500 questions to train on",
+    "trec500": "TREC, kinds of questions",
     "subj": "Subj, subjective or objective",
     "sst2": "SST-2, opinions of films",
     "mr": "MR, opinions of films",
@@ -31,26 +31,55 @@ def records(folder):
     return found
 
 
+SHOWN = ("EMA", "FGE", "SSE", "uniform soup of 3", "deep ensemble of 3")
+
+
+def changes(methods, method):
+    """The paired differences to one network in calibrated NLL, with their interval."""
+    (_, runs), (_, one) = methods[method], methods["one network"]
+    return estimate([runs[seed]["calibrated_nll"] - one[seed]["calibrated_nll"] for seed in runs])
+
+
+def overview(folder):
+    """One row for each task and way: one network, and what some methods change."""
+    columns = ["task", "one network: error %, calibrated NLL", *(f"{method}, minus that" for method in SHOWN)]
+    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+    for (task, way), methods in records(folder).items():
+        if set(SHOWN) <= set(methods):
+            sizes, one = methods["one network"]
+            cells = [f"{_name(task, sizes)}; {WAYS[way]}"]
+            cells += [f"{100 * mean(one, 'error'):.1f}, {mean(one, 'calibrated_nll'):.3f}"]
+            cells += [changes(methods, method).text(1, 3) for method in SHOWN]
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _name(task, sizes):
+    return f"{TASKS[task]}, {sizes['train']:,} {_kind(task)}"
+
+
+def _kind(task):
+    return "images" if task in pictures.TASKS else "sentences"
+
+
 def table(folder):
     """A table for each task and way; methods by their calibrated NLL, differences over paired seeds."""
     return "\n\n".join(_table(*key, methods) for key, methods in records(folder).items() if "one network" in methods)
 
 
 def _table(task, way, methods):
-    sizes, ordinary = methods["one network"]
-    kind = "images" if task in pictures.TASKS else "sentences"
-    columns = [f"{TASKS[task]}, {sizes['train']:,} {kind}; {WAYS[way]}", "trainings", "members", "error %"]
-    columns += ["NLL, calibrated", "minus one network", "ECE %", "AURC", "set size", f"AUROC of foreign {kind}"]
+    sizes, _ = methods["one network"]
+    columns = [f"{_name(task, sizes)}; {WAYS[way]}", "trainings", "members", "error %", "NLL, calibrated"]
+    columns += ["minus one network", "ECE %", "AURC", "set size", f"AUROC of foreign {_kind(task)}"]
     lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for method, (_, runs) in sorted(methods.items(), key=lambda item: mean(item[1][1], "calibrated_nll")):
-        change = [runs[seed]["calibrated_nll"] - ordinary[seed]["calibrated_nll"] for seed in runs]
         cells = [
             method,
             f"{mean(runs, 'trainings'):.0f}",
             f"{mean(runs, 'members'):.0f}",
             f"{100 * mean(runs, 'error'):.2f} ± {100 * deviation(runs, 'error'):.2f}",
             f"{mean(runs, 'calibrated_nll'):.4f}",
-            "" if method == "one network" else estimate(change).text(1, 4),
+            "" if method == "one network" else changes(methods, method).text(1, 4),
             f"{100 * mean(runs, 'calibrated_ece'):.1f}",
             f"{mean(runs, 'aurc'):.4f}",
             f"{mean(runs, 'set_size'):.2f}",
