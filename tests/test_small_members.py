@@ -246,6 +246,35 @@ def test_lora_inside_a_layer_is_in_the_folder(tmp_path):
         keras_fge.Ensemble.load(tmp_path / "saved", verify=False)
 
 
+def test_int8_inside_a_layer(tmp_path):
+    """Keras loads no file of it, so a folder needs the network. All else copies it in memory."""
+
+    def build():
+        keras.utils.set_random_seed(0)
+        inputs = keras.Input((4, 6))
+        attention = layers.MultiHeadAttention(2, 3)
+        x = layers.GlobalAveragePooling1D()(attention(inputs, inputs))
+        model = keras.Model(inputs, layers.Dense(3, activation="softmax")(x))
+        for part in (attention.query_dense, attention.key_dense):
+            part.quantize("int8")
+        for part in (attention.query_dense, attention.value_dense):
+            part.enable_lora(2)
+        model.compile(keras.optimizers.AdamW(0.01), "sparse_categorical_crossentropy")
+        return model
+
+    model, v = build(), RNG.normal(size=(20, 4, 6))
+    fge = keras_fge.FGE(0.01, 0.001, cycle_epochs=1, directory=tmp_path)
+    with pytest.warns(UserWarning, match="will need one that you build"):
+        model.fit(v, np.arange(20) % 3, batch_size=10, epochs=2, shuffle=False, verbose=0, callbacks=[fge])
+    ensemble = fge.ensemble()
+    expected = np.mean([member.predict(v, verbose=0) for member in ensemble], axis=0)
+    assert ensemble[0].layers[1].query_dense.quantization_mode == "int8" and ensemble[0].compiled
+    for found in (ensemble, keras_fge.Ensemble.load(tmp_path, build())):
+        assert found.predict(v) == pytest.approx(expected, abs=1e-6)
+    assert ensemble.to_model().predict(v, verbose=0) == pytest.approx(expected, abs=1e-6)
+    assert ensemble.average_weights().predict(v, verbose=0) == pytest.approx(expected, abs=0.05)
+
+
 def test_a_curve_in_the_space_of_the_adapters():
     weights = lora_network(rank=0).get_weights()
     start, end = (trained_with_lora(seed, weights) for seed in (1, 2))

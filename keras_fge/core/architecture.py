@@ -174,6 +174,14 @@ def _config(operation):
         config = operation.get_config()
     except NotImplementedError:  # A class of the user's own, of which only the name can be compared.
         return {"name": operation.name}
+    policy = getattr(operation, "dtype_policy", None)
+    if isinstance(policy, keras.dtype_policies.DTypePolicyMap):  # By names, of which only one is that of this layer.
+        policy = policy[operation.path] if operation.path else policy.default_policy
+        config = {**config, "dtype": keras.saving.serialize_keras_object(policy)}
+    if config.get("quantization_config"):
+        usual = keras.saving.serialize_keras_object(keras.quantizers.Int8QuantizationConfig())
+        if config["quantization_config"] == usual:  # Also that of a layer that has none, as one that Keras has loaded.
+            config = {**config, "quantization_config": None}
     return {key: _comparable(value) for key, value in config.items()}
 
 

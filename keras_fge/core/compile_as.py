@@ -30,7 +30,7 @@ def compile_as(network: keras.Model, original: keras.Model, instead_of_logits: b
     """
     if not original.compiled:
         return network
-    if type(original).compile is not keras.Model.compile:
+    if not _compiles_as_keras(original):
         can_copy = type(original).compile_from_config is not keras.Model.compile_from_config
         if can_copy and type(network) is type(original):
             with _said_if_it_fails("what its `compile` sets"):
@@ -50,9 +50,14 @@ def compile_as(network: keras.Model, original: keras.Model, instead_of_logits: b
     return network
 
 
+def _compiles_as_keras(network):
+    """Whether `compile` is that of Keras, or of KerasHub, which has only other defaults."""
+    return type(network).compile.__module__.startswith(("keras.", "keras_hub."))
+
+
 def compile_config(network: keras.Model) -> dict[str, Any] | None:
     """How `network` is compiled, as JSON can hold it; None if it is not, or Keras cannot say it so without code."""
-    if not network.compiled or type(network).compile is not keras.Model.compile:
+    if not network.compiled or not _compiles_as_keras(network):
         return None
     parts = keras.tree.flatten(compile_arguments(network))
     if any(getattr(part, "__name__", "") == "<lambda>" for part in parts):

@@ -48,7 +48,7 @@ def clone(layer: keras.layers.Layer) -> keras.layers.Layer:
 
 
 def make_inner_layers_alike(layer: keras.layers.Layer, copy: keras.layers.Layer) -> None:
-    """Gives layers inside a layer what its configuration does not tell: what is frozen, LoRA, vocabularies."""
+    """Gives layers inside a layer what its configuration does not tell: what is frozen, int8, LoRA, vocabularies."""
     if len(_parts(layer)) == len(_parts(copy)):
         tell(copy, untold(layer, copy))
         for ours, theirs in zip(_parts(layer), _parts(copy)):
@@ -65,10 +65,14 @@ def untold(network: keras.layers.Layer, copy: keras.layers.Layer) -> dict[str, l
 
     Returns:
         {"frozen": places of all layers that are not trainable, unless `copy` has the same ones,
+        "quantized": [place, mode] of each layer that `copy` has in full precision,
         "lora": [place, rank, alpha] of each LoRA that `copy` lacks}
     """
     pairs = list(zip(_parts(network), _parts(copy)))
     found: dict[str, list[Any]] = {}
+    int8 = [place for place, (ours, theirs) in enumerate(pairs) if ours.quantization_mode == "int8" and theirs.built]
+    if quantized := [[place, "int8"] for place in int8 if not pairs[place][1].quantization_mode]:
+        found["quantized"] = quantized
     if any(ours.trainable != theirs.trainable for ours, theirs in pairs):
         found["frozen"] = [place for place, (ours, _) in enumerate(pairs) if not ours.trainable]
     adapted = [(place, ours) for place, (ours, theirs) in enumerate(pairs) if has_lora(ours) and not has_lora(theirs)]
@@ -84,6 +88,10 @@ def tell(copy: keras.layers.Layer, found: Mapping[str, Sequence[Any]]) -> None:
         ValueError: if it has no such layer.
     """
     parts = _parts(copy)
+    for place, mode in found.get("quantized", ()):  # Before LoRA, which stands beside what is quantized.
+        if not (place < len(parts) and has(parts[place], "quantize", keras.layers.Dense)):
+            raise ValueError(f"'{copy.name}' has no layer at place {place} that can be quantized.")
+        parts[place].quantize(mode)
     if "frozen" in found:  # First, as it would make all variables of a layer trainable, or none.
         for place, part in enumerate(parts):
             if part.trainable == (place in found["frozen"]):
