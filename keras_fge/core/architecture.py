@@ -174,7 +174,7 @@ def _config(operation):
         config = operation.get_config()
     except NotImplementedError:  # A class of the user's own, of which only the name can be compared.
         return {"name": operation.name}
-    policy = getattr(operation, "dtype_policy", None)
+    policy = operation.dtype_policy if isinstance(operation, keras.layers.Layer) else None
     if isinstance(policy, keras.dtype_policies.DTypePolicyMap):  # By names, of which only one is that of this layer.
         policy = policy[operation.path] if operation.path else policy.default_policy
         config = {**config, "dtype": keras.saving.serialize_keras_object(policy)}
