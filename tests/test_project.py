@@ -122,6 +122,22 @@ def test_the_two_objectives_are_as_near_as_is_said():
     assert "differ by less than 0.001 nat" in text
 
 
+def test_curves_on_cifar10_rise_as_is_said():
+    text = " ".join((ROOT / "docs/results.md").read_text().split())
+    _, groups = connecting.read(ROOT / "benchmarks/results", "cifar10")
+    beziers, chains = groups[16, "bezier", 5, 3], groups[16, "chain", 5, 3]
+    largest = {
+        name: max(connecting.rise(curve[name]) for curve in beziers)
+        for name in ("train_nll", "train_error", "test_nll", "test_error")
+    }
+    assert len(beziers) == 4 and max(min(curve["train_error"]) for curve in beziers) < 0.0035
+    assert all(connecting.rise(curve["train_error"]) > 0.01 for curve in chains)
+    points, nats = 100 * largest["train_error"], largest["train_nll"]
+    assert f"rises by at most {points:.2f} points and {nats:.3f} nat" in text
+    points, nats = 100 * largest["test_error"], largest["test_nll"]
+    assert f"up to {nats:.2f} nat above the worse end, with a test error up to {points:.1f} points above it" in text
+
+
 def test_what_fine_tuning_brings_stands_in_the_record():
     found = finetuning.records(ROOT / "benchmarks/results")
     text = " ".join((ROOT / "docs/fine_tuning.md").read_text().split())
