@@ -222,4 +222,4 @@ def test_a_release_has_no_relative_link(tmp_path):
     for link in ours:
         _, kind, tag, place = link.split("/", 3)
         place = place.partition("#")[0]
-        assert tag == "v1" and (ROOT / place).exists() and (kind == "raw") is place.endswith(".png")
+        assert place and tag == "v1" and (ROOT / place).exists() and (kind == "raw") is place.endswith(".png")

@@ -272,7 +272,7 @@ def test_int8_inside_a_layer(tmp_path):
     for found in (ensemble, keras_fge.Ensemble.load(tmp_path, build())):
         assert found.predict(v) == pytest.approx(expected, abs=1e-6)
     assert ensemble.to_model().predict(v, verbose=0) == pytest.approx(expected, abs=1e-6)
-    assert ensemble.average_weights().predict(v, verbose=0) == pytest.approx(expected, abs=0.05)
+    assert ensemble.average_weights().predict(v, verbose=0) == pytest.approx(expected, abs=0.002)
 
 
 def test_a_curve_in_the_space_of_the_adapters():

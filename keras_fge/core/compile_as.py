@@ -51,8 +51,10 @@ def compile_as(network: keras.Model, original: keras.Model, instead_of_logits: b
 
 
 def _compiles_as_keras(network):
-    """Whether `compile` is that of Keras, or of KerasHub, which has only other defaults."""
-    return type(network).compile.__module__.startswith(("keras.", "keras_hub."))
+    """Whether `compile` is that of Keras, or one of KerasHub that has only other defaults."""
+    own, theirs = (inspect.signature(kind.compile).parameters for kind in (type(network), keras.Model))
+    is_known = type(network).compile.__module__.startswith(("keras.", "keras_hub."))
+    return is_known and "loss" in own and own.keys() - {"kwargs"} <= theirs.keys()
 
 
 def compile_config(network: keras.Model) -> dict[str, Any] | None:

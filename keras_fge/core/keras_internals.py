@@ -118,26 +118,6 @@ def _name_with_lora(layer):
     return "embeddings" if isinstance(layer, keras.layers.Embedding) else "kernel"
 
 
-def use_variables_of(layer: keras.layers.Layer, other: keras.layers.Layer, places: Iterable[int]) -> None:
-    """Has `layer` use the weights of `other`, of the same architecture, at these places, instead of its own.
-
-    Their order stays (`Layer._trainable_variables`, `_non_trainable_variables`), in which Keras writes them to a file.
-    A list of variables that a layer keeps besides stays, too: that layer uses its own.
-    """
-    ours, theirs = layer.weights, other.weights
-    new = {id(ours[place]): theirs[place] for place in places}
-    for part in all_layers(layer):
-        attributes = {name: new[id(value)] for name, value in vars(part).items() if id(value) in new}
-        vars(part).update(attributes)  # Not by `setattr`, which would track them once more.
-        found = {id(variable) for variable in attributes.values()}
-        for tracked in (_get(part, "_trainable_variables"), _get(part, "_non_trainable_variables")):
-            for place, variable in enumerate(tracked):
-                if id(new.get(id(variable))) in found:
-                    list.__setitem__(tracked, place, new[id(variable)])
-        if "_torch_params" in vars(part).get("_modules", ()):  # On torch: made anew when somebody asks for it.
-            delattr(part, "_torch_params")
-
-
 def is_functional(network: Any) -> bool:
     """Whether `network` is functional, which has no public name (`keras.src.models.Functional`)."""
     return isinstance(network, _private("models", "Functional"))

@@ -611,8 +611,8 @@ class Ensemble:
 
         It holds all members side by side, and only layers of Keras' own, so a file of it loads without this package.
         Layers whose weights all members share, as those of a frozen backbone, are in it once, and run once where their
-        input is the same. Frozen weights are in it once, too, if they stand in a layer with LoRA. Its outputs have the
-        names of those of the network.
+        input is the same. Its outputs have the names of those of the network. A layer with LoRA is in it once a member,
+        whole; with int8 inside a layer, Keras cannot load a file of it, but it can be exported.
 
         It is compiled as the network is, with a loss and metrics of probabilities where those take logits. Only if a
         loss of your own takes logits, or with `task="gaussian"`, it is not compiled.

@@ -3,13 +3,14 @@
 import keras
 import numpy as np
 
+from keras_fge.core.architecture import check_same_function
 from keras_fge.core.compile_as import compile_as
-from keras_fge.core.keras_internals import forget_optimizer, has_graph, use_variables_of
+from keras_fge.core.keras_internals import forget_optimizer, has_graph
 from keras_fge.core.networks import clone, inputs_and_outputs, make_inner_layers_alike, set_weights
 from keras_fge.core.output import at_least_float32
 from keras_fge.core.tasks import output_names
 from keras_fge.ensemble.members import Members
-from keras_fge.ensemble.trunk import shared_layers, shared_weights
+from keras_fge.ensemble.trunk import shared_layers
 
 
 def one_model(members: Members, with_variance: bool = False) -> keras.Model:
@@ -33,23 +34,21 @@ def one_model(members: Members, with_variance: bool = False) -> keras.Model:
     inputs = keras.tree.map_structure(
         lambda tensor: keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype, name=tensor.name), structure
     )
-    places = shared_weights(network, snapshots)
-    shared = {id(layer): clone(layer) for layer in shared_layers(network, places)}
+    shared = {id(layer): clone(layer) for layer in shared_layers(network, snapshots)}
     results: dict = {}
-    predictions, copies = [], []
+    predictions = []
     for index, snapshot in enumerate(snapshots):
         if shared:
             member = _with_shared_layers(network, inputs, shared, results, index + 1)
+            set_weights(member, snapshot.weights)
             tensors = member.output
         else:
             member = clone(network)
             member.name = f"member_{index + 1}"
+            set_weights(member, snapshot.weights)
             tensors = member(inputs)
-        set_weights(member, snapshot.weights)
         member.trainable = False
-        copies.append(member)
         predictions.append(tensors)
-        use_variables_of(member, copies[0], places)  # Also inside a layer that has LoRA, and is no shared one.
     shares = np.asarray(members.shares) / np.sum(members.shares)
     mean = outputs.mean_layers(predictions, shares)
     if with_variance:
@@ -113,4 +112,5 @@ def _with_shared_layers(network, inputs, shared, results, number):
 
     member = keras.models.clone_model(network, inputs, clone_function=copy, call_function=call)
     make_inner_layers_alike(network, member)
+    check_same_function(network, member, f"'{network.name}'", "what Keras makes of its configuration")
     return member

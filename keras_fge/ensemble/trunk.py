@@ -63,19 +63,16 @@ class Trunk(Once):
         return is_right
 
 
-def shared_weights(network: keras.Model, snapshots: Sequence[Snapshot]) -> list[int]:
-    """The places of the weights of a network that are not trained, and the same in all snapshots."""
-    if len(network.trainable_weights) == len(network.weights):  # Before files of weights are read.
+def shared_layers(network: keras.Model, snapshots: Sequence[Snapshot]) -> list[keras.layers.Layer]:
+    """The layers of a network with weights, all of which all snapshots share."""
+    frozen = [layer for layer in network.layers if layer.weights and not layer.trainable_weights]
+    if not frozen:  # Before files of weights are read.
         return []
     first, *others = snapshots
     shared = [sharing(snapshot, first, network).shared for snapshot in others]
-    return sorted(frozenset.intersection(*shared, *([first.shared] if first.base else []))) if shared else []
-
-
-def shared_layers(network: keras.Model, places: Sequence[int]) -> list[keras.layers.Layer]:
-    """The layers of a network with weights, all of which stand at these places."""
-    fixed = {id(network.weights[place]) for place in places}
-    return [layer for layer in network.layers if layer.weights and all(id(v) in fixed for v in layer.weights)]
+    indices = frozenset.intersection(*shared, *([first.shared] if first.base else [])) if shared else frozenset()
+    fixed = {id(network.weights[index]) for index in indices}
+    return [layer for layer in frozen if all(id(v) in fixed for v in layer.weights)]
 
 
 def trunk_of(network: keras.Model, snapshots: Sequence[Snapshot]) -> Trunk | None:
@@ -86,7 +83,7 @@ def trunk_of(network: keras.Model, snapshots: Sequence[Snapshot]) -> Trunk | Non
     """
     if not has_graph(network) or not predicts_as_keras(network) or recurrent_states(network):
         return None
-    shared = {id(layer) for layer in shared_layers(network, shared_weights(network, snapshots))}
+    shared = {id(layer) for layer in shared_layers(network, snapshots)}
     once = {id(tensor) for tensor in network.inputs}
     names: list[str] = []
     between: dict[int, Any] = {}
