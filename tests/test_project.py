@@ -1,5 +1,6 @@
 """The shape of the project: layering, light imports, examples that run, and the command line."""
 
+import ast
 import json
 import os
 import pathlib
@@ -152,6 +153,9 @@ def test_what_fine_tuning_brings_stands_in_the_record():
     assert len(lower) == 4 and f"by {lower[0]:.3f} to {lower[-1]:.3f} nat on four of them" in text
     changes = {name: finetuning.changes(found["cr", "head"], name).value for name in found["cr", "head"]}
     assert min(changes, key=changes.get) == "SSE"
+    for path in (ROOT / "benchmarks/results/finetuning").glob("*_head_FGE.json"):
+        tried = [ast.literal_eval(setting) for setting in json.loads(path.read_text())["tuning"]]
+        assert len(tried) == 8 and [setting["decay"] for setting in tried if setting["rate"] == 0.01] == [0.01]
 
 
 def test_sizes_of_members_stand_in_the_record():

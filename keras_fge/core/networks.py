@@ -42,17 +42,23 @@ def clone(layer: keras.layers.Layer) -> keras.layers.Layer:
             f"A part of '{layer.name}' is a Sequential model in which one layer stands twice. Keras copies (and saves) "
             "it only once: share the layer in a functional model instead."
         )
-    make_inner_layers_alike(layer, copy)
-    check_same_function(layer, copy, f"'{layer.name}'", "what Keras makes of its configuration")
+    complete(layer, copy)
     return copy
 
 
-def make_inner_layers_alike(layer: keras.layers.Layer, copy: keras.layers.Layer) -> None:
-    """Gives layers inside a layer what its configuration does not tell: what is frozen, int8, LoRA, vocabularies."""
+def complete(layer: keras.layers.Layer, copy: keras.layers.Layer) -> None:
+    """Gives `copy`, made of the configuration of `layer`, what that does not tell of layers inside a layer.
+
+    That is what is frozen, int8, LoRA, and vocabularies.
+
+    Raises:
+        ValueError: if it is not the same then.
+    """
     if len(_parts(layer)) == len(_parts(copy)):
         tell(copy, untold(layer, copy))
         for ours, theirs in zip(_parts(layer), _parts(copy)):
             copy_own_state(ours, theirs)
+    check_same_function(layer, copy, f"'{layer.name}'", "what Keras makes of its configuration")
 
 
 def _parts(network):
@@ -65,14 +71,14 @@ def untold(network: keras.layers.Layer, copy: keras.layers.Layer) -> dict[str, l
 
     Returns:
         {"frozen": places of all layers that are not trainable, unless `copy` has the same ones,
-        "quantized": [place, mode] of each layer that `copy` has in full precision,
+        "int8": places of the layers so quantized that `copy` has in full precision,
         "lora": [place, rank, alpha] of each LoRA that `copy` lacks}
     """
     pairs = list(zip(_parts(network), _parts(copy)))
     found: dict[str, list[Any]] = {}
-    int8 = [place for place, (ours, theirs) in enumerate(pairs) if ours.quantization_mode == "int8" and theirs.built]
-    if quantized := [[place, "int8"] for place in int8 if not pairs[place][1].quantization_mode]:
-        found["quantized"] = quantized
+    modes = [(ours.quantization_mode, theirs.quantization_mode) for ours, theirs in pairs]
+    if int8 := [place for place, mode in enumerate(modes) if mode == ("int8", None) and pairs[place][1].built]:
+        found["int8"] = int8
     if any(ours.trainable != theirs.trainable for ours, theirs in pairs):
         found["frozen"] = [place for place, (ours, _) in enumerate(pairs) if not ours.trainable]
     adapted = [(place, ours) for place, (ours, theirs) in enumerate(pairs) if has_lora(ours) and not has_lora(theirs)]
@@ -88,11 +94,11 @@ def tell(copy: keras.layers.Layer, found: Mapping[str, Sequence[Any]]) -> None:
         ValueError: if it has no such layer.
     """
     parts = _parts(copy)
-    for place, mode in found.get("quantized", ()):  # Before LoRA, which stands beside what is quantized.
+    for place in found.get("int8", ()):  # Before LoRA, which stands beside what is quantized.
         if not (place < len(parts) and has(parts[place], "quantize", keras.layers.Dense)):
             raise ValueError(f"'{copy.name}' has no layer at place {place} that can be quantized.")
-        parts[place].quantize(mode)
-    if "frozen" in found:  # First, as it would make all variables of a layer trainable, or none.
+        parts[place].quantize("int8")
+    if "frozen" in found:  # Before LoRA, as it would make all variables of a layer trainable, or none.
         for place, part in enumerate(parts):
             if part.trainable == (place in found["frozen"]):
                 part.trainable = not part.trainable

@@ -3,10 +3,9 @@
 import keras
 import numpy as np
 
-from keras_fge.core.architecture import check_same_function
 from keras_fge.core.compile_as import compile_as
 from keras_fge.core.keras_internals import forget_optimizer, has_graph
-from keras_fge.core.networks import clone, inputs_and_outputs, make_inner_layers_alike, set_weights
+from keras_fge.core.networks import clone, complete, inputs_and_outputs, set_weights
 from keras_fge.core.output import at_least_float32
 from keras_fge.core.tasks import output_names
 from keras_fge.ensemble.members import Members
@@ -111,6 +110,5 @@ def _with_shared_layers(network, inputs, shared, results, number):
         return results[key]
 
     member = keras.models.clone_model(network, inputs, clone_function=copy, call_function=call)
-    make_inner_layers_alike(network, member)
-    check_same_function(network, member, f"'{network.name}'", "what Keras makes of its configuration")
+    complete(network, member)
     return member

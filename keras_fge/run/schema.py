@@ -20,7 +20,7 @@ class Untold(TypedDict):
     """What Keras does not write of a network: see `networks.untold`."""
 
     frozen: NotRequired[list[Count]]
-    quantized: NotRequired[list[tuple[Count, Literal["int8"]]]]
+    int8: NotRequired[list[Count]]
     lora: NotRequired[list[tuple[Count, Annotated[int, Meta(gt=0)], Positive]]]
 
 
