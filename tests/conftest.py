@@ -51,6 +51,7 @@ IS_BEFORE_3_14 = tuple(map(int, keras.__version__.split(".")[:2])) < (3, 14)
 # nothing; those of the commands on TensorFlow, the first backend.
 slow_elsewhere = SLOW_ELSEWHERE = pytest.mark.on("tensorflow")
 slow_on_tensorflow = SLOW_ON_TENSORFLOW = pytest.mark.on("jax", "torch")
+slow_on_jax = pytest.mark.on("tensorflow", "torch")
 slow_but_on_torch = SLOW_BUT_ON_TORCH = pytest.mark.on("torch")
 # These files are begun first: begun last, one process would wait for the other at the end.
 LONGEST = ("test_site", "test_benchmark_report", "test_examples", "test_networks", "test_model", "test_around")

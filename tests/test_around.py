@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import curves
-from conftest import batch_norm_network, images, logits_loss, slow_on_tensorflow, values
+from conftest import batch_norm_network, images, logits_loss, slow_but_on_torch, slow_on_jax, slow_on_tensorflow, values
 from curves.measuring import Meter
 from curves.measuring.directions import filter_directions, hessian_directions, largest_eigenpairs
 from keras_fge.core.derivatives import LossDerivatives
@@ -113,6 +113,7 @@ def test_sharpness_against_the_closed_form():
     assert 0 < curves.sharpness(frozen, data, train_samples=20)["largest_eigenvalue"] < 10
 
 
+@slow_on_jax
 def test_several_outputs_attention_and_equal_eigenvalues():
     """A network that was never fitted, with two losses, attention, a short last batch; eigenvalues that come twice."""
     keras.utils.set_random_seed(0)
@@ -136,7 +137,7 @@ def test_several_outputs_attention_and_equal_eigenvalues():
     assert found == pytest.approx([expected, expected], rel=2e-3)  # Each eigenvalue comes four times.
 
 
-@slow_on_tensorflow
+@slow_but_on_torch
 def test_sharpness_along_a_path():
     """At each position that of the network there; the curve's weight decay adds to each eigenvalue."""
     x, y = images()

@@ -6,7 +6,7 @@ import pytest
 from keras import layers
 
 import curves
-from conftest import IS_BEFORE_3_14, batch_norm_network, images, to_numpy, values
+from conftest import IS_BEFORE_3_14, batch_norm_network, images, slow_on_jax, slow_on_tensorflow, to_numpy, values
 from keras_fge.core.batch_norm import batch_norm_layers
 
 
@@ -115,6 +115,7 @@ def test_frozen_layers_keep_their_statistics():
     assert not np.array_equal(to_numpy(network.get_layer("block").layers[1].moving_mean), np.zeros(5))
 
 
+@slow_on_tensorflow
 def test_a_curve_and_its_network_at_t_agree(trained):
     start, end, x, y = trained
     model = curves.connect(start, end)
@@ -203,6 +204,7 @@ def test_statistics_that_are_not_finite_and_layers_that_inference_does_not_reach
     assert to_numpy(network.unused.moving_mean) == pytest.approx(before, rel=1e-5)
 
 
+@slow_on_jax
 @pytest.mark.parametrize("batch_size", [40, 20, 7])
 @pytest.mark.parametrize("shared", [False, True])
 def test_masked_steps_do_not_count(batch_size, shared):

@@ -14,7 +14,7 @@ import pytest
 import curves
 import keras_fge
 import processes
-from conftest import SLOW_BUT_ON_TORCH, SLOW_ON_TENSORFLOW, slow_elsewhere, values
+from conftest import SLOW_BUT_ON_TORCH, SLOW_ON_TENSORFLOW, slow_elsewhere, slow_on_jax, values
 from inputs import data
 from inputs.rows import CurveOnRows
 from keras_fge.core.files import to_npz, write_atomically
@@ -156,6 +156,7 @@ def test_training_takes_the_step_of_pytorch(tmp_path):
     assert np.linalg.norm(values(network.weights)[0] - w) <= 1e-5 * np.linalg.norm(w)
 
 
+@slow_on_jax
 def test_a_training_whose_loss_is_not_finite_ends_before_its_state_is_written(tmp_path):
     settings = small_settings()
     data = types.SimpleNamespace(train=(images(20), np.arange(20) % 10), num_classes=10, largest_pixel=255)

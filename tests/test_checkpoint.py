@@ -9,7 +9,16 @@ import pytest
 
 import curves
 import keras_fge
-from conftest import batch_norm_network, images, logits_loss, slow_but_on_torch, to_numpy, values
+from conftest import (
+    batch_norm_network,
+    images,
+    logits_loss,
+    slow_but_on_torch,
+    slow_on_jax,
+    slow_on_tensorflow,
+    to_numpy,
+    values,
+)
 from keras_fge.run.state import StateFile, training_state
 
 BACKEND = keras.backend.backend()
@@ -62,8 +71,8 @@ def fit(model, folder, *callbacks, epochs=4, **arguments):
 @pytest.mark.parametrize(
     ("make", "softly"),
     [
-        (network, False),
-        (curve, True),
+        pytest.param(network, False, marks=slow_on_tensorflow),
+        pytest.param(curve, True, marks=slow_on_jax),
         *(pytest.param(*case, marks=slow_but_on_torch) for case in [(network, True), (curve, False)]),
     ],
 )

@@ -10,6 +10,7 @@ from keras import ops
 
 import curves
 import keras_fge
+from conftest import slow_but_on_torch
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(40, 3)).astype("float32")
@@ -65,6 +66,7 @@ def test_batches_are_those_of_numpy_arrays(given):
     assert keras_fge.Batches({"a": x, "b": (x, y)}, y, 7)[1][0]["b"][1] == pytest.approx(Y[order[7:14]])
 
 
+@slow_but_on_torch
 def test_some_samples_are_those_of_numpy_arrays(given):
     x, y, _ = given
     line = curves.connect(network(0), network(1), curves.PolygonalChain(2))
@@ -126,6 +128,7 @@ def test_probabilities_of_half_precision_are_probabilities(half):
     assert ensemble.evaluate(X, Y)["nll"] == pytest.approx(-np.mean(log_p[np.arange(40), Y]), abs=0.02)
 
 
+@slow_but_on_torch
 @pytest.mark.skipif(keras.backend.backend() == "jax", reason="JAX computes in float64 only if it is told to")
 @pytest.mark.parametrize("from_logits", [True, False, None])
 def test_outputs_in_float64_are_averaged_in_float64(from_logits):

@@ -14,7 +14,7 @@ from sklearn.metrics import accuracy_score, brier_score_loss, log_loss
 import curves
 import keras_fge
 import processes
-from conftest import logits_loss, slow_but_on_torch, to_numpy, values
+from conftest import logits_loss, slow_but_on_torch, slow_on_jax, slow_on_tensorflow, to_numpy, values
 
 rng = np.random.default_rng(0)
 X = rng.normal(size=(50, 4)).astype("float32")
@@ -398,6 +398,7 @@ def test_disagreement_and_distances():
     assert matrix[0, 2] == ensemble.disagreement(X)[0, 1]
 
 
+@slow_on_jax
 def test_average_weights_with_batch_norm(trained):
     start, end, x, y = trained
     ensemble = keras_fge.Ensemble(start, [start.get_weights(), end.get_weights()], from_logits=True)
@@ -432,6 +433,7 @@ def test_average_weights_keeps_weights_that_are_no_floats():
     assert average[0] == 0 and average[1] == pytest.approx(one[1] + 1)
 
 
+@slow_on_jax
 def test_one_model(trained, tmp_path):
     start, end, x, _ = trained
     ensemble = keras_fge.Ensemble(start, [start.get_weights(), end.get_weights()], from_logits=True)
@@ -528,6 +530,7 @@ def test_a_network_that_cannot_be_loaded_is_known_before_the_training(layer, sai
     assert np.allclose(keras_fge.Ensemble.load(tmp_path, network=model).predict(X), fge.ensemble().predict(X))
 
 
+@slow_on_jax
 def test_save_and_load_in_a_new_process(trained, tmp_path):
     start, end, x, _ = trained
     ensemble = keras_fge.Ensemble(start, [start.get_weights(), end.get_weights()], from_logits=True)
@@ -577,6 +580,7 @@ def test_reduced_precision(trained):
         assert np.sum(fge.ensemble().predict(x), axis=1) == pytest.approx(1, abs=1e-5)
 
 
+@slow_on_tensorflow
 def test_threads_wait_for_each_other(trained):
     """Two ensembles on one network, in two threads: without a lock, each finds members of the other in the network."""
     start, end, x, _ = trained

@@ -80,7 +80,7 @@ class Counting(keras.layers.Dense):
 
 
 @pytest.mark.skipif(keras.backend.backend() == "torch", reason="Keras does not compile on torch")
-@pytest.mark.parametrize("kind", ["path", "plane"])
+@pytest.mark.parametrize("kind", ["path", pytest.param("plane", marks=slow_on_tensorflow)])
 def test_number_of_compilations_does_not_depend_on_the_number_of_points(kind):
     x, y = np.ones((20, 4), "float32"), np.zeros(20, int)
     runs = []

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import curves
-from conftest import slow_on_tensorflow
+from conftest import slow_but_on_torch
 from curves.measuring.evaluation import Evaluation
 
 
@@ -15,9 +15,14 @@ def two_outputs():
     return keras.Model(inputs, [keras.layers.Dense(2, name="a")(hidden), keras.layers.Dense(1, name="b")(hidden)])
 
 
-@pytest.mark.parametrize("eagerly", [False, pytest.param(True, marks=slow_on_tensorflow)])
-@pytest.mark.parametrize("weighted", [False, True])
-@pytest.mark.parametrize("was_used", [False, True])
+@pytest.mark.parametrize("eagerly", [False, pytest.param(True, marks=slow_but_on_torch)])
+@pytest.mark.parametrize(
+    ("weighted", "was_used"),
+    [
+        (True, False),
+        *(pytest.param(*case, marks=slow_but_on_torch) for case in [(False, False), (False, True), (True, True)]),
+    ],
+)
 def test_values_are_those_of_evaluate_and_outputs_those_of_predict(eagerly, weighted, was_used):
     model = curves.connect(two_outputs(), two_outputs(), seed=0)
     model.compile("sgd", ["mse", "mae"], metrics=[["mae"], ["mse"]], run_eagerly=eagerly, steps_per_execution=1)

@@ -109,6 +109,7 @@ def test_a_resume_has_the_same_bits(kind, how, tmp_path, monkeypatch):
         assert_equal(a.weights, b.weights, True)
 
 
+@slow_on_tensorflow
 def test_a_last_execution_with_less_steps(tmp_path, monkeypatch):
     monkeypatch.setattr(StateFile, "is_due", lambda self: True)
     model, _, _ = train("plain", 4)

@@ -11,6 +11,7 @@ from sklearn.datasets import load_digits
 
 import curves
 import keras_fge
+from conftest import slow_on_jax, slow_on_tensorflow
 
 C = keras.callbacks
 X, Y = load_digits(return_X_y=True)
@@ -32,6 +33,7 @@ def check(fge, history, epochs, members, key="nll", data=VALIDATION):
     assert measured[key] == pytest.approx(fge.comparison["ensemble"][key], rel=1e-4)
 
 
+@slow_on_jax
 def test_a_frozen_backbone_with_adamw_and_five_callbacks(tmp_path):
     backbone = keras.Sequential([keras.Input((64,)), layers.Dense(32, "relu")], name="backbone")
     backbone.trainable = False
@@ -101,6 +103,7 @@ class Sampling(layers.Layer):
         return mean + ops.exp(0.5 * log_variance) * keras.random.normal(ops.shape(mean), seed=self.seed)
 
 
+@slow_on_tensorflow
 def test_a_variational_autoencoder():
     inputs = keras.Input((64,))
     z = Sampling()(layers.Dense(8)(layers.Dense(32, "relu")(inputs)))
@@ -130,6 +133,7 @@ class OwnStep(keras.Model):
         return super().compute_loss(x, y, y_pred, sample_weight) + 1e-3 * ops.mean(y_pred**2)
 
 
+@slow_on_jax
 def test_a_train_step_of_ones_own():
     network = OwnStep()
     network.compile(keras.optimizers.SGD(0.1, momentum=0.9), "sparse_categorical_crossentropy", metrics=["accuracy"])
@@ -159,6 +163,7 @@ def test_a_table_with_lookups_and_sample_weights():
     check(fge, history, 4, 2, data=(arrays, target.to_numpy(), weights))
 
 
+@slow_on_jax
 def test_a_transformer_with_masks_in_bfloat16():
     rng = np.random.default_rng(0)
     tokens = rng.integers(1, 20, (200, 12)) * (np.arange(12) < rng.integers(4, 12, (200, 1)))
@@ -178,6 +183,7 @@ def test_a_transformer_with_masks_in_bfloat16():
     check(fge, history, 4, 2, data=data[1])
 
 
+@slow_on_tensorflow
 def test_a_curve_between_fine_tuned_networks():
     start = classifier()
     start.fit(*TRAIN, 50, epochs=3, verbose=0)

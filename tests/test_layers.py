@@ -6,7 +6,7 @@ import pytest
 from keras import layers, ops
 
 import curves
-from conftest import IS_BEFORE_3_14, batch_norm_network, to_numpy, values
+from conftest import IS_BEFORE_3_14, batch_norm_network, slow_but_on_torch, to_numpy, values
 from keras_fge.core.networks import clone
 
 rng = np.random.default_rng(0)
@@ -40,6 +40,7 @@ CASES = {
     "masked": (masked_sequence_model, TOKENS),
     "network": (batch_norm_network, IMAGES),
 }
+OF_KERAS = {"depthwise", "transposed", "layer_norm", "embedding", "lstm", "bidirectional"}  # As others, to the library.
 THIN = {
     "CurveDense": (lambda curve: curves.CurveDense(3, curve=curve, activation="relu", name="head"), VECTORS),
     "CurveConv2D": (lambda curve: curves.CurveConv2D(3, 3, curve=curve, kernel_regularizer="l2"), IMAGES),
@@ -80,7 +81,11 @@ def plain_at(layer, t):
 
 @pytest.mark.parametrize(
     ("case", "curve"),  # `test_networks.py` has the same for Bezier curves, in whole networks.
-    [*((case, curves.PolygonalChain(4)) for case in [*CASES, *THIN]), *((case, curves.Bezier(3)) for case in THIN)],
+    [
+        *(pytest.param(case, curves.PolygonalChain(4), marks=slow_but_on_torch) for case in CASES if case in OF_KERAS),
+        *((case, curves.PolygonalChain(4)) for case in [*CASES, *THIN] if case not in OF_KERAS),
+        *((case, curves.Bezier(3)) for case in THIN),
+    ],
     ids=repr,
 )
 def test_is_the_plain_layer_at_every_t(case, curve):

@@ -3,9 +3,8 @@
 import gc
 import os
 import shutil
-import subprocess
-import sys
 import threading
+import time
 
 import keras
 import numpy as np
@@ -38,28 +37,26 @@ def always(monkeypatch):
     monkeypatch.setattr(StateFile, "is_due", lambda self: True)
 
 
-HOLD = """
-import sys
-from keras_fge.run.lock import FolderLock
-lock = FolderLock(sys.argv[1])
-lock.acquire()
-print("held", flush=True)
-sys.stdin.read()
-"""
+def hold(folder, held):
+    lock = FolderLock(folder)
+    lock.acquire()
+    held.set()
+    time.sleep(60)
 
 
 @pytest.mark.parametrize("kind", ["fge", "checkpoint"])
 def test_another_process_is_named_until_it_ends(tmp_path, kind):
-    command = [sys.executable, "-c", HOLD, str(tmp_path)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
-        assert other.stdout.readline() == "held\n"
-        model = network()
-        before = values(model.weights)
-        with pytest.raises(ValueError, match=rf"`directory`: process {other.pid} on .* trains in '{tmp_path}'"):
-            model.fit(*images(), verbose=0, callbacks=[callback(kind, tmp_path)])
-        assert all(np.array_equal(a, b) for a, b in zip(before, values(model.weights)))
-        other.kill()  # No chance to tidy up.
-        other.wait()
+    held = processes.CONTEXT.Event()
+    other = processes.CONTEXT.Process(target=hold, args=(str(tmp_path), held), daemon=True)
+    other.start()
+    assert held.wait(60)
+    model = network()
+    before = values(model.weights)
+    with pytest.raises(ValueError, match=rf"`directory`: process {other.pid} on .* trains in '{tmp_path}'"):
+        model.fit(*images(), verbose=0, callbacks=[callback(kind, tmp_path)])
+    assert all(np.array_equal(a, b) for a, b in zip(before, values(model.weights)))
+    other.kill()  # No chance to tidy up.
+    other.join()
     fge = callback(kind, tmp_path)
     model.fit(*images(), batch_size=10, verbose=0, callbacks=[fge])
     assert "fit.lock" not in os.listdir(tmp_path)

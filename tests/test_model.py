@@ -10,7 +10,16 @@ from scipy import stats
 
 import curves
 import processes
-from conftest import batch_norm_network, images, logits_loss, slow_but_on_torch, slow_on_tensorflow, to_numpy, values
+from conftest import (
+    batch_norm_network,
+    images,
+    logits_loss,
+    slow_but_on_torch,
+    slow_on_jax,
+    slow_on_tensorflow,
+    to_numpy,
+    values,
+)
 from curves.geometry import relative_speed, segment_lengths
 
 BACKEND = keras.backend.backend()
@@ -85,6 +94,7 @@ def test_relative_speed_against_numerical_differentiation():
             )
 
 
+@slow_on_tensorflow
 @pytest.mark.parametrize("objective", ["uniform", "arc_length"])
 def test_mean_gradient_is_that_of_the_objective(objective, monkeypatch):
     """Steps at the nodes of a quadrature in t, against finite differences of the numerically integrated objective."""
@@ -146,6 +156,7 @@ def test_curve_without_length_trains():
     assert all(np.all(np.isfinite(value)) for value in values(model.trainable_variables))
 
 
+@slow_on_jax
 @pytest.mark.parametrize("good_epochs", [0, 2])
 def test_loss_that_is_not_finite_ends_fit_with_the_last_good_weights(trained, good_epochs):
     start, end, x, y = trained
@@ -207,7 +218,7 @@ def test_a_failing_step_leaves_the_position_alone():
     assert float(to_numpy(model.t)) == 0.5
 
 
-@pytest.mark.parametrize("fix_start", [True, False])
+@pytest.mark.parametrize("fix_start", [True, pytest.param(False, marks=slow_but_on_torch)])
 @pytest.mark.parametrize("fix_end", [True, pytest.param(False, marks=slow_but_on_torch)])
 def test_fixed_endpoints_are_the_networks_bit_for_bit_after_training(trained, fix_start, fix_end):
     start, end, x, y = trained

@@ -362,12 +362,19 @@ COMPILED = [case for case in NETWORKS if case not in APPLICATIONS] if BACKEND ==
 # One network with each that XLA might treat otherwise: convolution, recurrence, attention, random numbers, half floats.
 QUICK = {"nested", "lstm", "transformer", "dropout", "custom_layer", "mixed_bfloat16"}
 SLOW = {"DenseNet121", "EfficientNetB0", "MobileNetV2", "ResNet50V2"}
+# On all backends: what the library itself does with a network. The others differ in layers of Keras.
+EVERYWHERE = {"subclassed", "nested", "shared", "several", "masked", "frozen_batch_norm", "transformer", "custom_layer"}
+EVERYWHERE |= {"synchronized_batch_norm", "regularized", "dropout", "mixed_bfloat16", "conv2d"}
+
+
+def marks_of(case):
+    return [pytest.mark.slow] if case in SLOW else [] if case in EVERYWHERE else [slow_but_on_torch]
 
 
 @pytest.mark.parametrize(
     ("case", "jit_compile"),
     [
-        *(pytest.param(case, False, marks=[pytest.mark.slow] if case in SLOW else []) for case in NETWORKS),
+        *(pytest.param(case, False, marks=marks_of(case)) for case in NETWORKS),
         *(pytest.param(case, True, marks=[] if case in QUICK else [pytest.mark.slow]) for case in COMPILED),
     ],
     ids=[*NETWORKS, *(f"{case}_jit" for case in COMPILED)],
@@ -385,6 +392,7 @@ def test_contract(case, jit_compile):
         assert numbers[name] == pytest.approx(reference[name], rel=slack * tolerance), name
 
 
+@slow_but_on_torch
 def test_outputs_by_name():
     def network():
         inputs = keras.Input((5,))
@@ -514,6 +522,7 @@ ALIKE = {
 }
 
 
+@slow_but_on_torch
 @pytest.mark.parametrize("kind", ALIKE)
 def test_what_does_not_count_does_not_tell_networks_apart(kind):
     first, second = (keras.Sequential([keras.Input((6,)), make(), layers.Dense(2)]) for make in ALIKE[kind])
@@ -590,6 +599,7 @@ class Scaled(layers.Wrapper):
         return {**super().get_config(), "factor": self.factor}
 
 
+@slow_but_on_torch
 @pytest.mark.parametrize("kind", MADE_OF_LAYERS)
 def test_options_of_layers_that_are_made_of_layers_tell_networks_apart(kind):
     def network(other):
@@ -601,6 +611,7 @@ def test_options_of_layers_that_are_made_of_layers_tell_networks_apart(kind):
         keras_fge.Ensemble.of([network(False), network(True)])
 
 
+@slow_but_on_torch
 def test_a_callback_does_not_mix_networks():
     x, y = np.ones((8, 6), "float32"), np.ones((8, 6), "float32")
     fge = keras_fge.FGE(0.01, 0.001, cycle_steps=2)

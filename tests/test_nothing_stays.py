@@ -64,7 +64,9 @@ def fit(model, resumed, ending="whole"):
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
-@pytest.mark.parametrize("kind", ["fge", "fge in memory", "checkpoint"])
+@pytest.mark.parametrize(
+    "kind", ["fge", *(pytest.param(kind, marks=slow_but_on_torch) for kind in ("fge in memory", "checkpoint"))]
+)
 def test_callback_members_and_lock_are_free(kind, ending, tmp_path):
     model = network()
     model.predict(images()[0], verbose=0)

@@ -6,7 +6,15 @@ import pytest
 from keras import layers
 
 import keras_fge
-from conftest import IS_BEFORE_3_14, logits_loss, slow_but_on_torch, slow_elsewhere, to_numpy, values
+from conftest import (
+    IS_BEFORE_3_14,
+    logits_loss,
+    slow_but_on_torch,
+    slow_elsewhere,
+    slow_on_tensorflow,
+    to_numpy,
+    values,
+)
 from keras_fge.run.state import StateFile, build_optimizer
 from test_schedule import fge_by_hand
 
@@ -147,6 +155,7 @@ def test_members_are_those_of_a_loop_that_sets_each_rate_and_a_resume_has_the_sa
         assert all(np.array_equal(v, w) for v, w in zip(a.weights, b.weights, strict=True))
 
 
+@slow_on_tensorflow
 @pytest.mark.parametrize(("name", "variant"), OF_CHECKPOINT)
 def test_a_checkpoint_has_the_same_bits(name, variant, tmp_path, monkeypatch):
     monkeypatch.setattr(StateFile, "is_due", lambda self: True)

@@ -6,7 +6,7 @@ import pytest
 from keras import layers, ops
 
 import keras_fge
-from conftest import IS_BEFORE_3_14, SLOW_ON_TENSORFLOW, slow_elsewhere, values
+from conftest import IS_BEFORE_3_14, SLOW_ON_TENSORFLOW, slow_but_on_torch, slow_elsewhere, values
 from keras_fge.core.networks import clone, recurrent_states, restored
 from keras_fge.core.own_state import own_state
 from keras_fge.run.state import training_state
@@ -39,6 +39,7 @@ def predicted(network):
     return network.predict(SEQUENCES, batch_size=4, verbose=0)
 
 
+@slow_but_on_torch
 @pytest.mark.parametrize("kind", CELLS)
 def test_members_with_states_begin_alike(kind):
     """Each from zeros, whatever the network, or the member before, has left; the network keeps its own states."""

@@ -9,7 +9,7 @@ import pytest
 from keras import ops
 
 import keras_fge
-from conftest import logits_loss, slow_but_on_torch, to_numpy, values
+from conftest import logits_loss, slow_but_on_torch, slow_on_jax, slow_on_tensorflow, to_numpy, values
 from keras_fge.learning_rate import scheduled_optimizer
 from keras_fge.run import resumable
 
@@ -25,6 +25,7 @@ def sse_by_hand(step, high, cycle):
     return high / 2 * (math.cos(math.pi * ((step - 1) % cycle) / cycle) + 1)
 
 
+@slow_on_jax
 @pytest.mark.parametrize("cycle", [2, 4, 10, 782])
 def test_triangular(cycle):
     steps = np.arange(1, 3 * cycle + 1)
@@ -41,6 +42,7 @@ def test_triangular_is_exact_after_many_steps():
     assert float(to_numpy(keras_fge.triangular(np.array(late, "int32"), 1.0, 0.0, 10))) == pytest.approx(expected)
 
 
+@slow_on_jax
 @pytest.mark.parametrize("cycle", [1, 5, 100])
 def test_cosine(cycle):
     steps = np.arange(1, 3 * cycle + 1)
@@ -230,6 +232,7 @@ def test_gradient_accumulation_counts_batches_and_snapshots_follow_an_update(ste
         fit(model, epochs=1, callbacks=[keras_fge.FGE(0.1, 0.01, cycle_steps=6)])
 
 
+@slow_on_tensorflow
 @pytest.mark.parametrize("rate", ["number", "schedule"])
 @pytest.mark.parametrize("arguments", COMPILED, ids=str)
 def test_after_ordinary_training_in_one_fit(arguments, rate):
@@ -413,6 +416,7 @@ def test_a_run_that_ends_before_its_first_snapshot_warns():
     assert repr(keras_fge.FGE(0.1, 0.01)) == "FGE(0 snapshots, cycles of 2 epochs from epoch 0)"
 
 
+@slow_on_jax
 def test_snapshots_hold_all_weights_and_stay_as_they_were(trained):
     start, _, x, y = trained
     network = keras.models.clone_model(start)

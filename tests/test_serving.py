@@ -11,6 +11,7 @@ import pytest
 from keras import layers
 
 import keras_fge
+from conftest import slow_elsewhere
 
 BACKEND = keras.backend.backend()
 rng = np.random.default_rng(0)
@@ -106,7 +107,9 @@ SOME_NETWORKS = [name if name == "cnn" else pytest.param(name, marks=pytest.mark
 
 
 @pytest.mark.parametrize("name", SOME_NETWORKS)
-@pytest.mark.parametrize("runtime", RUNTIMES)
+@pytest.mark.parametrize(
+    "runtime", [pytest.param(name, marks=slow_elsewhere if name == "keras" else []) for name in RUNTIMES]
+)
 def test_other_runtimes_predict_the_same(runtime, name, tmp_path):
     module, ending, code = RUNTIMES[runtime]
     if name in MISSING[BACKEND].get(runtime, ()):

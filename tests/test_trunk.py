@@ -9,7 +9,7 @@ import pytest
 from keras import layers
 
 import keras_fge
-from conftest import slow_on_tensorflow, values
+from conftest import slow_but_on_torch, slow_on_tensorflow, values
 from keras_fge.ensemble import stacked, trunk
 from keras_fge.ensemble.trunk import trunk_of
 
@@ -201,7 +201,14 @@ def ensemble_of(network, count=3, **arguments):
     return keras_fge.Ensemble(network, [first, *members[1:]], None, **arguments)
 
 
-@pytest.mark.parametrize("make", RUN_ONCE + RUN_EACH, ids=lambda make: make.__name__)
+EVERYWHERE = [heads, two_inputs_and_outputs, lora, masked, own_call]
+
+
+@pytest.mark.parametrize(
+    "make",
+    [pytest.param(make, marks=[] if make in EVERYWHERE else slow_but_on_torch) for make in RUN_ONCE + RUN_EACH],
+    ids=lambda make: make.__name__,
+)
 def test_members_predict_as_alone(make):
     network, x, names = make()
     before = values(network.variables)

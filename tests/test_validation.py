@@ -37,6 +37,7 @@ def test_logs_are_those_of_the_networks_on_the_curve(trained):
     )
 
 
+@slow_on_tensorflow
 def test_training_goes_on_as_without(trained):
     results = []
     for callbacks in (False, True):
