@@ -9,7 +9,7 @@ import numpy as np
 import keras_fge
 from inputs.networks import make_network
 from keras_fge.core.keras_internals import averaged_weights, inner_optimizer
-from study.search import grid
+from study.search import alike, grid
 from study.training import default_jit_compile
 
 BATCH_SIZE, WIDTH, SAMPLES, NARROW = 64, 16, 10, 4
@@ -257,13 +257,18 @@ FASHION_METHODS = {  # How it trains, and the settings to try. Those of the firs
     "MC dropout": (mc_dropout, grid(dropout=(0.1, 0.25, 0.4, 0.5), decay=(1e-3, 3e-3))),
     "four networks of half the width": (narrow, grid(rate=(0.05, 0.1), decay=DECAYS)),
 }
-CIFAR_METHODS = {
-    "one network": (one_network, grid(8, rate=(0.02, 0.05, 0.1), decay=(2e-3, 4e-3, 8e-3), epochs=(67, 100))),
+CIFAR_DECAYS = (4e-3, 8e-3)
+CIFAR_METHODS = {  # Two rates and two decays for each, and two settings of its own with each of these.
+    "one network": (one_network, alike(2, grid(rate=(0.02, 0.05), decay=CIFAR_DECAYS), epochs=(67, 100))),
     "FGE": (
         fge,
-        grid(8, rate=(0.05,), decay=(2e-3, 4e-3, 8e-3), start=(40, 50, 67), cycle=(3, 6), largest=(0.03, 0.05, 0.1)),
+        alike(
+            2,
+            grid(rate=(0.02, 0.05), decay=CIFAR_DECAYS),
+            **{"start": (40, 50, 67), "cycle": (3, 6), "largest": (0.03, 0.05, 0.1)},
+        ),
     ),
-    "SSE": (sse, grid(8, largest=(0.05, 0.1, 0.2), decay=(2e-3, 4e-3, 8e-3), cycles=(2, 3, 5))),
+    "SSE": (sse, alike(2, grid(largest=(0.05, 0.1), decay=CIFAR_DECAYS), cycles=(2, 3, 5))),
 }
 TASKS = {
     "fashion": Task({"dataset": "fashion_subset"}, "small_cnn", 40, FASHION_METHODS),

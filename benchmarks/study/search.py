@@ -3,14 +3,17 @@
     record = {"tuning": {setting: {seed: metrics}}, "best": {name: setting}, "runs": {setting: {seed: metrics}}, ...}
 
 A setting stands there as the text of its arguments. One run may be of several names, as FGE and the mean of its
-members' weights, each with its own metrics and its own best setting.
+members' weights, each with its own metrics and its own best setting. Several processes may share a record.
 """
 
+import hashlib
 import itertools
+import json
+import pathlib
 
 import numpy as np
 
-from study.records import write_json
+from study.records import locked, write_json
 
 FIRST_TO_TUNE = 1000  # Seeds of the search; fresh ones begin at 0.
 
@@ -24,23 +27,50 @@ def search(record, tried, once):
         once: A function `(part, arguments, seed)` that trains and measures, on validation data if `part` is "tuning",
             and returns `{name: metrics}`. The best setting has the least mean "calibrated_nll".
     """
-    for arguments in tried:
-        for seed in range(FIRST_TO_TUNE, FIRST_TO_TUNE + record["flags"]["tuned_on"]):
-            do(record, "tuning", once, arguments, seed)
+    seeds = range(FIRST_TO_TUNE, FIRST_TO_TUNE + record["flags"]["tuned_on"])
+    do(record, "tuning", once, itertools.product(tried, seeds))
     of_one_run = next(iter(record["tuning"][str(tried[0])].values()))
     record["best"] = {name: best_setting(record["tuning"], tried, name) for name in of_one_run}
-    for arguments in tried:
-        for seed in range(record["flags"]["runs"]) if str(arguments) in record["best"].values() else ():
-            do(record, "runs", once, arguments, seed)
+    best = [arguments for arguments in tried if str(arguments) in record["best"].values()]
+    do(record, "runs", once, itertools.product(best, range(record["flags"]["runs"])))
     write_json(record, record["flags"]["output"])
 
 
-def do(record, part, once, arguments, seed):
-    """Trains and measures once, unless the record has it, and writes the record."""
+def do(record, part, once, wanted):
+    """Trains and measures for each (arguments, seed) that the record lacks, and writes it after each.
+
+    What another process does at that moment is left to it, and waited for in the end.
+    """
+    wanted = list(wanted)
+    for waits in (False, True):
+        for arguments, seed in wanted:
+            _do_one(record, part, once, arguments, seed, waits)
+
+
+def _do_one(record, part, once, arguments, seed, waits):
+    output = pathlib.Path(record["flags"]["output"])
+    locks = output.parent / "checkpoints" / output.stem  # Not among the records that are committed.
+    locks.mkdir(parents=True, exist_ok=True)
+    name = hashlib.sha256(f"{part} {arguments} {seed}".encode()).hexdigest()[:12]
     done = record.setdefault(part, {}).setdefault(str(arguments), {})
-    if str(seed) not in done:
-        done[str(seed)] = once(part, arguments, seed)
-        write_json(record, record["flags"]["output"])
+    with locked(locks / f"{name}.lock", waits) as is_free:
+        if not is_free:
+            return
+        _take_over(record, output)
+        if str(seed) not in done:
+            result = once(part, arguments, seed)
+            with locked(locks / "record.lock"):
+                _take_over(record, output)
+                done[str(seed)] = result
+                write_json(record, output)
+
+
+def _take_over(record, output):
+    """Adds to `record` what other processes have done."""
+    theirs = json.loads(output.read_text()) if output.exists() else {}
+    for part in ("tuning", "runs", "crossed"):
+        for setting, runs in theirs.get(part, {}).items():
+            record.setdefault(part, {}).setdefault(setting, {}).update(runs)
 
 
 def best_setting(tuning, tried, name):
@@ -72,3 +102,13 @@ def grid(draw=None, **lists):
         return combined
     chosen = np.random.default_rng(0).choice(len(combined), draw, replace=False)
     return [combined[index] for index in sorted(chosen)]
+
+
+def alike(draws, common, **own):
+    """Each of the settings `common` with so many combinations of a method's own, drawn with seed 0.
+
+    So methods with the same `common`, such as learning rates and weight decays, are searched alike.
+    """
+    combined, generator = grid(**own), np.random.default_rng(0)
+    chosen = [sorted(generator.choice(len(combined), draws, replace=False)) for _ in common]
+    return [{**setting, **combined[index]} for setting, indices in zip(common, chosen) for index in indices]
