@@ -26,6 +26,10 @@ class Checkpoint(Resumable):
         directory: Folder for the state; it is made if it is not there.
         resume: Whether to go on with the training in `directory`, if there is one. False: that is an error. Default:
             True.
+        every: Minutes from one state in the middle of an epoch to the next, for epochs that take long. It takes
+            `checkpoint.batches(x, y)` and `shuffle=False`. Weights are then those of a run without interruption, bit
+            for bit; what `fit` logs of the epoch in which it went on is of its other batches. SIGTERM no longer waits
+            for the end of an epoch. Default: at the end of epochs only.
 
     Attributes:
         epoch: The epoch that `fit` is in, 0 before.
@@ -41,8 +45,8 @@ class Checkpoint(Resumable):
         model.fit(checkpoint.batches(x, y, batch_size=32), epochs=4, verbose=0, callbacks=[checkpoint])
     """
 
-    def __init__(self, directory: str | os.PathLike, resume: bool = True):
-        super().__init__(os.fspath(directory), resume)
+    def __init__(self, directory: str | os.PathLike, resume: bool = True, every: float | None = None):
+        super().__init__(os.fspath(directory), resume, every)
 
     def _check(self, model, fit):
         if Folder(self.directory).exists():

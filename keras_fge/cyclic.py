@@ -34,6 +34,7 @@ class Options(TypedDict, total=False):
     validation_data: Any
     directory: str | os.PathLike | None
     resume: bool
+    every: float | None
     rescale_momentum: bool
     from_logits: Any
     task: Any
@@ -84,6 +85,8 @@ class CyclicEnsemble(Resumable):
         directory: Folder for members and state. A network that is not built yet must be called first. Default: members
             stay in memory.
         resume: Whether to continue the run in `directory`, if there is one. Default: a run there is an error.
+        every: Minutes from one state in the middle of an epoch to the next; see `Checkpoint`. Default: at the end of
+            epochs only.
         rescale_momentum: Whether SGD with momentum takes the paper's step, v = m v + g, w -= alpha_i v. False: Keras'
             step, which lags behind a changing rate by about 1 / (1 - m) updates. Default: True. After other training,
             the velocity is taken to be of the learning rate that the optimizer has when `fit` begins: if you have
@@ -121,6 +124,7 @@ class CyclicEnsemble(Resumable):
         validation_data: Any = None,
         directory: str | os.PathLike | None = None,
         resume: bool = False,
+        every: float | None = None,
         rescale_momentum: bool = True,
         from_logits: Any = AS_COMPILED,
         task: Any = None,
@@ -130,7 +134,7 @@ class CyclicEnsemble(Resumable):
         cycles.check_arguments(cycle_epochs, cycle_steps, start_epoch)
         if resume and directory is None:
             raise ValueError("`resume=True` needs the `directory` of the run to resume.")
-        super().__init__(directory, resume)
+        super().__init__(directory, resume, every)
         self.cycle_epochs = cycle_epochs and int(cycle_epochs)
         self.cycle_steps = cycle_steps and int(cycle_steps)
         self.start_epoch = int(start_epoch)
@@ -258,7 +262,7 @@ class CyclicEnsemble(Resumable):
         self._check_reached(0)
         self._find_validation(model, fit)
         self.comparison = None
-        self._train = fit.data.data if fit and isinstance(fit.data, Batches) else None
+        self._train = fit.data.in_order() if fit and isinstance(fit.data, Batches) else None
         if fit:
             names = self._names_of_metrics()
             check_companions(fit, type(self).__name__, self.start_epoch, names)

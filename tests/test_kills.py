@@ -45,6 +45,14 @@ history = network.fit(batches, epochs=5, verbose=0, callbacks=[checkpoint])
 open(folder + "/history.json", "w").write(json.dumps([history.epoch, history.history]))
 """
     + killed.SAVE,
+    "mid_epoch": """
+from keras_fge.run.state import StateFile
+StateFile.is_due = lambda self, least=0: True
+network.compile(keras.optimizers.SGD(0.02, momentum=0.9), logits_loss())
+fge = keras_fge.FGE(0.02, 0.001, cycle_steps=6, start_epoch=1, directory=folder, resume=True, every=0)
+network.fit(fge.batches(x, y, batch_size=5, seed=5), epochs=4, shuffle=False, verbose=0, callbacks=[fge])
+"""
+    + killed.SAVE,
     "path": MEASURED.format(function="evaluate_path") + "measure(num_points=6)",
     "plane": MEASURED.format(function="evaluate_plane") + "measure(num_points=3)",
     "benchmark": """
@@ -58,7 +66,7 @@ except SystemExit as end:
 """,
 }
 KINDS = list(PROGRAMS)
-BEGUN = {**dict.fromkeys(KINDS, "."), "fge": "manifest.json", "checkpoint": "state.npz"}
+BEGUN = {**dict.fromkeys(KINDS, "."), "fge": "manifest.json", "mid_epoch": "manifest.json", "checkpoint": "state.npz"}
 
 
 def contents(kind, folder):
@@ -68,8 +76,9 @@ def contents(kind, folder):
         for metrics in units.values():
             metrics.pop("seconds_per_epoch", None)
         return units
-    names = {"fge": ["end.npz"], "checkpoint": ["end.npz", "history.json"]}.get(kind, ["measured.npz"])
-    members = json.loads((folder / "manifest.json").read_text())["members"] if kind == "fge" else None
+    names = ["measured.npz"] if kind in ("path", "plane") else ["end.npz"]
+    names += ["history.json"] if kind == "checkpoint" else []
+    members = json.loads((folder / "manifest.json").read_text())["members"] if "manifest" in BEGUN[kind] else None
     return members, [(folder / name).read_bytes() for name in names]
 
 
@@ -84,7 +93,9 @@ def kill_until_it_is_done(kind, folder, generator, most, left):
             return kills
         assert result.returncode == -signal.SIGKILL, result.stderr
         kills += 1
-        if kind == "fge" and (folder / "manifest.json").exists():  # What there is can be read at any moment.
+        if (
+            "manifest" in BEGUN[kind] and (folder / "manifest.json").exists()
+        ):  # What there is can be read at any moment.
             members = json.loads((folder / "manifest.json").read_text())["members"]
             assert not members or len(keras_fge.Ensemble.load(folder)) == len(members)
 
@@ -97,7 +108,7 @@ SLOW = () if BACKEND == "tensorflow" else pytest.mark.slow  # What they do sees 
     "kind",
     [
         "fge",
-        *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("checkpoint", "path", "plane", "benchmark")),
+        *(pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS if kind != "fge"),
     ],
 )
 def test_a_process_killed_again_and_again_ends_with_the_same_results(kind, tmp_path, request):

@@ -45,12 +45,14 @@ def test_writing_states_takes_at_most_a_tenth_of_the_time(tmp_path, monkeypatch)
     monkeypatch.setattr("keras_fge.run.state.write_atomically", write)
     state = StateFile(tmp_path)
     assert state.is_due()
-    state.write({"epoch": 0}, network)
+    state.write({"epoch": 0, "batch": 0}, network)
     assert now[0] == 102 and not state.is_due()
     now[0] = 119.9
     assert not state.is_due()
     now[0] = 120.0
-    assert state.is_due()
+    assert state.is_due() and not state.is_due(20)
+    now[0] = 122.0
+    assert state.is_due(20)
 
 
 def fit(network, x, y, fge, epochs=4):
@@ -85,6 +87,7 @@ def test_snapshots_in_the_folder_are_those_of_a_run_in_memory(tmp_path):
     assert network.history.epoch == [0]
 
 
+@slow_on_tensorflow
 def test_resume_in_the_same_process_after_an_interrupt(tmp_path):
     network, x, y = network_and_data()
     begin = network.get_weights()
@@ -308,6 +311,7 @@ def test_a_resume_with_other_frozen_layers_is_refused(before, after, tmp_path):
         fit_three(three_layers(after), keras_fge.Checkpoint(tmp_path), 2)
 
 
+@slow_but_on_torch
 @pytest.mark.parametrize("frozen", [(0,), (1,), (3,), (0, 3), (0, 1)])
 def test_frozen_layers_keep_their_places_in_a_resume(frozen, tmp_path):
     whole = three_layers(frozen)

@@ -1,6 +1,6 @@
 """What users hand over as data: arrays, or a data set of batches; checked, counted, cut, and told apart."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import keras
@@ -8,6 +8,8 @@ import numpy as np
 
 from keras_fge.core.arguments import as_integer
 from keras_fge.core.files import checksum_of_arrays
+
+LARGE, ROWS = 2**30, 1000  # Bytes from which on an array is told from others by so many of its rows.
 
 
 def check_data(name: str, data: Any, is_read_once: bool = False) -> None:
@@ -49,7 +51,7 @@ def as_arrays(data: Any, name: str) -> Any:
     """The structure with arrays of which rows can be taken by position; `name` is the argument, for errors.
 
     pandas, and tensors of any library, become numpy arrays: `series[rows]` would go by the index. Numpy arrays, also
-    memory maps, and HDF5 data sets stay what they are, and are read row by row.
+    memory maps, HDF5 data sets and objects without `__array__` stay what they are, and are read row by row.
 
     Raises:
         ValueError: on sparse matrices.
@@ -64,6 +66,26 @@ def _as_array(array, name):
         return keras.ops.convert_to_numpy(array)
     is_kept = isinstance(array, np.ndarray) or type(array).__module__.startswith("h5py.")
     return np.asarray(array) if hasattr(array, "__array__") and not is_kept else array
+
+
+def is_in_memory(data: Any) -> bool:
+    """Whether all arrays in a structure are, so that their rows are there at once; memory maps are not."""
+    return all(type(array) is np.ndarray for array in keras.tree.flatten(data))
+
+
+def is_for_keras(data: Any) -> bool:
+    """Whether Keras takes all arrays in a structure as they are: an object of another class only hands out rows."""
+    return all(hasattr(array, "__array__") for array in keras.tree.flatten(data))
+
+
+def to_tell_apart(arrays: Iterable[Any]) -> Iterator[np.ndarray]:
+    """What tells arrays from others: each as it is; of one that is large, or no array, the shape and some rows."""
+    for array in arrays:
+        if isinstance(array, np.ndarray) and array.nbytes <= LARGE:
+            yield array
+        else:
+            yield np.array(array.shape)
+            yield take_rows(array, np.unique(np.linspace(0, len(array) - 1, ROWS).astype(int)))
 
 
 def take_rows(data: Any, rows: np.ndarray) -> Any:
@@ -108,6 +130,7 @@ def checksum_of_data(data: Any) -> str | None:
     if not isinstance(data, tuple):
         return None if data is None else type(data).__name__
     try:
-        return checksum_of_arrays(keras.tree.flatten(as_arrays([part for part in data if part is not None], "data")))
+        arrays = as_arrays([part for part in data if part is not None], "data")
+        return checksum_of_arrays(to_tell_apart(keras.tree.flatten(arrays)))
     except ValueError:  # Keras itself takes sparse matrices.
         return type(data[0]).__name__

@@ -192,7 +192,8 @@ class Fit:
         data: What it trains on, its argument `x`.
         validation_data, validation_steps: As it was given; of `validation_split`, the arrays that it made.
         initial_epoch: As it was given.
-        adapter: What hands out the batches of `data` (`EpochIterator.data_adapter`).
+        iterator: What hands out the batches of `data` (`EpochIterator`).
+        is_shuffled: Whether it takes them in an order of Keras' own; of no meaning for arrays.
         before, after: The callbacks before and after this one.
         callbacks: A weak reference to Keras' list of all, which lives as long as the `fit`, or a traceback of it.
     """
@@ -201,7 +202,8 @@ class Fit:
     validation_data: Any
     validation_steps: int | None
     initial_epoch: int
-    adapter: Any
+    iterator: Any
+    is_shuffled: bool
     before: list[keras.callbacks.Callback]
     after: list[keras.callbacks.Callback]
     callbacks: weakref.ref
@@ -228,7 +230,8 @@ def fit_around(callback: keras.callbacks.Callback) -> Fit | None:
                     variables.get("validation_data"),
                     variables.get("validation_steps"),
                     variables["initial_epoch"],
-                    _get(variables["epoch_iterator"], "data_adapter"),
+                    variables["epoch_iterator"],
+                    bool(variables["shuffle"]),
                     listed[:position],
                     listed[position + 1 :],
                     weakref.ref(container),
@@ -257,28 +260,36 @@ def remembered(callback: keras.callbacks.Callback) -> dict[str, Any] | None:
 class _FirstEpoch(keras.callbacks.Callback):
     """Has `fit` begin with an epoch: the last callback to hear of its begin, and the first to hear of that epoch.
 
-    So nothing can fail between the two, and leave the number to a later `fit`.
+    So nothing can fail between the two, and leave the number to a later `fit`. That epoch may lack its first batches.
     """
 
-    def __init__(self, epoch: int, listed: list, fit: Fit):
+    def __init__(self, epoch: int, done: int, listed: list, fit: Fit):
         super().__init__()
         self.listed: list | None = listed
-        self.epoch, self.before = epoch, None
-        self.adapter, self.skipped = fit.adapter, epoch - fit.initial_epoch
+        self.epoch, self.done, self.before = epoch, done, None
+        self.iterator, self.skipped = fit.iterator, epoch - fit.initial_epoch
 
     def on_train_begin(self, logs=None):
         if self.listed:  # Once, if it is a list of the user's own, for several fits.
             self.listed.remove(self)
             self.listed.insert(0, self)
             self.before, self.model._initial_epoch = self.model._initial_epoch, self.epoch
-            _skip_epochs(self.adapter, self.skipped)
+            _skip_epochs(_get(self.iterator, "data_adapter"), self.skipped)
+            if self.done:
+                self.iterator._num_batches = _get(self.iterator, "_num_batches") - self.done
 
     def on_epoch_begin(self, epoch, logs=None):
+        if self.listed:
+            self.model._initial_epoch, self.listed = self.before, None
+
+    def on_epoch_end(self, epoch, logs=None):
         self.on_train_end()
 
-    def on_train_end(self, logs=None):  # If no epoch is left.
-        if self.listed:
-            self.model._initial_epoch, self.listed, self.adapter = self.before, None, None
+    def on_train_end(self, logs=None):
+        self.on_epoch_begin(self.epoch)  # If no epoch was left.
+        if self.iterator and self.done:
+            self.iterator._num_batches += self.done
+        self.iterator = None
 
 
 def _skip_epochs(adapter, count):
@@ -288,11 +299,12 @@ def _skip_epochs(adapter, count):
         adapter._epoch = _get(adapter, "_epoch") + count
 
 
-def begin_with_epoch(model: keras.Model, epoch: int, fit: Fit | None) -> None:
+def begin_with_epoch(model: keras.Model, epoch: int, fit: Fit | None, done: int = 0) -> None:
     """Lets the `fit` that `model` is in begin with `epoch`, whatever its `initial_epoch` (`Trainer._initial_epoch`).
 
     `fit` reads that attribute after every callback's `on_train_begin`. If `fit` cannot be seen, it stays until
-    `begin_with_epoch(model, 0, None)` is called.
+    `begin_with_epoch(model, 0, None)` is called. If `done` batches of the epoch are done, `fit` asks for the others
+    only (`EpochIterator._num_batches`).
     """
     _get(model, "_initial_epoch")
     listed = fit.callbacks() if fit else None
@@ -305,7 +317,7 @@ def begin_with_epoch(model: keras.Model, epoch: int, fit: Fit | None) -> None:
                 stacklevel=4,
             )
         return
-    first = _FirstEpoch(epoch, listed.callbacks, fit)
+    first = _FirstEpoch(epoch, done, listed.callbacks, fit)
     first.set_model(model)
     listed.callbacks.append(first)
 

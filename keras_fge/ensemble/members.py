@@ -91,7 +91,7 @@ class Members:
         """Inside `borrowed`: the probabilities of one member after the other."""
         check_can_be_read_again("x", x)
         x = _arrays_of(x)  # Each pass over Batches would have an order of its own.
-        if way := self._way_for(x, not all(hasattr(part, "shape") for part in keras.tree.flatten(x))):
+        if way := self._way_for(x, _is_data_set(x)):
             results = predicted(way.before, x, batch_size)
         for index, snapshot in enumerate(self.snapshots):
             if way:
@@ -105,7 +105,9 @@ class Members:
         """Inside `borrowed`: how to predict these data in one pass; None: a pass for each member."""
         if hasattr(x, "__next__"):  # Its first rows would be gone.
             return None
-        x, is_data_set = _arrays_of(x), is_data_set and not isinstance(x, Batches)
+        if isinstance(x, Batches):
+            x = _arrays_of(x)
+            is_data_set = _is_data_set(x)
         if self.stacked and self.stacked.serves(x, is_data_set):
             return self.stacked
         if self.trunk is None:
@@ -185,8 +187,15 @@ class Members:
 
 
 def _arrays_of(x):
-    """The arrays in Batches; other data as they are."""
-    return x.data[0] if isinstance(x, Batches) else x
+    """The inputs in Batches, in the order of their arrays; other data as they are."""
+    if not isinstance(x, Batches):
+        return x
+    data = x.in_order()
+    return data[0] if isinstance(data, tuple) else data
+
+
+def _is_data_set(x):
+    return not all(hasattr(part, "shape") for part in keras.tree.flatten(x))
 
 
 def _inputs(batch):

@@ -9,12 +9,14 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_fge.core.arguments import as_number
 from keras_fge.core.data import checksum_of_data
 from keras_fge.core.files import naming
 from keras_fge.core.keras_internals import (
     Fit,
     begin_with_epoch,
     fit_around,
+    has_one_process,
     is_chief,
     warn_of_newer_keras,
     warn_of_slow_scan,
@@ -37,16 +39,20 @@ class Resumable(keras.callbacks.Callback, abc.ABC):
     Args:
         directory: The folder, made absolute. None: nothing is written, and nothing resumes.
         resume: Whether to go on with the run in the folder, if there is one.
+        every: Minutes from one state in the middle of an epoch to the next. None: at the end of epochs only.
 
     Attributes:
-        directory, resume: As given.
+        directory, resume, every: As given.
         epoch: The epoch that `fit` is in, 0 before.
     """
 
-    def __init__(self, directory: str | os.PathLike | None, resume: bool):
+    def __init__(self, directory: str | os.PathLike | None, resume: bool, every: float | None = None):
         super().__init__()
         self.directory = None if directory is None else os.path.abspath(directory)
         self.resume = bool(resume)
+        self.every = None if every is None else as_number("every", every, least=0)
+        if self.every is not None and directory is None:
+            raise ValueError("`every` needs the `directory` in which the state is written.")
         self.epoch = 0
         # Of the present, or the last, `fit`:
         self._lock = None if self.directory is None else FolderLock(self.directory)
@@ -60,6 +66,7 @@ class Resumable(keras.callbacks.Callback, abc.ABC):
         self._has_begun = False  # Whether an epoch has begun, and the History of `fit` has what came before.
         self._awaits_batches = False  # Whether the first pass over the data that `fit` trains on is about to begin.
         self._batch = 0  # The last one that `fit` announced.
+        self._done = 0  # Batches of this epoch that were done before `fit` began, which counts the others from 0.
 
     def batches(self, x: Any, y: Any, batch_size: int = 32, seed: int = 0, *, sample_weight: Any = None) -> Batches:
         """The arrays as a data set for a `fit` with this callback; see `keras_fge.Batches`.
@@ -70,16 +77,20 @@ class Resumable(keras.callbacks.Callback, abc.ABC):
         """
         return Batches(x, y, batch_size, seed, sample_weight=sample_weight, follow=self)
 
-    def epoch_for(self, batches: Batches) -> int:
-        """The epoch whose order `batches`, which follow this callback, are to have now.
+    def place_for(self, batches: Batches) -> tuple[int, int]:
+        """The epoch whose order `batches`, which follow this callback, are to have now, and how many to leave out.
 
         Raises:
-            ValueError: if the run in the folder had other batches.
+            ValueError: if the run in the folder had other batches, or `fit` is reading the rest of an epoch of these.
         """
-        if self._awaits_batches and self._state and is_chief():
-            self._batches = check_batches(self._state.directory, self._batches, batches.about())
+        if not self._awaits_batches:
+            if batches.is_read_in_part:
+                raise ValueError("`fit` reads the rest of an epoch of these Batches: take others for anything else.")
+            return self.epoch, 0
         self._awaits_batches = False
-        return self.epoch
+        if self._state and is_chief():
+            self._batches = check_batches(self._state.directory, self._batches, batches.about())
+        return self.epoch, self._done
 
     def __getstate__(self):
         # What belongs to a `fit` of this process stays here.
@@ -129,7 +140,7 @@ class Resumable(keras.callbacks.Callback, abc.ABC):
         model, fit = self.model, fit_around(self)
         warn_of_slow_scan(model)
         self._check_companions(fit)
-        self._has_begun, self._batch = False, 0
+        self._has_begun, self._batch, self._done = False, 0, 0
         check_kept(model)
         is_built = build_optimizer(model)
         self._check(model, fit)
@@ -139,6 +150,8 @@ class Resumable(keras.callbacks.Callback, abc.ABC):
             raise ValueError(
                 f"`directory` needs a network that is built: call '{model.name}' on some data before `fit`."
             )
+        if self.every is not None:
+            self._check_order(fit, "`every`")
         self._others = OtherCallbacks(fit)
         own = {"steps_per_epoch": self.params.get("steps"), **self._own_settings()}
         if fit and "validation_data" not in own:
@@ -163,6 +176,9 @@ class Resumable(keras.callbacks.Callback, abc.ABC):
         self._awaits_batches, self._batch = False, batch
         if batch == 0:  # After what all callbacks have done at the begin of the epoch.
             see_rate(self.model)
+        elif self.every is not None and (self._termination.is_requested or self._state.is_due(60 * self.every)):
+            self._write_state(self.epoch, self._done + batch)
+            self.model.stop_training |= self._termination.is_requested  # The batch that begins is done again.
 
     def on_epoch_end(self, epoch, logs=None):
         model = self.model
@@ -177,7 +193,8 @@ class Resumable(keras.callbacks.Callback, abc.ABC):
         is_last = epoch + 1 == self.params["epochs"] or model.stop_training
         # An epoch that was cut short is done again.
         steps = self.params.get("steps")
-        is_whole = not steps or self._batch + model.steps_per_execution >= steps
+        is_whole = not steps or self._done + self._batch + model.steps_per_execution >= steps
+        self._done = 0
         if is_whole and (is_last or self._state.is_due()):
             self._write_state(epoch + 1)
 
@@ -187,7 +204,8 @@ class Resumable(keras.callbacks.Callback, abc.ABC):
         self._restore_history()  # If no epoch was left.
         self._lock.release()
         self._others = OtherCallbacks(None)
-        message = f"Ended by SIGTERM after epoch {self.epoch + 1}: the same program goes on from '{self.directory}'."
+        when = "after" if self.every is None else "in"
+        message = f"Ended by SIGTERM {when} epoch {self.epoch + 1}: the same program goes on from '{self.directory}'."
         self._termination.end(self, message, logs)
 
     # --- What they do -------------------------------------------------------------------------------------------------
@@ -207,6 +225,15 @@ class Resumable(keras.callbacks.Callback, abc.ABC):
             raise ValueError(
                 f"`x`: these Batches do not follow the {type(self).__name__} in `callbacks`, so a resumed `fit` would "
                 "have other ones. Write `callback.batches(x, y, ...)`, or `Batches(x, y, ..., follow=callback)`."
+            )
+
+    def _check_order(self, fit, what):
+        """Raises a ValueError if it is not known which batches come after the first ones of an epoch."""
+        follows = fit and isinstance(fit.data, Batches) and fit.data.follow is self
+        if not follows or fit.is_shuffled or self.params.get("steps") != len(fit.data) or not has_one_process():
+            raise ValueError(
+                f"{what}: to go on in the middle of an epoch, give `fit` `callback.batches(x, y, ...)` and "
+                "`shuffle=False`, no `steps_per_epoch`, and one process."
             )
 
     def _resume(self, model, fit):
@@ -229,19 +256,26 @@ class Resumable(keras.callbacks.Callback, abc.ABC):
         with naming(self.directory):
             self._read(model, stored)
         self._state.remove_leftovers()
-        self.epoch = stored.counters["epoch"]
+        self.epoch, self._done = stored.counters["epoch"], stored.counters["batch"]
+        if self._done:
+            self._check_order(fit, f"`directory`: '{self.directory}'")
+            warnings.warn(
+                f"The run in '{self.directory}' goes on in epoch {self.epoch + 1}, after {self._done} of its "
+                f"{len(fit.data)} batches. What `fit` logs of that epoch is of the others.",
+                stacklevel=2,
+            )
         stored.restore(model, changed)  # After `_read`, as predictions use the random generators too.
-        begin_with_epoch(model, self.epoch, fit)
+        begin_with_epoch(model, self.epoch, fit, self._done)
         self._is_seen = fit is not None
         self._adopt(stored, changed)
 
-    def _write_state(self, epoch):
-        """Writes the state with which the run goes on with `epoch`."""
+    def _write_state(self, epoch, batch=0):
+        """Writes the state with which the run goes on with `epoch`, after so many of its batches."""
         model = self.model  # On JAX, this brings the model up to date, in every process.
         if is_chief():
-            counters = {"epoch": epoch, "settings": self._settings, "batches": self._batches, "history": self._history}
+            counters = {"epoch": epoch, "batch": batch, "settings": self._settings, "batches": self._batches}
             ended = bool(model.stop_training) and not self._termination.is_requested
-            others = {"callbacks": self._others.counters(), "ended": ended}
+            others = {"history": self._history, "callbacks": self._others.counters(), "ended": ended}
             self._state.write({**counters, **others, **self._counters()}, model, self._own_arrays())
 
     def _restore_history(self):

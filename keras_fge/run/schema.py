@@ -86,6 +86,7 @@ class Counters(TypedDict):
     """The counters in state.npz that every callback writes."""
 
     epoch: Count
+    batch: Count
     settings: dict[str, Any]
     learning_rate: float | None
     batches: dict[str, Any] | None

@@ -47,7 +47,8 @@ class State:
     """The content of a state file.
 
     Attributes:
-        counters: `Counters`, of which "epoch" is the first one to do, and what else the callback wrote.
+        counters: `Counters`, of which "epoch" is the first one to do, "batch" the first one of it, and what else the
+            callback wrote.
         values: Arrays in the order of `training_state`.
         own: Further arrays of the callback, by name.
         directory: Folder of the file, for errors.
@@ -111,7 +112,8 @@ class StateFile:
         begin = time.monotonic()
         variables = training_state(model)
         values = [to_array(variable) for variable in variables]
-        end = f"at the end of epoch {counters['epoch']}. '{self.directory}' keeps the state before."
+        when = f"in epoch {counters['epoch'] + 1}" if counters["batch"] else f"at the end of epoch {counters['epoch']}"
+        end = f"{when}. '{self.directory}' keeps the state before."
         check_finite(variables, values, end)
         rate = given_rate(inner_optimizer(model.optimizer))
         text = json.dumps({**counters, "learning_rate": rate, "random": random_states()})
@@ -126,9 +128,13 @@ class StateFile:
         if is_chief():
             remove_leftovers(self.directory, lambda name: name == "state.npz")
 
-    def is_due(self) -> bool:
-        """Whether the state can be written again, so that writing takes at most a tenth of the time of training."""
-        return time.monotonic() - self._written_at >= 9 * self._seconds_to_write
+    def is_due(self, least: float = 0.0) -> bool:
+        """Whether the state can be written again, so that writing takes at most a tenth of the time of training.
+
+        Args:
+            least: Seconds from one to the next, at least.
+        """
+        return time.monotonic() - self._written_at >= max(least, 9 * self._seconds_to_write)
 
     def read(self, kind: type = Counters) -> State:
         """Reads the state; `kind` is the type of its counters.
@@ -139,6 +145,7 @@ class StateFile:
         if not self.exists():
             raise ValueError(f"`directory`: '{self.directory}' holds no state of a run to resume.")
         arrays = read_npz(read_bytes(self.path, follows=False), self.path)
+        self._written_at = time.monotonic()
         try:
             counters = json.loads(str(arrays.pop("counters")))
             check(counters, kind)
