@@ -67,7 +67,7 @@ def _files(folder):
     return sorted(path for path in folder.iterdir() if path.is_file())
 
 
-def _to_rgb(image):
+def to_rgb(image):
     """The image with 8 bits for each of three colours; PIL itself would clip 16 bits to white, and not scale them."""
     from PIL import Image
 
@@ -87,7 +87,7 @@ def _read_images(folder, files, image_size):
         for path in paths:
             try:
                 with Image.open(path) as file:
-                    image = _to_rgb(file)
+                    image = to_rgb(file)
             except Exception as error:  # PIL's are of a dozen kinds, such as one for images that unfold to gigabytes.
                 said = " ".join(str(error).split()) or repr(error)
                 raise ValueError(
