@@ -27,9 +27,9 @@ class Checkpoint(Resumable):
         resume: Whether to go on with the training in `directory`, if there is one. False: that is an error. Default:
             True.
         every: Minutes from one state in the middle of an epoch to the next, for epochs that take long. It takes
-            `checkpoint.batches(x, y)` and `shuffle=False`. Weights are then those of a run without interruption, bit
-            for bit; what `fit` logs of the epoch in which it went on is of its other batches. SIGTERM no longer waits
-            for the end of an epoch. Default: at the end of epochs only.
+            `checkpoint.batches(x, y)` and `shuffle=False`. What `fit` logs of the epoch in which it went on is of its
+            other batches; if no callback follows that, weights are those of a run without interruption, bit for bit.
+            SIGTERM no longer waits for the end of an epoch. Default: at the end of epochs only.
 
     Attributes:
         epoch: The epoch that `fit` is in, 0 before.

@@ -262,7 +262,7 @@ class CyclicEnsemble(Resumable):
         self._check_reached(0)
         self._find_validation(model, fit)
         self.comparison = None
-        self._train = fit.data.in_order() if fit and isinstance(fit.data, Batches) else None
+        self._train = fit.data.with_batch_size(128) if fit and isinstance(fit.data, Batches) else None
         if fit:
             names = self._names_of_metrics()
             check_companions(fit, type(self).__name__, self.start_epoch, names)

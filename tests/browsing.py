@@ -28,11 +28,22 @@ def browser():
 
 def opened(browser, address, width, is_ready="document.body.dataset.ready === 'yes'"):
     """Opens a page in a window so wide, waits until it is ready, and sees that it is not wider than the window."""
-    size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    _resize(browser, width)
     browser.get(address)
     wait(lambda: browser.execute_script(f"return {is_ready}"))
     assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+
+
+def resized(browser, width):
+    """Makes the window so wide, and sees that the page is not wider."""
+    _resize(browser, width)
+    wait(lambda: browser.execute_script("return window.innerWidth") == width)
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+
+
+def _resize(browser, width):
+    size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
 
 
 def wait(condition, seconds=60):

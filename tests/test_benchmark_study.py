@@ -98,7 +98,7 @@ def test_rows_of_images_on_the_device_train_as_the_images_themselves(what, execu
 @pytest.mark.slow
 @pytest.mark.parametrize("what", ["network", "curve"])
 def test_an_interrupted_training_ends_with_the_same_weights(what, tmp_path, monkeypatch):
-    monkeypatch.setattr(StateFile, "is_due", lambda self: True)
+    monkeypatch.setattr(StateFile, "is_due", lambda self, least=0: True)
     settings = small_settings()
     data = types.SimpleNamespace(train=(images(20), np.arange(20) % 10), num_classes=10, largest_pixel=255)
     if what == "curve":

@@ -37,7 +37,7 @@ class Poison(keras.callbacks.Callback):
 
 @pytest.fixture(autouse=True)
 def always(monkeypatch):
-    monkeypatch.setattr(StateFile, "is_due", lambda self: True)
+    monkeypatch.setattr(StateFile, "is_due", lambda self, least=0: True)
 
 
 @pytest.mark.parametrize("kind", ["fge", "checkpoint"])
@@ -120,7 +120,7 @@ def test_new_rates_are_the_papers_step_also_after_a_kill_before_the_next_state(t
         expected = fit(0.005, 5)
     shutil.rmtree(tmp_path)
     shutil.copytree(tmp_path.parent / "copy", tmp_path)
-    monkeypatch.setattr(StateFile, "is_due", lambda self: False)
+    monkeypatch.setattr(StateFile, "is_due", lambda self, least=0: False)
     with pytest.raises(KeyboardInterrupt), pytest.warns(UserWarning, match="goes on with 0.005"):
         fit(0.005, 5, Stop())  # It has written a member, and so the manifest, but no state.
     with pytest.warns(UserWarning, match="goes on with 0.005"):

@@ -77,6 +77,7 @@ def test_example_runs(module, name, tmp_path, monkeypatch):
     run(example)
 
 
+@slow_but_on_torch
 def test_examples_of_methods_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run(example_of(keras_fge.FGE.batches))

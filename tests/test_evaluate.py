@@ -372,6 +372,7 @@ def test_the_straight_line_is_measured_too(trained, tmp_path):
     assert [line.get_label() for line in figure.axes[0].get_lines()[::2]] == ["curve", "straight line"]
 
 
+@slow_but_on_torch
 def test_bad_arguments(trained):
     start, end, x, y = trained
     with pytest.raises(ValueError, match=r"must be a curves.CurveModel"):

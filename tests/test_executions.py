@@ -97,7 +97,7 @@ class Break(keras.callbacks.Callback):
 )
 def test_a_resume_has_the_same_bits(kind, how, tmp_path, monkeypatch):
     """After two epochs of six steps, FGE is at the end of a cycle, SnapshotEnsemble in the middle of one."""
-    monkeypatch.setattr(StateFile, "is_due", lambda self: True)
+    monkeypatch.setattr(StateFile, "is_due", lambda self, least=0: True)
     model, ours, _ = train(kind, 3, folder=tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt if how == "error" else SystemExit):
         train(kind, 3, Break(how), folder=tmp_path / "parts")
@@ -111,7 +111,7 @@ def test_a_resume_has_the_same_bits(kind, how, tmp_path, monkeypatch):
 
 @slow_on_tensorflow
 def test_a_last_execution_with_less_steps(tmp_path, monkeypatch):
-    monkeypatch.setattr(StateFile, "is_due", lambda self: True)
+    monkeypatch.setattr(StateFile, "is_due", lambda self, least=0: True)
     model, _, _ = train("plain", 4)
     with pytest.raises(KeyboardInterrupt):
         train("Checkpoint", 4, Break("error"), folder=tmp_path)

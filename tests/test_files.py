@@ -18,6 +18,8 @@ import keras_fge
 from conftest import SLOW_BUT_ON_TORCH, batch_norm_network, images, logits_loss
 from keras_fge.core import files
 from keras_fge.core.files import read_bytes, read_npz, to_npz, write_atomically
+from keras_fge.run.folder import checksum_of_manifest
+from keras_fge.run.snapshots import StoredSnapshot
 
 pytestmark = SLOW_BUT_ON_TORCH
 
@@ -204,11 +206,29 @@ def test_members_are_names_in_the_folder(tmp_path, name):
     fit(tmp_path)
     manifest = json.loads((tmp_path / "manifest.json").read_text())
     manifest["members"][0]["file"] = name
-    del manifest["checksum"]
-    manifest["checksum"] = files.checksum(manifest)
+    head = {key: value for key, value in manifest.items() if key not in ("members", "checksum")}
+    manifest["checksum"] = checksum_of_manifest(head, map(json.dumps, manifest["members"]))
     (tmp_path / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(ValueError, match=r"manifest.json' is no manifest .* is not the name of a file in the folder"):
         keras_fge.Ensemble.load(tmp_path)
+
+
+def test_a_member_is_put_into_words_once_however_many_there_are(tmp_path, monkeypatch):
+    """The manifest is written for each snapshot: with thousands of members, their JSON would take most of the time."""
+    made, own = [], StoredSnapshot.entry.fget
+
+    def entry(self):
+        made.append(self.step)
+        return own(self)
+
+    monkeypatch.setattr(StoredSnapshot, "entry", property(entry))
+    fit(tmp_path)
+    steps = [snapshot.step for snapshot in keras_fge.Ensemble.load(tmp_path).snapshots]
+    assert len(steps) >= 2 and [step for step in made if step] == steps
+    text = (tmp_path / "manifest.json").read_text()
+    assert json.loads(json.dumps(json.loads(text), indent=4))["members"][1]["step"] == steps[1]
+    (tmp_path / "manifest.json").write_text(json.dumps(json.loads(text), indent=4))  # As an editor would.
+    assert len(keras_fge.Ensemble.load(tmp_path)) == len(steps)
 
 
 @pytest.mark.parametrize("content", [b"\xff\xfe", b"[]", b"{}", b'{"format": 1}', b"null", b"[" * 100_000])

@@ -91,7 +91,7 @@ def test_nothing_that_is_absent_from_keras_is_an_answer():
         "O_BINARY",
         "cardinality",
         "kernel",  # Of a shell of IPython.
-        "place_for",
+        "epoch_for",
         "shape",
         "t",
         "tocsr",

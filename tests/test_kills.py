@@ -13,7 +13,7 @@ import pytest
 
 import keras_fge
 import killed
-from conftest import slow_elsewhere
+from conftest import slow_but_on_torch
 from study.records import Records
 
 BACKEND = keras.backend.backend()
@@ -100,10 +100,7 @@ def kill_until_it_is_done(kind, folder, generator, most, left):
             assert not members or len(keras_fge.Ensemble.load(folder)) == len(members)
 
 
-SLOW = () if BACKEND == "tensorflow" else pytest.mark.slow  # What they do sees little of the backend.
-
-
-@slow_elsewhere
+@slow_but_on_torch
 @pytest.mark.parametrize(
     "kind",
     [

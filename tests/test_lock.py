@@ -34,7 +34,7 @@ def callback(kind, directory):
 
 @pytest.fixture(autouse=True)
 def always(monkeypatch):
-    monkeypatch.setattr(StateFile, "is_due", lambda self: True)
+    monkeypatch.setattr(StateFile, "is_due", lambda self, least=0: True)
 
 
 def hold(folder, held):

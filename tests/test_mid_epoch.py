@@ -10,7 +10,7 @@ import pytest
 
 import curves
 import keras_fge
-from conftest import batch_norm_network, images, logits_loss, slow_but_on_torch, values
+from conftest import batch_norm_network, images, logits_loss, slow_but_on_torch, slow_on_tensorflow, values
 from keras_fge.run.state import StateFile
 
 X, Y = images(70)
@@ -92,7 +92,7 @@ def assert_same(one, other):
 
 
 # After one batch of the first epoch, in the middle of the second, before the last batch of all.
-@pytest.mark.parametrize("at", [2, 11, STEPS * EPOCHS])
+@pytest.mark.parametrize("at", [11, *(pytest.param(at, marks=slow_but_on_torch) for at in (2, STEPS * EPOCHS))])
 @pytest.mark.parametrize(
     ("make", "callbacks"),
     [
@@ -226,22 +226,80 @@ def test_a_run_in_an_epoch_needs_the_same_order_also_without_every(tmp_path):
         train(network, ours)
 
 
+class Use(keras.callbacks.Callback):
+    """Uses the batches that `fit` trains on, at the begin of an epoch and in its middle."""
+
+    def __init__(self, data):
+        super().__init__()
+        self.data = data
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.model.evaluate(self.data, verbose=0)
+
+    def on_train_batch_begin(self, batch, logs=None):
+        if batch == 1:
+            self.model.evaluate(self.data, verbose=0)
+            self.model.predict(self.data, verbose=0)
+
+
 @slow_but_on_torch
-def test_other_use_of_batches_that_are_read_in_part(tmp_path):
+@pytest.mark.filterwarnings("ignore:.*goes on in epoch")
+def test_other_uses_of_the_same_batches_change_nothing(tmp_path):
+    whole, _, _ = train(network, checkpoint(tmp_path / "whole"))
     with pytest.raises(KeyboardInterrupt):
-        train(network, checkpoint(tmp_path), Stop(10))
-    ours = checkpoint(tmp_path)
+        train(network, checkpoint(tmp_path / "parts"), Stop(10))
+    keras.utils.set_random_seed(3)
+    model, ours = network(), checkpoint(tmp_path / "parts")
     data = ours.batches(X, Y, 10, seed=4)
+    model.fit(data, epochs=EPOCHS, shuffle=False, verbose=0, callbacks=[ours, Use(data)])
+    assert_same(whole, model)
 
-    class Evaluate(keras.callbacks.Callback):
-        def on_train_batch_begin(self, batch, logs=None):
-            self.model.predict(data, verbose=0)
 
-    with (
-        pytest.raises(ValueError, match="`fit` reads the rest of an epoch"),
-        pytest.warns(UserWarning, match="goes on"),
-    ):
-        network().fit(data, epochs=EPOCHS, shuffle=False, verbose=0, callbacks=[ours, Evaluate()])
+@slow_but_on_torch
+@pytest.mark.filterwarnings("ignore:.*goes on in epoch")
+def test_afterwards_the_batches_are_whole(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        train(network, fge(tmp_path), Stop(STEPS * EPOCHS - 2))
+    keras.utils.set_random_seed(3)
+    model, ours = network(), fge(tmp_path)
+    data = ours.batches(X, Y, 10, seed=4)
+    model.fit(data, epochs=EPOCHS, shuffle=False, verbose=0, callbacks=[ours])
+    assert [len(data[index][1]) for index in range(len(data))] == STEPS * [10]
+    assert ours.ensemble().evaluate(data) == pytest.approx(ours.ensemble().evaluate(X, Y))
+
+
+@slow_but_on_torch
+@pytest.mark.filterwarnings("ignore:.*goes on in epoch")
+@pytest.mark.parametrize("at", [6, 9, 17])
+def test_a_scheduler_acts_once_in_an_epoch(at, tmp_path):
+    def halved():
+        return keras.callbacks.LearningRateScheduler(lambda epoch, rate: rate / 2)
+
+    whole, _, _ = train(network, [halved(), checkpoint(tmp_path / "whole")])
+    with pytest.raises(KeyboardInterrupt):
+        train(network, [halved(), checkpoint(tmp_path / "parts")], Stop(at))
+    other, _, _ = train(network, [halved(), checkpoint(tmp_path / "parts")])
+    assert_same(whole, other)
+
+
+@slow_on_tensorflow
+@pytest.mark.skipif(keras.backend.backend() == "torch", reason="Keras on torch has no `steps_per_execution`.")
+@pytest.mark.filterwarnings("ignore:.*goes on in epoch", "ignore:.*convolutions are many times slower")
+def test_a_last_execution_with_less_steps(tmp_path):
+    """Seven batches: three in one execution, three in the next, one in the last."""
+
+    def in_threes():
+        model = network()
+        model.compile("adam", logits_loss(), steps_per_execution=3)
+        return model
+
+    whole, _, _ = train(in_threes, checkpoint(tmp_path / "whole"))
+    with pytest.raises(KeyboardInterrupt):
+        train(in_threes, checkpoint(tmp_path / "parts"), Stop(5))  # The second execution of the second epoch.
+    other, _, history = train(in_threes, checkpoint(tmp_path / "parts"))
+    assert history.epoch == [0, 1, 2]
+    for a, b in zip(*(values(model.variables) for model in (whole, other)), strict=True):
+        assert a == pytest.approx(b, abs=1e-6)
 
 
 @pytest.mark.once

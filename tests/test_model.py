@@ -131,7 +131,7 @@ def test_mean_gradient_is_that_of_the_objective(objective, monkeypatch):
     assert gradient == pytest.approx(np.array(expected), abs=2e-5)
 
 
-@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize("jit_compile", [pytest.param(False, marks=slow_on_tensorflow), True])
 def test_arc_length_steps_compiled_as_by_hand(jit_compile):
     if BACKEND == "torch" and jit_compile:
         pytest.skip("Keras does not compile on torch")

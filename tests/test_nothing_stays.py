@@ -114,7 +114,7 @@ def test_a_used_callback_can_be_pickled(kind, ending, tmp_path):
 def test_a_fit_that_cannot_be_seen_resumes_all_the_same(kind, tmp_path, monkeypatch):
     """As a callback inside one of another library: nothing is known of the data and the other callbacks of `fit`."""
     monkeypatch.setattr(resumable, "fit_around", lambda callback: None)
-    monkeypatch.setattr(StateFile, "is_due", lambda self: True)
+    monkeypatch.setattr(StateFile, "is_due", lambda self, least=0: True)
 
     class Interrupt(keras.callbacks.Callback):
         def on_epoch_begin(self, epoch, logs=None):

@@ -125,7 +125,7 @@ def assert_same_bits(model, other):
 def test_members_are_those_of_a_loop_that_sets_each_rate_and_a_resume_has_the_same_bits(
     name, variant, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(StateFile, "is_due", lambda self: True)
+    monkeypatch.setattr(StateFile, "is_due", lambda self, least=0: True)
     by_hand, expected = network(name, variant), []
     start, outer = by_hand.get_weights(), by_hand.optimizer
     optimizer = outer.inner_optimizer if variant == "loss scale" else outer
@@ -158,7 +158,7 @@ def test_members_are_those_of_a_loop_that_sets_each_rate_and_a_resume_has_the_sa
 @slow_on_tensorflow
 @pytest.mark.parametrize(("name", "variant"), OF_CHECKPOINT)
 def test_a_checkpoint_has_the_same_bits(name, variant, tmp_path, monkeypatch):
-    monkeypatch.setattr(StateFile, "is_due", lambda self: True)
+    monkeypatch.setattr(StateFile, "is_due", lambda self, least=0: True)
     models = [network(name, variant) for _ in range(3)]
     fit(models[0])
     with pytest.raises(KeyboardInterrupt):

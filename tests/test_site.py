@@ -13,7 +13,7 @@ import pytest
 
 import curves
 import keras_fge
-from browsing import check_log, opened
+from browsing import check_log, opened, resized
 from conftest import slow_elsewhere
 
 pytestmark = pytest.mark.once
@@ -69,8 +69,7 @@ def site(tmp_path_factory):
 
 
 @slow_elsewhere
-@pytest.mark.parametrize("width", [1280, 375])
-def test_the_site_in_a_browser(site, browser, width):
+def test_the_site_in_a_browser(site, browser):
     from selenium.webdriver.common.by import By
 
     cut = (
@@ -78,16 +77,18 @@ def test_the_site_in_a_browser(site, browser, width):
     )
     pages = [file.stem for file in ROOT.glob("docs/*.md") if file.stem != "index"]
     for page in ("", *(f"{name}/" for name in (*pages, "notebooks/curve", "notebooks/ensemble"))):
-        opened(browser, f"{site}/{page}", width, "document.readyState === 'complete'")
+        opened(browser, f"{site}/{page}", 1280, "document.readyState === 'complete'")
         title = browser.find_element(By.TAG_NAME, "h1").text
         assert title and "404" not in title
         missing = [image for image in browser.find_elements(By.TAG_NAME, "img") if image.size["height"] == 0]
         assert not [image for image in missing if image.is_displayed()]
-        drawn = [image.size["width"] for image in browser.find_elements(By.CSS_SELECTOR, ".md-typeset p > img")]
-        assert all(size == 0 or size >= 640 for size in drawn)  # 0: the one for another colour of the page.
-        assert browser.execute_script(cut) == 0, page
+        for width in (1280, 375):
+            resized(browser, width)
+            drawn = [image.size["width"] for image in browser.find_elements(By.CSS_SELECTOR, ".md-typeset p > img")]
+            assert all(size == 0 or size >= 640 for size in drawn)  # 0: the one for another colour of the page.
+            assert browser.execute_script(cut) == 0, page
         check_log(browser)
-    opened(browser, f"{site}/api/", width, "document.readyState === 'complete'")
+    opened(browser, f"{site}/api/", 1280, "document.readyState === 'complete'")
     assert browser.find_elements(By.ID, "keras_fge.fge.FGE") and browser.find_elements(By.ID, "curves.connect.connect")
 
 

@@ -8,7 +8,7 @@ import pytest
 
 import keras_fge
 import killed
-from conftest import batch_norm_network, images, logits_loss, slow_but_on_torch, slow_elsewhere
+from conftest import batch_norm_network, images, logits_loss, slow_but_on_torch
 from keras_fge.run.termination import Termination
 
 PROGRAM = (
@@ -30,7 +30,7 @@ finally:
 )
 
 
-@slow_elsewhere
+@slow_but_on_torch
 @pytest.mark.parametrize("kind", ["fge", "checkpoint"])
 def test_the_epoch_is_finished_and_the_program_goes_on_from_there(tmp_path, kind):
     program = f"KIND = {kind!r}\n{PROGRAM}"
@@ -63,7 +63,7 @@ network.fit(x, y, epochs=2, verbose=0, callbacks=[Terminate(), keras_fge.Checkpo
     assert result.returncode == 128 + signal.SIGTERM and result.stdout == "closed\n", result.stderr
 
 
-@slow_elsewhere
+@slow_but_on_torch
 def test_a_process_that_was_forked_in_a_fit_ends_at_once(tmp_path):
     program = """
 import time

@@ -5,12 +5,13 @@
 
 On the subset of Fashion-MNIST, with the small CNN, each method trains as long as one network of 40 epochs, or less. Its
 settings are those of a grid, or some drawn at random from it: 16 for one network, FGE, SWA and SSE, 8 for the others.
-On CIFAR-10 (JPEG), 5,000 images, one network, FGE, SWA and SSE have 8 each, at the same rates and weight decays, for
-100 epochs (--task=cifar10 --data_dir=DIR --tuned_on=2). The best has the least calibrated NLL on validation images
-(seeds 1000, ...). Fresh seeds at that setting are measured on test images; one network, FGE and SSE also at the rate
-and weight decay of each other, once all three are tuned: the same command again does that. Each method has a record in
-the folder, written after each run; the same command goes on, and several processes may share the work. On JAX a run
-takes three quarters of its time on TensorFlow. SAM has a step of its own, for TensorFlow alone.
+On CIFAR-10 (JPEG), 5,000 images, one network, FGE, SWA and SSE have 8 each, at two rates (SSE's are higher, as they
+fall to 0) and the same two weight decays, for 100 epochs (--task=cifar10 --data_dir=DIR --tuned_on=2). The best has the
+least calibrated NLL on validation images (seeds 1000, ...). Fresh seeds at that setting are measured on test images;
+one network, FGE and SSE also at the rate and weight decay of each other, once all three are tuned: the same command
+again does that. Each method has a record in the folder, written after each run; the same command goes on, and several
+processes may share the work. On JAX a run takes three quarters of its time on TensorFlow. SAM has a step of its own,
+for TensorFlow alone.
 """
 
 import ast

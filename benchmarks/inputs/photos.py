@@ -37,17 +37,16 @@ class Photos:
     def _one(self, row):
         from PIL import Image
 
-        source = self.sources[row]
+        source, shorter = self.sources[row], round(self.size * LARGER)
         try:
             with Image.open(io.BytesIO(source()) if callable(source) else source) as image:
-                image.draft("RGB", (self.size, self.size))  # JPEG: no more pixels than are needed.
+                image.draft("RGB", (shorter, shorter))  # JPEG: half of the sides, and so on, if that is enough.
                 image = to_rgb(image)
         except Exception as error:  # PIL's are of a dozen kinds.
             where = f"photograph {row}" if callable(source) else source
             raise ValueError(
                 f"{where} is no image that can be read: remove or replace it. PIL says: {error}"
             ) from error
-        shorter = round(self.size * LARGER)
         ratio = shorter / min(image.size)
         image = image.resize([max(round(side * ratio), shorter) for side in image.size], Image.Resampling.BILINEAR)
         left, top = ((side - self.size) // 2 for side in image.size)

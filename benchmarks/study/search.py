@@ -6,6 +6,7 @@ A setting stands there as the text of its arguments. One run may be of several n
 members' weights, each with its own metrics and its own best setting. Several processes may share a record.
 """
 
+import contextlib
 import hashlib
 import itertools
 import json
@@ -33,7 +34,8 @@ def search(record, tried, once):
     record["best"] = {name: best_setting(record["tuning"], tried, name) for name in of_one_run}
     best = [arguments for arguments in tried if str(arguments) in record["best"].values()]
     do(record, "runs", once, itertools.product(best, range(record["flags"]["runs"])))
-    write_json(record, record["flags"]["output"])
+    with _writing(record) as output:
+        write_json(record, output)
 
 
 def do(record, part, once, wanted):
@@ -48,29 +50,39 @@ def do(record, part, once, wanted):
 
 
 def _do_one(record, part, once, arguments, seed, waits):
-    output = pathlib.Path(record["flags"]["output"])
-    locks = output.parent / "checkpoints" / output.stem  # Not among the records that are committed.
-    locks.mkdir(parents=True, exist_ok=True)
     name = hashlib.sha256(f"{part} {arguments} {seed}".encode()).hexdigest()[:12]
     done = record.setdefault(part, {}).setdefault(str(arguments), {})
-    with locked(locks / f"{name}.lock", waits) as is_free:
+    with locked(_lock(record, name), waits) as is_free:
         if not is_free:
             return
-        _take_over(record, output)
-        if str(seed) not in done:
+        with _writing(record):
+            is_done = str(seed) in done
+        if not is_done:
             result = once(part, arguments, seed)
-            with locked(locks / "record.lock"):
-                _take_over(record, output)
+            with _writing(record) as output:
                 done[str(seed)] = result
                 write_json(record, output)
 
 
-def _take_over(record, output):
-    """Adds to `record` what other processes have done."""
-    theirs = json.loads(output.read_text()) if output.exists() else {}
-    for part in ("tuning", "runs", "crossed"):
-        for setting, runs in theirs.get(part, {}).items():
-            record.setdefault(part, {}).setdefault(setting, {}).update(runs)
+@contextlib.contextmanager
+def _writing(record):
+    """Inside, no other process writes the file of `record`, which is yielded; `record` has what others have done."""
+    output = pathlib.Path(record["flags"]["output"])
+    with locked(_lock(record, "record")):
+        theirs = json.loads(output.read_text()) if output.exists() else {}
+        for part in ("tuning", "runs", "crossed"):
+            for setting, runs in theirs.get(part, {}).items():
+                record.setdefault(part, {}).setdefault(setting, {}).update(runs)
+        record["best"] = record.get("best") or theirs.get("best", {})
+        yield output
+
+
+def _lock(record, name):
+    """A file for a lock, not among the records that are committed."""
+    output = pathlib.Path(record["flags"]["output"])
+    folder = output.parent / "checkpoints" / output.stem
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / f"{name}.lock"
 
 
 def best_setting(tuning, tried, name):

@@ -1,5 +1,9 @@
 """What users hand over as data: arrays, or a data set of batches; checked, counted, cut, and told apart."""
 
+import concurrent.futures
+import math
+import os
+import threading
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -73,11 +77,6 @@ def is_in_memory(data: Any) -> bool:
     return all(type(array) is np.ndarray for array in keras.tree.flatten(data))
 
 
-def is_for_keras(data: Any) -> bool:
-    """Whether Keras takes all arrays in a structure as they are: an object of another class only hands out rows."""
-    return all(hasattr(array, "__array__") for array in keras.tree.flatten(data))
-
-
 def to_tell_apart(arrays: Iterable[Any]) -> Iterator[np.ndarray]:
     """What tells arrays from others: each as it is; of one that is large, or no array, the shape and some rows."""
     for array in arrays:
@@ -99,6 +98,57 @@ def _take_rows(array, rows):
     order = np.argsort(rows)  # HDF5 takes rows in increasing order only.
     taken = array[rows[order]]
     return taken[np.argsort(order)]
+
+
+class RowReader:
+    """Takes rows of arrays that are not in memory, by one thread: those of the next batch while the caller goes on."""
+
+    def __init__(self, data: Any):
+        self.data = data
+        self._begin()
+
+    def _begin(self):
+        self._lock, self._process, self._pool = threading.Lock(), os.getpid(), None
+        # The rows that come next, if they come in order, and what will have them.
+        self._expected, self._ahead = None, None
+
+    def __reduce__(self):
+        return RowReader, (self.data,)
+
+    def read(self, rows: np.ndarray, following: np.ndarray) -> Any:
+        """These rows; `following` will be asked for next, if the order stays."""
+        if self._process != os.getpid():  # A thread does not survive a fork.
+            self._begin()
+        with self._lock:
+            self._pool = self._pool or concurrent.futures.ThreadPoolExecutor(1, "keras_fge_reader")
+            is_expected = self._expected is not None and np.array_equal(rows, self._expected)
+            found = self._ahead if is_expected and self._ahead else self._submit(rows)
+            # Batches in an order of Keras' own are read when they are asked for.
+            self._ahead = self._submit(following) if is_expected and len(following) else None
+            self._expected = following
+        return found.result()
+
+    def _submit(self, rows):
+        return self._pool.submit(take_rows, self.data, rows)
+
+
+class InOrder(keras.utils.PyDataset):
+    """Arrays that are not in memory as batches, in their own order."""
+
+    def __init__(self, data: Any, batch_size: int):
+        super().__init__()
+        self.data, self.batch_size = data, batch_size
+        self.samples = len(keras.tree.flatten(data)[0])
+        self._reader = RowReader(data)
+
+    def __len__(self) -> int:
+        return math.ceil(self.samples / self.batch_size)
+
+    def __getitem__(self, index: int) -> Any:
+        return self._reader.read(self._rows(index), self._rows(index + 1))
+
+    def _rows(self, index):
+        return np.arange(index * self.batch_size, min((index + 1) * self.batch_size, self.samples))
 
 
 def batches_of(data: Any) -> Iterable[Any]:
@@ -127,6 +177,7 @@ def subset(data: Any, samples: int | None, name: str) -> Any:
 
 def checksum_of_data(data: Any) -> str | None:
     """Checksum of arrays, None for None; for other data, which can be anything, only the name of the class."""
+    data = data.data if isinstance(data, InOrder) else data
     if not isinstance(data, tuple):
         return None if data is None else type(data).__name__
     try:

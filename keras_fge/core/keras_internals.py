@@ -276,7 +276,7 @@ class _FirstEpoch(keras.callbacks.Callback):
             self.before, self.model._initial_epoch = self.model._initial_epoch, self.epoch
             _skip_epochs(_get(self.iterator, "data_adapter"), self.skipped)
             if self.done:
-                self.iterator._num_batches = _get(self.iterator, "_num_batches") - self.done
+                self._leave_out(self.done)
 
     def on_epoch_begin(self, epoch, logs=None):
         if self.listed:
@@ -288,8 +288,37 @@ class _FirstEpoch(keras.callbacks.Callback):
     def on_train_end(self, logs=None):
         self.on_epoch_begin(self.epoch)  # If no epoch was left.
         if self.iterator and self.done:
-            self.iterator._num_batches += self.done
+            self._leave_out(0)
         self.iterator = None
+
+    def _leave_out(self, done):
+        """Has the `EpochIterator` take the batches from the number `done` on; of a `PyDatasetAdapter` only."""
+        adapter = _get(self.iterator, "data_adapter")
+        data = _get(adapter, "py_dataset")
+        data = data.whole if isinstance(data, _Rest) else data
+        adapter.py_dataset = _Rest(data, done) if done else data
+        _get(self.iterator, "_num_batches")
+        self.iterator._num_batches = len(data) - done
+
+
+class _Rest(keras.utils.PyDataset):
+    """The batches of a data set from the number `done` on."""
+
+    def __init__(self, whole: keras.utils.PyDataset, done: int):
+        super().__init__()
+        self.whole, self.done = whole, done
+
+    def __len__(self):
+        return len(self.whole) - self.done
+
+    def __getitem__(self, index):
+        return self.whole[self.done + index]
+
+    def on_epoch_begin(self):
+        self.whole.on_epoch_begin()
+
+    def on_epoch_end(self):
+        self.whole.on_epoch_end()
 
 
 def _skip_epochs(adapter, count):

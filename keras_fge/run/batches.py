@@ -1,6 +1,5 @@
 """Arrays as batches that a seed and the epoch shuffle, so that a resumed `fit` has the same ones."""
 
-import concurrent.futures
 import math
 import weakref
 from typing import Any, Protocol
@@ -9,14 +8,14 @@ import keras
 import numpy as np
 
 from keras_fge.core.arguments import as_integer
-from keras_fge.core.data import as_arrays, is_for_keras, is_in_memory, take_rows, to_tell_apart
+from keras_fge.core.data import InOrder, RowReader, as_arrays, is_in_memory, take_rows, to_tell_apart
 from keras_fge.core.files import checksum_of_arrays
 
 
 class Followed(Protocol):
-    """A callback that knows the epoch of its `fit`, and how many batches of it were done before that `fit` began."""
+    """A callback that knows the epoch of its `fit`."""
 
-    def place_for(self, batches: "Batches") -> tuple[int, int]: ...
+    def epoch_for(self, batches: "Batches") -> int: ...
 
 
 class Batches(keras.utils.PyDataset):
@@ -30,10 +29,11 @@ class Batches(keras.utils.PyDataset):
     in, also after a resume. `fge.batches(x, y)` and `checkpoint.batches(x, y)` make such a data set. Without `follow`,
     e counts the whole passes over these data, from 0.
 
-    Arrays may be larger than memory: memory maps, HDF5 data sets, or any object with `shape`, `dtype`, `ndim`, `len()`
-    and rows by `array[positions]`, in increasing order, such as one that decodes images. Then a thread reads the next
-    batch while `fit` trains on the present one. (A run knows arrays of more than 1 GiB, and such objects, by their
-    shape and 1,000 of their rows.)
+    Arrays may be larger than memory: memory maps, HDF5 data sets, or any object without `__array__` that has `shape`,
+    `dtype`, `ndim`, `len()` and rows by `array[positions]`, in increasing order, such as one that decodes images. Then
+    a thread reads the next batch while `fit` trains on the present one. Each `Batches` has one such thread, so an
+    object that two of them share is asked by two. A run knows arrays of more than 1 GiB, HDF5 data sets and such
+    objects by their shape and 1,000 of their rows.
 
     Unless it is told `shuffle=False`, `fit` takes these batches in an order of its own, by Python's generator, which
     the state of a run has in it. Give `fit` no `steps_per_epoch`, and keep `workers` at 1.
@@ -73,15 +73,14 @@ class Batches(keras.utils.PyDataset):
         lengths = {len(array) for array in keras.tree.flatten(self.data)}
         if len(lengths) != 1 or 0 in lengths:
             raise ValueError(f"`x` and `y` must hold arrays of one length. Received: lengths {sorted(lengths)}")
-        if follow is not None and not callable(getattr(follow, "place_for", None)):
+        if follow is not None and not callable(getattr(follow, "epoch_for", None)):
             raise ValueError(f"`follow` must be an FGE, a SnapshotEnsemble or a Checkpoint. Received: {follow!r}")
         self.samples = lengths.pop()
         # TensorFlow keeps data sets that are read by generators for good: they are not to keep callbacks alive.
         self._follow = None if follow is None else weakref.ref(follow)
         self._passes = 0  # Whole ones, without `follow`.
         self._is_in_pass, self._read = False, 0  # Whether one has begun, and how many batches of it were read.
-        self._done = 0  # Batches of this epoch that a `fit` before has done. `fit` asks for so many less.
-        self._reader = None if is_in_memory(self.data) else _Reader(self.data)
+        self._reader = None if is_in_memory(self.data) else RowReader(self.data)
         self._shuffle(0)
 
     def _shuffle(self, epoch):
@@ -95,8 +94,7 @@ class Batches(keras.utils.PyDataset):
     def on_epoch_begin(self) -> None:
         """Keras calls this before it reads the batches of an epoch."""
         follow = self.follow
-        epoch, self._done = (self._passes, 0) if follow is None else follow.place_for(self)
-        self._shuffle(epoch)
+        self._shuffle(self._passes if follow is None else follow.epoch_for(self))
         self._is_in_pass, self._read = True, 0
 
     def on_epoch_end(self) -> None:
@@ -105,18 +103,12 @@ class Batches(keras.utils.PyDataset):
         self._is_in_pass = False
 
     def __getstate__(self):
-        # A copy in another process counts its own passes.
-        return {**vars(self), "_follow": None, "_reader": self._reader and _Reader(self.data)}
+        return {**vars(self), "_follow": None}  # A copy in another process counts its own passes.
 
     def about(self) -> dict[str, Any]:
         """What the batches of an epoch are made of: {"data": checksum of the arrays, "batch_size", "seed"}."""
         data = checksum_of_arrays(to_tell_apart(keras.tree.flatten(self.data)))
         return {"data": data, "batch_size": self.batch_size, "seed": self.seed}
-
-    @property
-    def is_read_in_part(self) -> bool:
-        """Whether a `fit` reads the rest of an epoch now, which it had begun before."""
-        return self._is_in_pass and self._done > 0
 
     def __len__(self) -> int:
         return math.ceil(self.samples / self.batch_size)
@@ -127,56 +119,20 @@ class Batches(keras.utils.PyDataset):
         return take_rows(self.data, rows) if self._reader is None else self._reader.read(rows, self._rows(index + 1))
 
     def _rows(self, index):
-        first = (self._done + index) * self.batch_size
-        return self._order[first : first + self.batch_size]
+        return self._order[index * self.batch_size : (index + 1) * self.batch_size]
+
+    def with_batch_size(self, batch_size: int) -> "Batches":
+        """The same data in batches of another size, which follow no callback."""
+        x, y, *weights = self.data
+        return Batches(x, y, batch_size, self.seed, sample_weight=weights[0] if weights else None)
 
     def in_order(self) -> Any:
-        """(x, y) or (x, y, sample_weight) in their own order: arrays, or batches if Keras does not take them as arrays.
+        """(x, y) or (x, y, sample_weight) in their own order: arrays, or a data set of batches if they are larger.
 
         Returns:
-            A tuple, or a `keras.utils.PyDataset`.
+            A tuple of arrays in memory, or a `keras.utils.PyDataset`.
         """
-        return self.data if is_for_keras(self.data) else InOrder(self.data, self.batch_size)
-
-
-class InOrder(keras.utils.PyDataset):
-    """Arrays as batches in their own order; see `Batches.in_order`."""
-
-    def __init__(self, data: Any, batch_size: int):
-        super().__init__()
-        self.data, self.batch_size = data, batch_size
-        self.samples = len(keras.tree.flatten(data)[0])
-        self._reader = _Reader(data)
-
-    def __len__(self) -> int:
-        return math.ceil(self.samples / self.batch_size)
-
-    def __getitem__(self, index: int) -> Any:
-        return self._reader.read(self._rows(index), self._rows(index + 1))
-
-    def _rows(self, index):
-        return np.arange(index * self.batch_size, min((index + 1) * self.batch_size, self.samples))
-
-
-class _Reader:
-    """Takes rows of arrays that are not in memory; those of the next batch by a thread, while the caller goes on."""
-
-    def __init__(self, data):
-        self.data = data
-        self._pool: Any = None
-        self._expected, self._ahead = None, None
-
-    def read(self, rows, following):
-        is_expected = self._expected is not None and np.array_equal(rows, self._expected)
-        found = self._ahead.result() if is_expected and self._ahead else take_rows(self.data, rows)
-        # Batches in an order of Keras' own are read when they are asked for.
-        self._ahead = self._submit(following) if is_expected and len(following) else None
-        self._expected = following
-        return found
-
-    def _submit(self, rows):
-        self._pool = self._pool or concurrent.futures.ThreadPoolExecutor(1, "keras_fge_reader")
-        return self._pool.submit(take_rows, self.data, rows)
+        return self.data if is_in_memory(self.data) else InOrder(self.data, self.batch_size)
 
 
 def _with_tuples(structure):

@@ -82,7 +82,7 @@ class Collector:
         members, self.about = self.folder.read_manifest()
         if counters["run"] != self.about.get("run"):
             raise ValueError(f"`directory`: in '{self.folder.path}', state.npz is not of the run in manifest.json.")
-        files, count = [member.entry["file"] for member in members], len(counters["members"])
+        files, count = [member.file for member in members], len(counters["members"])
         last = members[count - 1].step if 0 < count <= len(members) else 0
         if files[:count] != counters["members"] or last != counters["last_snapshot_step"]:
             raise ValueError(
@@ -108,7 +108,7 @@ class Collector:
         """What the state of the run holds of this."""
         return {
             "run": self.about["run"],
-            "members": [member.entry["file"] for member in self.snapshots if isinstance(member, StoredSnapshot)],
+            "members": [member.file for member in self.snapshots if isinstance(member, StoredSnapshot)],
             "last_snapshot_step": self.last_step,
             "start_snapshot": self.start.entry if isinstance(self.start, StoredSnapshot) else None,
         }

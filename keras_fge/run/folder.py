@@ -160,8 +160,9 @@ class Folder:
 
     def write_manifest(self, members: Sequence[Any], about: Mapping[str, Any]) -> None:
         """Replaces the list of members, and what there is to say `about` them, as JSON can hold it."""
-        manifest = {"format": FORMAT, **about, "members": [member.entry for member in members]}
-        text = json.dumps({**manifest, "checksum": checksum(manifest)}, indent=1)
+        head, lines = {"format": FORMAT, **about}, [member.line for member in members]
+        text = json.dumps({**head, "checksum": checksum_of_manifest(head, lines)}, indent=1).removesuffix("\n}")
+        text += ',\n "members": [\n' + ",\n".join(lines) + "\n ]\n}"
         write_atomically(self._in("manifest.json"), text.encode(), self.check)
 
     def read_manifest(self, verify: bool = True) -> tuple[list[StoredSnapshot], dict[str, Any]]:
@@ -181,7 +182,9 @@ class Folder:
                     f"It has format {found}, of {'a newer version' if found > FORMAT else 'version 0.1 or 0.2'} of "
                     f"keras-fge; this one reads format {FORMAT}."
                 )
-            if manifest.pop("checksum") != checksum({"format": found, **manifest}) and verify:
+            head = {name: value for name, value in manifest.items() if name not in ("members", "checksum")}
+            lines = [json.dumps(entry) for entry in manifest["members"]]
+            if manifest.pop("checksum") != checksum_of_manifest({"format": found, **head}, lines) and verify:
                 raise ValueError("It was changed: it does not have its checksum. `verify=False` would load it.")
             check(manifest, Manifest)
             members = [StoredSnapshot(self.path, entry, verify) for entry in manifest.pop("members")]
@@ -193,6 +196,11 @@ class Folder:
             reason = error if isinstance(error, ValueError) else repr(error)
             raise ValueError(f"'{path}' is no manifest of an ensemble, or a damaged one. {reason}") from error
         return members, manifest
+
+
+def checksum_of_manifest(head, lines):
+    """That of a manifest: of what it says about the members, and of the line of each."""
+    return hashlib.sha256("\n".join([checksum(head), *lines]).encode()).hexdigest()[:16]
 
 
 def _check_same_values(loaded, network):

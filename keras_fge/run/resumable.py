@@ -17,7 +17,9 @@ from keras_fge.core.keras_internals import (
     begin_with_epoch,
     fit_around,
     has_one_process,
+    inner_optimizer,
     is_chief,
+    own_learning_rate,
     warn_of_newer_keras,
     warn_of_slow_scan,
 )
@@ -42,7 +44,7 @@ class Resumable(keras.callbacks.Callback, abc.ABC):
         every: Minutes from one state in the middle of an epoch to the next. None: at the end of epochs only.
 
     Attributes:
-        directory, resume, every: As given.
+        directory, resume: As given.
         epoch: The epoch that `fit` is in, 0 before.
     """
 
@@ -50,8 +52,8 @@ class Resumable(keras.callbacks.Callback, abc.ABC):
         super().__init__()
         self.directory = None if directory is None else os.path.abspath(directory)
         self.resume = bool(resume)
-        self.every = None if every is None else as_number("every", every, least=0)
-        if self.every is not None and directory is None:
+        self._minutes = None if every is None else as_number("every", every, least=0)
+        if self._minutes is not None and directory is None:
             raise ValueError("`every` needs the `directory` in which the state is written.")
         self.epoch = 0
         # Of the present, or the last, `fit`:
@@ -67,6 +69,7 @@ class Resumable(keras.callbacks.Callback, abc.ABC):
         self._awaits_batches = False  # Whether the first pass over the data that `fit` trains on is about to begin.
         self._batch = 0  # The last one that `fit` announced.
         self._done = 0  # Batches of this epoch that were done before `fit` began, which counts the others from 0.
+        self._rate_to_keep: float | None = None  # The optimizer's in an epoch that goes on, if it is a number.
 
     def batches(self, x: Any, y: Any, batch_size: int = 32, seed: int = 0, *, sample_weight: Any = None) -> Batches:
         """The arrays as a data set for a `fit` with this callback; see `keras_fge.Batches`.
@@ -77,20 +80,16 @@ class Resumable(keras.callbacks.Callback, abc.ABC):
         """
         return Batches(x, y, batch_size, seed, sample_weight=sample_weight, follow=self)
 
-    def place_for(self, batches: Batches) -> tuple[int, int]:
-        """The epoch whose order `batches`, which follow this callback, are to have now, and how many to leave out.
+    def epoch_for(self, batches: Batches) -> int:
+        """The epoch whose order `batches`, which follow this callback, are to have now.
 
         Raises:
-            ValueError: if the run in the folder had other batches, or `fit` is reading the rest of an epoch of these.
+            ValueError: if the run in the folder had other batches.
         """
-        if not self._awaits_batches:
-            if batches.is_read_in_part:
-                raise ValueError("`fit` reads the rest of an epoch of these Batches: take others for anything else.")
-            return self.epoch, 0
-        self._awaits_batches = False
-        if self._state and is_chief():
+        if self._awaits_batches and self._state and is_chief():
             self._batches = check_batches(self._state.directory, self._batches, batches.about())
-        return self.epoch, self._done
+        self._awaits_batches = False
+        return self.epoch
 
     def __getstate__(self):
         # What belongs to a `fit` of this process stays here.
@@ -140,7 +139,7 @@ class Resumable(keras.callbacks.Callback, abc.ABC):
         model, fit = self.model, fit_around(self)
         warn_of_slow_scan(model)
         self._check_companions(fit)
-        self._has_begun, self._batch, self._done = False, 0, 0
+        self._has_begun, self._batch, self._done, self._rate_to_keep = False, 0, 0, None
         check_kept(model)
         is_built = build_optimizer(model)
         self._check(model, fit)
@@ -150,7 +149,7 @@ class Resumable(keras.callbacks.Callback, abc.ABC):
             raise ValueError(
                 f"`directory` needs a network that is built: call '{model.name}' on some data before `fit`."
             )
-        if self.every is not None:
+        if self._minutes is not None:
             self._check_order(fit, "`every`")
         self._others = OtherCallbacks(fit)
         own = {"steps_per_epoch": self.params.get("steps"), **self._own_settings()}
@@ -175,8 +174,11 @@ class Resumable(keras.callbacks.Callback, abc.ABC):
     def on_train_batch_begin(self, batch, logs=None):
         self._awaits_batches, self._batch = False, batch
         if batch == 0:  # After what all callbacks have done at the begin of the epoch.
+            if self._rate_to_keep is not None:  # What a scheduler does there was done before, if the epoch goes on.
+                inner_optimizer(self.model.optimizer).learning_rate = self._rate_to_keep
+                self._rate_to_keep = None
             see_rate(self.model)
-        elif self.every is not None and (self._termination.is_requested or self._state.is_due(60 * self.every)):
+        elif self._minutes is not None and (self._termination.is_requested or self._state.is_due(60 * self._minutes)):
             self._write_state(self.epoch, self._done + batch)
             self.model.stop_training |= self._termination.is_requested  # The batch that begins is done again.
 
@@ -204,7 +206,7 @@ class Resumable(keras.callbacks.Callback, abc.ABC):
         self._restore_history()  # If no epoch was left.
         self._lock.release()
         self._others = OtherCallbacks(None)
-        when = "after" if self.every is None else "in"
+        when = "after" if self._minutes is None else "in"
         message = f"Ended by SIGTERM {when} epoch {self.epoch + 1}: the same program goes on from '{self.directory}'."
         self._termination.end(self, message, logs)
 
@@ -230,10 +232,11 @@ class Resumable(keras.callbacks.Callback, abc.ABC):
     def _check_order(self, fit, what):
         """Raises a ValueError if it is not known which batches come after the first ones of an epoch."""
         follows = fit and isinstance(fit.data, Batches) and fit.data.follow is self
-        if not follows or fit.is_shuffled or self.params.get("steps") != len(fit.data) or not has_one_process():
+        has_order = follows and not fit.is_shuffled and fit.data.workers <= 1
+        if not has_order or self.params.get("steps") != len(fit.data) or not has_one_process():
             raise ValueError(
                 f"{what}: to go on in the middle of an epoch, give `fit` `callback.batches(x, y, ...)` and "
-                "`shuffle=False`, no `steps_per_epoch`, and one process."
+                "`shuffle=False`, no `steps_per_epoch`, one process, and one of their `workers`."
             )
 
     def _resume(self, model, fit):
@@ -265,6 +268,8 @@ class Resumable(keras.callbacks.Callback, abc.ABC):
                 stacklevel=2,
             )
         stored.restore(model, changed)  # After `_read`, as predictions use the random generators too.
+        if self._done:
+            self._rate_to_keep = own_learning_rate(inner_optimizer(model.optimizer))
         begin_with_epoch(model, self.epoch, fit, self._done)
         self._is_seen = fit is not None
         self._adopt(stored, changed)

@@ -1,6 +1,7 @@
 """Snapshots: copies of all weights of a network at one moment of a training run, in memory or in a file."""
 
 import hashlib
+import json
 import os
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -122,7 +123,9 @@ class StoredSnapshot(Snapshot):
         verify: Whether to compare the file with its checksum. Default: True.
 
     Attributes:
+        file: The name of the file.
         entry: The snapshot without its weights, as JSON can hold it.
+        line: That as JSON. It is made once for the same `metrics`: a manifest of thousands is written for each more.
     """
 
     def __init__(self, folder: str | os.PathLike, entry: Mapping[str, Any], verify: bool = True):
@@ -141,6 +144,7 @@ class StoredSnapshot(Snapshot):
             raise ValueError(f"{name!r} shares weights that it does not have: {max(self.shared)}.")
         self.base = _base(folder, entry["base"], self.shapes, verify) if self.shared else None
         self._held: dict[int, np.ndarray] = {}
+        self._line: tuple[Any, str] | None = None
 
     @classmethod
     def write(
@@ -167,12 +171,22 @@ class StoredSnapshot(Snapshot):
         return cls(folder, {**entry, "learning_rate": snapshot.learning_rate, "metrics": snapshot.metrics})
 
     @property
+    def file(self) -> str:
+        return self._file["file"]
+
+    @property
     def entry(self) -> dict[str, Any]:
         entry = {**self._file, "shapes": self.shapes, "step": self.step}
         entry |= {"learning_rate": self.learning_rate, "metrics": self.metrics}
         if isinstance(self.base, StoredSnapshot):
             entry.update(shared=sorted(self.shared), base=self.base._file)
         return entry
+
+    @property
+    def line(self) -> str:
+        if self._line is None or self._line[0] is not self.metrics:
+            self._line = self.metrics, json.dumps(self.entry)
+        return self._line[1]
 
     @property
     def weights(self) -> list[np.ndarray]:
