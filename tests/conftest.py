@@ -48,7 +48,7 @@ IS_BEFORE_3_14 = tuple(map(int, keras.__version__.split(".")[:2])) < (3, 14)
 
 # Where the tests of a file, or one test, run: elsewhere only `make test-slow` runs them. If both have a mark, that of
 # the test counts. Tests that see little of the backend run where they take least: on torch, which traces and compiles
-# nothing; those of the commands on TensorFlow, the first backend.
+# nothing; those that see some of it, on torch and one backend that compiles; those of the commands on TensorFlow.
 slow_elsewhere = SLOW_ELSEWHERE = pytest.mark.on("tensorflow")
 slow_on_tensorflow = SLOW_ON_TENSORFLOW = pytest.mark.on("jax", "torch")
 slow_on_jax = pytest.mark.on("tensorflow", "torch")

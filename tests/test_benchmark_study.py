@@ -14,7 +14,7 @@ import pytest
 import curves
 import keras_fge
 import processes
-from conftest import SLOW_BUT_ON_TORCH, SLOW_ON_TENSORFLOW, slow_elsewhere, slow_on_jax, values
+from conftest import SLOW_BUT_ON_TORCH, SLOW_ON_TENSORFLOW, slow_on_jax, values
 from inputs import data
 from inputs.rows import CurveOnRows
 from keras_fge.core.files import to_npz, write_atomically
@@ -320,7 +320,7 @@ def test_numbers_that_json_does_not_know_come_back(tmp_path):
     assert np.isnan(metrics["loss"]) and metrics["ends"][0] == 1 and np.isnan(metrics["ends"][1])
 
 
-@slow_elsewhere
+@SLOW_BUT_ON_TORCH
 def test_two_processes_do_not_do_the_same_unit(tmp_path):
     path = str(tmp_path / "unit.lock")
     code = f"from study.records import locked\nwith locked({path!r}, wait=False) as free: print(free)"

@@ -15,7 +15,6 @@ from conftest import (
     images,
     logits_loss,
     slow_but_on_torch,
-    slow_on_jax,
     slow_on_tensorflow,
     to_numpy,
     values,
@@ -156,7 +155,7 @@ def test_curve_without_length_trains():
     assert all(np.all(np.isfinite(value)) for value in values(model.trainable_variables))
 
 
-@slow_on_jax
+@slow_but_on_torch
 @pytest.mark.parametrize("good_epochs", [0, 2])
 def test_loss_that_is_not_finite_ends_fit_with_the_last_good_weights(trained, good_epochs):
     start, end, x, y = trained
