@@ -262,7 +262,7 @@ class CyclicEnsemble(Resumable):
         self._check_reached(0)
         self._find_validation(model, fit)
         self.comparison = None
-        self._train = fit.data.with_batch_size(128) if fit and isinstance(fit.data, Batches) else None
+        self._train = fit.data if fit and isinstance(fit.data, Batches) else None
         if fit:
             names = self._names_of_metrics()
             check_companions(fit, type(self).__name__, self.start_epoch, names)
@@ -360,7 +360,8 @@ class CyclicEnsemble(Resumable):
         if self._compares and is_measured and not self._termination.is_requested:
             try:
                 with random_states_kept():  # What comes after `fit` is as without.
-                    self.comparison = compare(self.model, self.snapshots, self._validation, self._train)
+                    train = self._train and self._train.with_batch_size(128)
+                    self.comparison = compare(self.model, self.snapshots, self._validation, train)
                 if self.params.get("verbose"):
                     print("\n".join(self.comparison.sentences()))
             except Exception as error:  # The training is done, and nothing of it may be lost for a comparison.

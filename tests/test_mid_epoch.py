@@ -78,12 +78,19 @@ def paper(folder):
     return [keras_fge.PaperTraining(0.02, EPOCHS), checkpoint(folder)]
 
 
-def train(make, callbacks, *others):
+def begun(make, callback):
     keras.utils.set_random_seed(3)
-    model, listed = make(), keras.tree.flatten(callbacks)
-    data = listed[-1].batches(X, Y, 10, seed=4)
-    history = model.fit(data, epochs=EPOCHS, shuffle=False, verbose=0, callbacks=[*listed, *others])
-    return model, listed[-1], history
+    return make(), callback.batches(X, Y, 10, seed=4)
+
+
+def fit(model, data, *callbacks):
+    return model.fit(data, epochs=EPOCHS, shuffle=False, verbose=0, callbacks=list(callbacks))
+
+
+def train(make, callbacks, *others):
+    listed = keras.tree.flatten(callbacks)
+    model, data = begun(make, listed[-1])
+    return model, listed[-1], fit(model, data, *listed, *others)
 
 
 def assert_same(one, other):
@@ -163,15 +170,12 @@ def test_the_same_objects_go_on_after_an_interrupt(tmp_path):
     whole, _, _ = train(network, fge(tmp_path / "whole"))
     with pytest.raises(KeyboardInterrupt):
         train(network, fge(tmp_path / "parts"), Stop(10))
-    keras.utils.set_random_seed(3)
-    model, ours = network(), fge(tmp_path / "parts")
-    data = ours.batches(X, Y, 10, seed=4)
-    for stop in (Stop(3), None):
-        keywords = {"epochs": EPOCHS, "shuffle": False, "verbose": 0}
-        try:
-            model.fit(data, callbacks=[ours, *filter(None, [stop])], **keywords)
-        except KeyboardInterrupt:
-            assert stop and len(data) == STEPS
+    ours = fge(tmp_path / "parts")
+    model, data = begun(network, ours)
+    with pytest.raises(KeyboardInterrupt):
+        fit(model, data, ours, Stop(3))
+    assert len(data) == STEPS
+    fit(model, data, ours)
     assert_same(whole, model)
 
 
@@ -248,10 +252,9 @@ def test_other_uses_of_the_same_batches_change_nothing(tmp_path):
     whole, _, _ = train(network, checkpoint(tmp_path / "whole"))
     with pytest.raises(KeyboardInterrupt):
         train(network, checkpoint(tmp_path / "parts"), Stop(10))
-    keras.utils.set_random_seed(3)
-    model, ours = network(), checkpoint(tmp_path / "parts")
-    data = ours.batches(X, Y, 10, seed=4)
-    model.fit(data, epochs=EPOCHS, shuffle=False, verbose=0, callbacks=[ours, Use(data)])
+    ours = checkpoint(tmp_path / "parts")
+    model, data = begun(network, ours)
+    fit(model, data, ours, Use(data))
     assert_same(whole, model)
 
 
@@ -260,10 +263,9 @@ def test_other_uses_of_the_same_batches_change_nothing(tmp_path):
 def test_afterwards_the_batches_are_whole(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         train(network, fge(tmp_path), Stop(STEPS * EPOCHS - 2))
-    keras.utils.set_random_seed(3)
-    model, ours = network(), fge(tmp_path)
-    data = ours.batches(X, Y, 10, seed=4)
-    model.fit(data, epochs=EPOCHS, shuffle=False, verbose=0, callbacks=[ours])
+    ours = fge(tmp_path)
+    model, data = begun(network, ours)
+    fit(model, data, ours)
     assert [len(data[index][1]) for index in range(len(data))] == STEPS * [10]
     assert ours.ensemble().evaluate(data) == pytest.approx(ours.ensemble().evaluate(X, Y))
 

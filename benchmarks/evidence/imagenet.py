@@ -11,6 +11,7 @@ paper; images are shifted and flipped where the paper's were cropped to random s
 of the training set that are kept back. --network=small shows on any folder that it runs. Nobody has run it in full.
 """
 
+import functools
 import os
 import pathlib
 import types
@@ -25,6 +26,7 @@ from keras import layers, ops
 import keras_fge
 from inputs import photos
 from inputs.transforms import Transform
+from keras_fge.core.temperature import with_temperature
 from study.progress import console
 from study.records import opened_record, refuse_another, write_json
 
@@ -61,10 +63,11 @@ def measured(ensemble, held_out, test):
     batches, labels = keras_fge.Batches(*test, BATCH_SIZE), test[1]
     predicted = ensemble.predict(batches)
     ranks = np.argsort(-predicted, axis=1, kind="stable")[:, :5] == labels[:, None]
-    warmed = ensemble.calibrated(keras_fge.Batches(*held_out, BATCH_SIZE))
     found = {"top1": 1 - np.mean(ranks[:, 0]), "top5": 1 - np.mean(ranks.any(axis=1))}
-    for name, values in (("nll", predicted), ("calibrated_nll", warmed.predict(batches))):
-        found[name] = -np.mean(np.log(np.maximum(values[np.arange(len(labels)), labels], 1e-12)))
+    temperature = ensemble.calibrated(keras_fge.Batches(*held_out, BATCH_SIZE)).temperature
+    warmed = with_temperature(predicted, temperature, False)  # Not by `predict`, which would read all once more.
+    for name, values in (("nll", predicted), ("calibrated_nll", warmed)):
+        found[name] = keras_fge.classification_metrics(values, labels)["nll"]
     return {name: float(value) for name, value in found.items()}
 
 
@@ -76,6 +79,13 @@ def train(network, data, folder):
     batches = fge.batches(*data, BATCH_SIZE)
     network.fit(batches, epochs=FLAGS.epochs, shuffle=False, verbose=2, callbacks=[fge])
     return fge.ensemble()
+
+
+def mean_of(ensemble, data):
+    """The network with the mean of the weights; some of the data are enough for BatchNormalization."""
+    some = photos.split(*data, min(BN_SAMPLES, len(data[1]) // 2))[1]
+    mean = ensemble.average_weights(keras_fge.Batches(*some, BATCH_SIZE))
+    return keras_fge.Ensemble.of([mean], from_logits=True)
 
 
 def main(_):
@@ -92,24 +102,19 @@ def main(_):
     keras.utils.set_random_seed(0)
     network = make(num_classes)
 
-    def note(name, ensemble):
+    def note(name, ensemble_of):
         if name not in record["errors"]:
-            record["errors"][name] = found = measured(ensemble, held_out, data["val"])
+            record["errors"][name] = found = measured(ensemble_of(), held_out, data["val"])
             write_json(record, path)
             console.print(f"{name}: " + ", ".join(f"{key} {value:.4f}" for key, value in found.items()))
 
-    note("one network", keras_fge.Ensemble.of([network], from_logits=True))
+    note("one network", lambda: keras_fge.Ensemble.of([network], from_logits=True))
     ensemble = train(network, train_data, output / "checkpoints" / "fge")
     for index in range(len(ensemble)):
-        note(f"member {index + 1}", ensemble[index : index + 1])
-    note("FGE", ensemble)
-    some = photos.split(*train_data, min(BN_SAMPLES, len(train_data[1]) // 2))[1]
-    note("mean of the weights", keras_fge.Ensemble.of([average_of(ensemble, some)], from_logits=True))
+        note(f"member {index + 1}", functools.partial(ensemble.__getitem__, slice(index, index + 1)))
+    note("FGE", lambda: ensemble)
+    note("mean of the weights", lambda: mean_of(ensemble, train_data))
     console.print(f"Written: {path}")
-
-
-def average_of(ensemble, some):
-    return ensemble.average_weights(keras_fge.Batches(*some, BATCH_SIZE))
 
 
 if __name__ == "__main__":

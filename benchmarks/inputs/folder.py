@@ -19,13 +19,13 @@ def load_folder(folder, image_size):
     if not folder:
         raise ValueError("folder: there is no data_dir, a folder with train/<class>/*.jpg and test/<class>/*.jpg.")
     folder = pathlib.Path(folder)
-    classes = {split: sorted(path.name for path in (folder / split).glob("*/")) for split in ("train", "test")}
+    classes = {split: classes_of(folder / split) for split in ("train", "test")}
     if not classes["train"] or classes["train"] != classes["test"]:
         raise ValueError(
             f"{folder} must hold images as train/<class>/<name>.jpg and test/<class>/<name>.jpg, with the same "
             f"classes. Received: {classes['train']} and {classes['test']}"
         )
-    files = {split: [_files(folder / split / name) for name in classes[split]] for split in classes}
+    files = {split: [files_of(folder / split / name) for name in classes[split]] for split in classes}
     digest = hashlib.sha256(f"{folder.resolve()} {image_size}".encode())
     for path in (path for split in files.values() for names in split for path in names):
         stat = path.stat()
@@ -63,11 +63,32 @@ def cache_folder():
     return pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache") / "keras-fge"
 
 
-def _files(folder):
+def classes_of(folder):
+    return sorted(path.name for path in folder.glob("*/"))
+
+
+def files_of(folder):
     return sorted(path for path in folder.iterdir() if path.is_file())
 
 
-def to_rgb(image):
+def open_rgb(source, where, least=None):
+    """The image in a file, or a stream, with 8 bits for each of three colours.
+
+    `where` names it for errors. Of a JPEG, it decodes no more pixels than sides of `least` pixels need.
+    """
+    from PIL import Image
+
+    try:
+        with Image.open(source) as image:
+            if least:
+                image.draft("RGB", (least, least))
+            return _to_rgb(image)
+    except Exception as error:  # PIL's are of a dozen kinds, such as one for images that unfold to gigabytes.
+        said = " ".join(str(error).split()) or repr(error)
+        raise ValueError(f"{where} is no image that can be read: remove or replace it. PIL says: {said}") from error
+
+
+def _to_rgb(image):
     """The image with 8 bits for each of three colours; PIL itself would clip 16 bits to white, and not scale them."""
     from PIL import Image
 
@@ -85,14 +106,7 @@ def _read_images(folder, files, image_size):
     images, labels = [], []
     for label, paths in enumerate(files):
         for path in paths:
-            try:
-                with Image.open(path) as file:
-                    image = to_rgb(file)
-            except Exception as error:  # PIL's are of a dozen kinds, such as one for images that unfold to gigabytes.
-                said = " ".join(str(error).split()) or repr(error)
-                raise ValueError(
-                    f"{path} is no image that can be read: remove or replace it. PIL says: {said}"
-                ) from error
+            image = open_rgb(path, path)
             if image_size and image.size != (image_size, image_size):
                 image = image.resize((image_size, image_size), Image.Resampling.BOX)
             images.append(np.asarray(image))

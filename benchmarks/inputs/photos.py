@@ -6,7 +6,7 @@ import pathlib
 
 import numpy as np
 
-from inputs.folder import to_rgb
+from inputs.folder import classes_of, files_of, open_rgb
 
 LARGER = 256 / 224  # By how much the shorter side is larger than the square that is cut out, as in the field.
 THREADS = 16  # PIL lets others run while it decodes.
@@ -38,15 +38,10 @@ class Photos:
         from PIL import Image
 
         source, shorter = self.sources[row], round(self.size * LARGER)
-        try:
-            with Image.open(io.BytesIO(source()) if callable(source) else source) as image:
-                image.draft("RGB", (shorter, shorter))  # JPEG: half of the sides, and so on, if that is enough.
-                image = to_rgb(image)
-        except Exception as error:  # PIL's are of a dozen kinds.
-            where = f"photograph {row}" if callable(source) else source
-            raise ValueError(
-                f"{where} is no image that can be read: remove or replace it. PIL says: {error}"
-            ) from error
+        if callable(source):
+            image = open_rgb(io.BytesIO(source()), f"photograph {row}", shorter)
+        else:
+            image = open_rgb(source, source, shorter)
         ratio = shorter / min(image.size)
         image = image.resize([max(round(side * ratio), shorter) for side in image.size], Image.Resampling.BILINEAR)
         left, top = ((side - self.size) // 2 for side in image.size)
@@ -56,14 +51,14 @@ class Photos:
 def of_folder(folder, size):
     """{"train": (photos, labels), "val": ...} and the number of classes, from <folder>/<split>/<class>/<file>."""
     folder, found = pathlib.Path(folder), {}
-    names = {split: sorted(path.name for path in (folder / split).glob("*/")) for split in ("train", "val")}
+    names = {split: classes_of(folder / split) for split in ("train", "val")}
     if not names["train"] or names["train"] != names["val"]:
         raise ValueError(
             f"{folder} must hold photographs as train/<class>/<file> and val/<class>/<file>, with the same classes. "
             f"Received: {len(names['train'])} and {len(names['val'])} classes"
         )
     for split, classes in names.items():
-        files = [sorted(path for path in (folder / split / name).iterdir() if path.is_file()) for name in classes]
+        files = [files_of(folder / split / name) for name in classes]
         labels = np.repeat(np.arange(len(classes)), [len(of_class) for of_class in files])
         found[split] = Photos([file for of_class in files for file in of_class], size), labels
     return found, len(names["train"])

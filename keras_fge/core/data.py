@@ -132,23 +132,25 @@ class RowReader:
         return self._pool.submit(take_rows, self.data, rows)
 
 
-class InOrder(keras.utils.PyDataset):
-    """Arrays that are not in memory as batches, in their own order."""
+class ArrayBatches(keras.utils.PyDataset):
+    """Arrays of one length as batches of their rows, from first to last; a subclass may set another `_order`."""
 
     def __init__(self, data: Any, batch_size: int):
         super().__init__()
         self.data, self.batch_size = data, batch_size
         self.samples = len(keras.tree.flatten(data)[0])
-        self._reader = RowReader(data)
+        self._order = np.arange(self.samples)
+        self._reader = None if is_in_memory(data) else RowReader(data)
 
     def __len__(self) -> int:
         return math.ceil(self.samples / self.batch_size)
 
     def __getitem__(self, index: int) -> Any:
-        return self._reader.read(self._rows(index), self._rows(index + 1))
+        rows = self._rows(index)
+        return take_rows(self.data, rows) if self._reader is None else self._reader.read(rows, self._rows(index + 1))
 
     def _rows(self, index):
-        return np.arange(index * self.batch_size, min((index + 1) * self.batch_size, self.samples))
+        return self._order[index * self.batch_size : (index + 1) * self.batch_size]
 
 
 def batches_of(data: Any) -> Iterable[Any]:
@@ -177,7 +179,7 @@ def subset(data: Any, samples: int | None, name: str) -> Any:
 
 def checksum_of_data(data: Any) -> str | None:
     """Checksum of arrays, None for None; for other data, which can be anything, only the name of the class."""
-    data = data.data if isinstance(data, InOrder) else data
+    data = data.data if isinstance(data, ArrayBatches) else data
     if not isinstance(data, tuple):
         return None if data is None else type(data).__name__
     try:

@@ -188,10 +188,7 @@ class Members:
 
 def _arrays_of(x):
     """The inputs in Batches, in the order of their arrays; other data as they are."""
-    if not isinstance(x, Batches):
-        return x
-    data = x.in_order()
-    return data[0] if isinstance(data, tuple) else data
+    return _inputs(x.in_order()) if isinstance(x, Batches) else x
 
 
 def _is_data_set(x):
@@ -199,5 +196,5 @@ def _is_data_set(x):
 
 
 def _inputs(batch):
-    """The inputs in a batch of a generator, which may hold labels too."""
+    """The inputs in a batch, or in arrays, which may hold labels too."""
     return batch[0] if isinstance(batch, tuple) else batch

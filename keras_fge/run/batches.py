@@ -1,6 +1,5 @@
 """Arrays as batches that a seed and the epoch shuffle, so that a resumed `fit` has the same ones."""
 
-import math
 import weakref
 from typing import Any, Protocol
 
@@ -8,7 +7,7 @@ import keras
 import numpy as np
 
 from keras_fge.core.arguments import as_integer
-from keras_fge.core.data import InOrder, RowReader, as_arrays, is_in_memory, take_rows, to_tell_apart
+from keras_fge.core.data import ArrayBatches, as_arrays, is_in_memory, to_tell_apart
 from keras_fge.core.files import checksum_of_arrays
 
 
@@ -18,7 +17,7 @@ class Followed(Protocol):
     def epoch_for(self, batches: "Batches") -> int: ...
 
 
-class Batches(keras.utils.PyDataset):
+class Batches(ArrayBatches):
     """Arrays as a data set for `fit`, shuffled anew in each epoch.
 
     The batches of epoch e are the rows
@@ -64,23 +63,21 @@ class Batches(keras.utils.PyDataset):
         sample_weight: Any = None,
         follow: Followed | None = None,
     ):
-        super().__init__()
         given = {"x": x, "y": y} | ({} if sample_weight is None else {"sample_weight": sample_weight})
-        self.data = tuple(_with_tuples(as_arrays(part, name)) for name, part in given.items())
-        if not all(np.ndim(array) for array in keras.tree.flatten(self.data)):
+        data = tuple(_with_tuples(as_arrays(part, name)) for name, part in given.items())
+        if not all(np.ndim(array) for array in keras.tree.flatten(data)):
             raise ValueError("`x`, `y` and `sample_weight` must hold arrays, not lists of numbers: use numpy.array.")
-        self.batch_size, self.seed = as_integer("batch_size", batch_size), as_integer("seed", seed, least=0)
-        lengths = {len(array) for array in keras.tree.flatten(self.data)}
+        batch_size, self.seed = as_integer("batch_size", batch_size), as_integer("seed", seed, least=0)
+        lengths = {len(array) for array in keras.tree.flatten(data)}
         if len(lengths) != 1 or 0 in lengths:
             raise ValueError(f"`x` and `y` must hold arrays of one length. Received: lengths {sorted(lengths)}")
         if follow is not None and not callable(getattr(follow, "epoch_for", None)):
             raise ValueError(f"`follow` must be an FGE, a SnapshotEnsemble or a Checkpoint. Received: {follow!r}")
-        self.samples = lengths.pop()
+        super().__init__(data, batch_size)
         # TensorFlow keeps data sets that are read by generators for good: they are not to keep callbacks alive.
         self._follow = None if follow is None else weakref.ref(follow)
         self._passes = 0  # Whole ones, without `follow`.
         self._is_in_pass, self._read = False, 0  # Whether one has begun, and how many batches of it were read.
-        self._reader = None if is_in_memory(self.data) else RowReader(self.data)
         self._shuffle(0)
 
     def _shuffle(self, epoch):
@@ -110,16 +107,9 @@ class Batches(keras.utils.PyDataset):
         data = checksum_of_arrays(to_tell_apart(keras.tree.flatten(self.data)))
         return {"data": data, "batch_size": self.batch_size, "seed": self.seed}
 
-    def __len__(self) -> int:
-        return math.ceil(self.samples / self.batch_size)
-
     def __getitem__(self, index: int) -> Any:
         self._read += 1
-        rows = self._rows(index)
-        return take_rows(self.data, rows) if self._reader is None else self._reader.read(rows, self._rows(index + 1))
-
-    def _rows(self, index):
-        return self._order[index * self.batch_size : (index + 1) * self.batch_size]
+        return super().__getitem__(index)
 
     def with_batch_size(self, batch_size: int) -> "Batches":
         """The same data in batches of another size, which follow no callback."""
@@ -132,7 +122,7 @@ class Batches(keras.utils.PyDataset):
         Returns:
             A tuple of arrays in memory, or a `keras.utils.PyDataset`.
         """
-        return self.data if is_in_memory(self.data) else InOrder(self.data, self.batch_size)
+        return self.data if is_in_memory(self.data) else ArrayBatches(self.data, self.batch_size)
 
 
 def _with_tuples(structure):

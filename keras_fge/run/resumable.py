@@ -24,7 +24,7 @@ from keras_fge.core.keras_internals import (
     warn_of_slow_scan,
 )
 from keras_fge.core.own_state import check_kept
-from keras_fge.run.batches import Batches, arrays_of
+from keras_fge.run.batches import Batches
 from keras_fge.run.lock import FolderLock
 from keras_fge.run.other_callbacks import OtherCallbacks
 from keras_fge.run.schema import Counters
@@ -154,7 +154,7 @@ class Resumable(keras.callbacks.Callback, abc.ABC):
         self._others = OtherCallbacks(fit)
         own = {"steps_per_epoch": self.params.get("steps"), **self._own_settings()}
         if fit and "validation_data" not in own:
-            own["validation_data"] = checksum_of_data(arrays_of(fit.validation_data))
+            own["validation_data"] = checksum_of_data(fit.validation_data)
         self._settings = {**describe(model), **own}
         with self._lock.acquired():
             if self._holds_run():

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 
 from keras_fge.core.compiled import AS_COMPILED, compiled_metrics, compiled_outputs
-from keras_fge.core.data import InOrder, batches_of, check_data, checksum_of_data
+from keras_fge.core.data import ArrayBatches, batches_of, check_data, checksum_of_data
 from keras_fge.core.keras_internals import random_states_kept
 from keras_fge.core.networks import borrowed, reset_states, restored, set_weights
 from keras_fge.core.predictions import RunningMean, Votes, check_order, predict_with_labels
@@ -79,7 +79,7 @@ class Validation:
         outputs = self.predict(model)
         metrics = self.metrics(model, outputs)
         self._names = [*self._named("member", metrics), *self._named("ensemble", metrics)]
-        if len(self._parts) == 1 and not isinstance(self._parts[0], InOrder):
+        if len(self._parts) == 1 and not isinstance(self._parts[0], ArrayBatches):
             # A data set, which may come in another order the next time.
             again = [keras.tree.map_structure(np.asarray, batch[1]) for batch in batches_of(self._parts[0])]
             again = keras.tree.map_structure(lambda *parts: np.concatenate(parts), *again)
