@@ -1,4 +1,4 @@
-"""What users hand over as data: arrays, or a data set of batches; checked, counted, cut, and told apart."""
+"""What users hand over as data, arrays or a data set of batches: checked, counted, cut, read by rows, told apart."""
 
 import concurrent.futures
 import math
