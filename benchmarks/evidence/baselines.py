@@ -7,18 +7,14 @@ On the subset of Fashion-MNIST, with the small CNN, each method trains as long a
 settings are those of a grid, or some drawn at random from it: 16 for one network, FGE, SWA and SSE, 8 for the others.
 On CIFAR-10 (JPEG), 5,000 images, one network, FGE, SWA and SSE have 8 each, at two rates (SSE's are higher, as they
 fall to 0) and the same two weight decays, for 100 epochs (--task=cifar10 --data_dir=DIR --tuned_on=2). The best has the
-least calibrated NLL on validation images (seeds 1000, ...). Fresh seeds at that setting are measured on test images;
-one network, FGE and SSE also at the rate and weight decay of each other, once all three are tuned: the same command
-again does that. Each method has a record in the folder, written after each run; the same command goes on, and several
-processes may share the work. On JAX a run takes three quarters of its time on TensorFlow. SAM has a step of its own,
-for TensorFlow alone.
+least calibrated NLL on validation images (seeds 1000, ...). Fresh seeds at that setting are measured on test images.
+Each method has a record in the folder, written after each run; the same command goes on, and several processes may
+share the work. On JAX a run takes three quarters of its time on TensorFlow. SAM has a step of its own, for TensorFlow
+alone.
 """
 
-import ast
 import functools
-import json
 import os
-import pathlib
 import types
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -33,10 +29,9 @@ from inputs import data
 from study.ensembles import all_metrics, disagreement
 from study.progress import console
 from study.records import opened_record, refuse_another
-from study.search import do, search, summary
+from study.search import search, summary
 
 FLAGS = flags.FLAGS
-CROSSED = ("one network", "FGE", "SSE")  # Also measured at the rate and weight decay that are best for the others.
 
 
 def measured(members, x, y):
@@ -66,22 +61,6 @@ def file_of(name):
     return os.path.join(FLAGS.output, f"{name.replace(' ', '_').replace(',', '')}.json")
 
 
-def crossed_settings(name):
-    """The best setting of a method, with rate and weight decay of the best of the other two, if they are tuned."""
-    best = {}
-    for other in CROSSED:
-        if os.path.exists(file_of(other)):
-            record = json.loads(pathlib.Path(file_of(other)).read_text())
-            if record["best"]:
-                best[other] = ast.literal_eval(record["best"][other])
-    if name not in best:
-        return []
-    rate_of = {other: setting["largest" if other == "SSE" else "rate"] for other, setting in best.items()}
-    rate = "largest" if name == "SSE" else "rate"
-    crossed = [{**best[name], rate: rate_of[o], "decay": setting["decay"]} for o, setting in best.items() if o != name]
-    return [arguments for arguments in crossed if arguments != best[name]]  # They may agree.
-
-
 def main(_):
     task = TASKS[FLAGS.task]
     FLAGS.output = FLAGS.output or f"results/baselines{'' if FLAGS.task == 'fashion' else f'_{FLAGS.task}'}"
@@ -96,8 +75,6 @@ def main(_):
         refuse_another(path, record, data=images.about(), flags={**record["flags"], **vars(settings)})
         once = functools.partial(trained_and_measured, method, images)
         search(record, tried, once)
-        for arguments in crossed_settings(name) if name in CROSSED else ():
-            do(record, "crossed", once, [(arguments, seed) for seed in range(FLAGS.runs)])
         for line in summary(record):
             console.print(line, markup=False)
 

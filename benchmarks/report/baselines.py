@@ -17,7 +17,7 @@ MARKERS = dict(zip(COMBINED, "osD^"))
 def records(folder):
     """`{method: (best setting, {seed: metrics on test images}, settings tried, backend)}` of all that is done."""
     found = {}
-    for path in sorted((folder / "baselines").glob("*.json")):
+    for path in sorted(folder.glob("*.json")):
         record = json.loads(path.read_text())
         for method, (setting, runs) in finished(record).items():
             found[method] = (setting, runs, len(record["tuning"]), record["backend"])
@@ -58,27 +58,39 @@ def table(folder):
 
 
 def crossed(folder):
-    """One network, FGE and SSE at their own best setting, and at the rate and weight decay of the others' best."""
-    rows = []
+    """One network, FGE and SSE at the rates and weight decays of each other, on validation images, while tuned.
+
+    Each at the best of its own settings, as cycles, that was tried with that rate and decay.
+    """
+    best, found = set(), {}
     for method in ("one network", "FGE", "SSE"):
-        record = json.loads((folder / "baselines" / f"{method.replace(' ', '_')}.json").read_text())
-        own = record["best"][method]
-        for setting, runs in {own: record["runs"][own], **record.get("crossed", {})}.items():
-            rows.append(
-                (method, ast.literal_eval(setting), setting == own, {s: run[method] for s, run in runs.items()})
-            )
-    if all(is_own for *_, is_own, _ in rows):  # None was run at others' settings, as they are the same.
-        [(rate, decay)] = {(setting.get("rate", setting.get("largest")), setting["decay"]) for _, setting, *_ in rows}
+        record = json.loads((folder / f"{method.replace(' ', '_')}.json").read_text())
+        best.add(common(record["best"][method]))
+        for setting, by_seed in record["tuning"].items():
+            runs = {seed: run[method] for seed, run in by_seed.items()}
+            cell = found.setdefault(common(setting), {})
+            cell[method] = min(cell.get(method, runs), runs, key=lambda runs: mean(runs, "calibrated_nll"))
+    if len(best) == 1:
+        [(rate, decay)] = best
         return (
             f"One network, FGE and SSE found the same rate, {rate:g}, and the same weight decay, {decay:g}: each "
             "already stands at the settings of the others."
         )
-    lines = ["| | setting | n | test error % | NLL, calibrated |", "|---|---|---|---|---|"]
-    for method, setting, is_own, runs in rows:
-        text = ", ".join(f"{key} {value:g}" for key, value in setting.items()) + (" (its own)" if is_own else "")
-        error, nll = 100 * mean(runs, "error"), mean(runs, "calibrated_nll")
-        lines.append(f"| {method} | {text} | {len(runs)} | {error:.2f} | {nll:.4f} |")
+    columns = ["rate", "decay", "one network", "FGE", "SSE"]
+    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+    for (rate, decay), runs in sorted(found.items()):
+        cells = [f"{rate:g}", f"{decay:g}"]
+        for method in columns[2:]:
+            error, nll = (mean(runs[method], name) if method in runs else None for name in ("error", "calibrated_nll"))
+            cells.append("" if nll is None else f"{100 * error:.1f} %, {nll:.3f}")
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def common(setting):
+    """The learning rate and the weight decay of a setting, as the record has it."""
+    arguments = ast.literal_eval(setting)
+    return arguments["largest" if "rate" not in arguments else "rate"], arguments["decay"]
 
 
 def mean(runs, metric):

@@ -259,8 +259,8 @@ PARTS = {  # file, name of the part, what makes it
         **{name: lambda name=name: results(name) for name in FOLDERS},
         "example": example,
         **{f"connecting_{task}": lambda task=task: connecting.table(RESULTS, task) for task in ("fashion", "cifar10")},
-        "baselines": lambda: baselines.table(RESULTS),
-        "crossed": lambda: baselines.crossed(RESULTS),
+        "baselines": lambda: baselines.table(RESULTS / "baselines"),
+        "crossed": lambda: baselines.crossed(RESULTS / "baselines"),
     },
 }
 
@@ -280,6 +280,6 @@ if __name__ == "__main__":
     for name, is_dark in (("opening", False), ("opening_dark", True)):
         save(opening.draw(RESULTS, is_dark), ROOT / "docs" / f"{name}.png")
     save(speed_tables.draw_growth(), ROOT / "docs" / "growth.png")
-    save(baselines.draw(RESULTS), RESULTS / "baselines.png")
+    save(baselines.draw(RESULTS / "baselines"), RESULTS / "baselines.png")
     for file in PARTS:
         (ROOT / file).write_text(filled(file))

@@ -29,16 +29,16 @@ def search(record, tried, once):
             and returns `{name: metrics}`. The best setting has the least mean "calibrated_nll".
     """
     seeds = range(FIRST_TO_TUNE, FIRST_TO_TUNE + record["flags"]["tuned_on"])
-    do(record, "tuning", once, itertools.product(tried, seeds))
+    _do(record, "tuning", once, itertools.product(tried, seeds))
     of_one_run = next(iter(record["tuning"][str(tried[0])].values()))
     record["best"] = {name: best_setting(record["tuning"], tried, name) for name in of_one_run}
     best = [arguments for arguments in tried if str(arguments) in record["best"].values()]
-    do(record, "runs", once, itertools.product(best, range(record["flags"]["runs"])))
+    _do(record, "runs", once, itertools.product(best, range(record["flags"]["runs"])))
     with _writing(record) as output:
         write_json(record, output)
 
 
-def do(record, part, once, wanted):
+def _do(record, part, once, wanted):
     """Trains and measures for each (arguments, seed) that the record lacks, and writes it after each.
 
     What another process does at that moment is left to it, and waited for in the end.
@@ -70,7 +70,7 @@ def _writing(record):
     output = pathlib.Path(record["flags"]["output"])
     with locked(_lock(record, "record")):
         theirs = json.loads(output.read_text()) if output.exists() else {}
-        for part in ("tuning", "runs", "crossed"):
+        for part in ("tuning", "runs"):
             for setting, runs in theirs.get(part, {}).items():
                 record.setdefault(part, {}).setdefault(setting, {}).update(runs)
         record["best"] = record.get("best") or theirs.get("best", {})
