@@ -17,7 +17,7 @@ os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # As `cifar.py`.
 import keras
 from absl import app, flags
 
-from speed import engines, evaluation, profile, size, training
+from speed import engines, evaluation, profile, side_by_side, size, training
 from study.progress import console
 from study.records import new_record, write_json
 from study.training import default_jit_compile
@@ -34,12 +34,13 @@ MEASURES = {  # Name: (function of a network and the settings, its default netwo
     "path": (evaluation.path, ["small_cnn_bn", "convfc", "preresnet20", "vgg16"]),
     "plane": (evaluation.plane, ["small_cnn_bn", "convfc"]),
     "ensemble": (evaluation.ensemble, ["small_cnn", "convfc"]),
+    "side_by_side": (side_by_side.side_by_side, ["small_cnn"]),
     "memory": (size.memory, ["small_cnn", "convfc", "vgg16"]),
     "growth": (size.growth, ["convfc"]),
     "startup": (size.startup, ["any"]),
     "engines": (engines.engines, ["any"]),
 }
-SPECIAL = ("loop", "profile", "engines")  # For JAX only, for TensorFlow only, and for where Ray is installed.
+SPECIAL = ("loop", "side_by_side", "profile", "engines")  # JAX only, TensorFlow only, and where Ray is installed.
 DEFAULT_MEASURES = [measure for measure in MEASURES if measure not in SPECIAL]
 
 

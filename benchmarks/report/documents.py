@@ -221,7 +221,7 @@ def faults():
 
 
 FOLDERS = ("fashion_subset", "cifar10_jpeg", "vgg16_cifar10_jpeg")  # Of docs/results.md.
-RATIOS = ("curve", "pipeline", "fge", "path", "plane", "ensemble")  # Of docs/performance.md, as are these:
+RATIOS = ("curve", "pipeline", "fge", "path", "plane", "ensemble", "side_by_side")  # Of docs/performance.md, as:
 SPEED = ("profiles", "peers", "writing", "many_variables", "positions")
 SPEED += ("memory", "slopes", "startup", "gpu_loops", "gpu_curves", "gpu_peers")
 PARTS = {  # file, name of the part, what makes it
