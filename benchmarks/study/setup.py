@@ -65,11 +65,13 @@ def prepare():
 
 
 def check_writable(folder):
+    from keras_fge.core.files import local_path
+
     try:
-        os.makedirs(folder, exist_ok=True)
+        os.makedirs(local_path(folder), exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
-    except OSError as error:
+    except (OSError, ValueError) as error:
         sys.exit(f"error: --output_dir={folder} cannot be written: {error}")
 
 

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 
 from curves.results import part
-from keras_fge.core.files import read_npz, remove_leftovers, to_npz, write_atomically
+from keras_fge.core.files import local_path, read_npz, remove_leftovers, to_npz, write_atomically
 from keras_fge.core.networks import restored
 
 
@@ -37,7 +37,7 @@ class Points:
         if file is None:
             return
         name = os.path.basename(file)
-        remove_leftovers(os.path.dirname(os.path.abspath(file)), lambda other: other == name)
+        remove_leftovers(os.path.dirname(os.path.abspath(local_path(file))), lambda other: other == name)
         if not os.path.exists(file):
             self._write()  # Fails before the work begins if the file cannot be written.
             return

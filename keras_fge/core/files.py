@@ -18,6 +18,23 @@ import numpy as np
 # Of a process that is writing: the name of the file, the process, and a random number.
 TEMPORARY = re.compile(r"(?P<file>.+?)\.(?P<process>\d+)\.[0-9a-f]{16}\.tmp(\.keras)?")
 _being_written: set[str] = set()
+ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/.*", re.DOTALL)  # As pathlib leaves it; not a drive, such as "C:/".
+
+
+def local_path(path: str | os.PathLike) -> str:
+    """The path, as text.
+
+    Raises:
+        ValueError: if it is the address of an object store. By itself it would be taken for a folder named "s3:".
+    """
+    path = os.fspath(path)
+    if ADDRESS.fullmatch(path):
+        raise ValueError(
+            f"'{path}' is an address, not a place in a file system. Object stores have no locks, and nothing there "
+            "tells one run that another one writes: give a local folder, and copy it whole, before and after. With "
+            "fsspec: `fs, at = fsspec.url_to_fs(address)`, then `fs.get(at, folder, recursive=True)` or `fs.put`."
+        )
+    return path
 
 
 @contextlib.contextmanager
@@ -81,7 +98,7 @@ def write_atomically(path: str | os.PathLike, content: bytes, check: Callable[[]
         OSError: if it cannot be written, as on a full disk. What was there before is untouched.
     """
     check()
-    with temporary_name(path) as temporary:
+    with temporary_name(local_path(path)) as temporary:
         try:
             # No file or link that is there already is written to.
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
@@ -155,10 +172,10 @@ def read_bytes(
         follows: Whether it may be a link out of its folder. Default: yes.
 
     Raises:
-        ValueError: if it is no regular file, or not what was written.
+        ValueError: if it is no regular file, or not what was written; or an address of an object store.
         FileNotFoundError: if there is none.
     """
-    status = os.stat(path)
+    status = os.stat(local_path(path))
     folder = os.path.realpath(os.path.dirname(os.path.abspath(path)))
     if not follows and os.path.dirname(os.path.realpath(path)) != folder:
         raise ValueError(

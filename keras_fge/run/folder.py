@@ -17,6 +17,7 @@ from keras_fge.core.files import (
     always_right,
     check_keras_file,
     checksum,
+    local_path,
     read_bytes,
     remove_leftovers,
     replace,
@@ -53,7 +54,7 @@ class Folder:
     """
 
     def __init__(self, path: str | os.PathLike, check: Callable[[], None] = always_right):
-        self.path = os.fspath(path)
+        self.path = local_path(path)
         self.check = check
 
     def _in(self, name):

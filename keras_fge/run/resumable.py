@@ -11,7 +11,7 @@ import numpy as np
 
 from keras_fge.core.arguments import as_number
 from keras_fge.core.data import checksum_of_data
-from keras_fge.core.files import naming
+from keras_fge.core.files import local_path, naming
 from keras_fge.core.keras_internals import (
     Fit,
     begin_with_epoch,
@@ -50,7 +50,7 @@ class Resumable(keras.callbacks.Callback, abc.ABC):
 
     def __init__(self, directory: str | os.PathLike | None, resume: bool, every: float | None = None):
         super().__init__()
-        self.directory = None if directory is None else os.path.abspath(directory)
+        self.directory = None if directory is None else os.path.abspath(local_path(directory))
         self.resume = bool(resume)
         self._minutes = None if every is None else as_number("every", every, least=0)
         if self._minutes is not None and directory is None:
