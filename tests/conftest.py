@@ -38,7 +38,8 @@ if keras.backend.backend() == "tensorflow":
     def fit(model, *args, **kwargs):
         """Keras', with an optimizer that is built: made inside the compiled step, that would be traced twice."""
         if model.compiled and model.optimizer:
-            build_optimizer(model)
+            with model.distribute_strategy.scope():
+                build_optimizer(model)
         return own_fit(model, *args, **kwargs)
 
     keras.Model.fit = fit

@@ -183,24 +183,36 @@ def intervals():
 def simulation():
     """Times of the whole Table 1 on many GPUs, as simulated."""
     record = json.loads((RESULTS / "cluster" / "simulation.json").read_text())
-    lines = [
-        "| GPUs | hours | utilization | hours with failures, 1 % per GPU hour | failures |",
-        "|---|---|---|---|---|",
-    ]
+    columns = ["GPUs", "hours", "dollars", "hours, stragglers", "hours, on spot GPUs too", "dollars", "preemptions"]
+    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for gpus, values in record["gpus"].items():
-        failing = values["with_1_percent_failures_per_gpu_hour"]
-        times = [f"{minutes / 60:.2f}" for minutes in (values["minutes"], failing["minutes"])]
-        lines.append(
-            f"| {gpus} | {times[0]} | {100 * values['utilization']:.0f} % | {times[1]} | {failing['failures']:.2f} |"
-        )
+        quiet, slow, spot = (values[name] for name in ("quiet", "stragglers", "stragglers, spot"))
+        hours = [f"{each['minutes'] / 60:.1f}" for each in (quiet, slow, spot)]
+        dollars = [f"{each['dollars']:.0f}" for each in (quiet, spot)]
+        cells = [gpus, hours[0], dollars[0], *hours[1:], dollars[1], f"{spot['preemptions']:.1f}"]
+        lines.append(f"| {' | '.join(cells)} |")
     about = (
-        "A simulation, nothing measured ([record](../benchmarks/results/cluster/simulation.json), "
+        "A simulation ([record](../benchmarks/results/cluster/simulation.json), "
         f"`benchmarks/evidence/simulation.py`): {record['units']} units, {record['gpu_minutes'] / 60:.1f} GPU hours; "
-        f"the longest chain of them takes {record['critical_path_minutes'] / 60:.2f} hours, which no number of GPUs "
+        f"the longest chain of them takes {record['critical_path_minutes'] / 60:.1f} hours, which no number of GPUs "
         "makes shorter."
     )
     assumptions = " ".join(record["assumptions"].split())
-    return "\n".join([about, "", *lines, "", f"Assumptions: {assumptions}"])
+    return "\n".join([about, "", *lines, "", f"Assumptions: {assumptions}", "", predicted()])
+
+
+def predicted():
+    """How far the simulation is off for a small study on this machine."""
+    record = json.loads((RESULTS / "cluster" / "predicted.json").read_text())
+    turns = record["turns"]
+    ratios = ", ".join(f"{turn['ratio']:.2f}" for turn in turns)
+    alone = sorted(turn["one_worker"] for turn in turns)
+    return (
+        "Is it right? For the smoke study, it predicts from the run of one worker how long two take, with the start of "
+        f"the programs. In {len(turns)} turns two workers took {ratios} of that; the run of one worker by itself took "
+        f"{alone[0]:.0f} to {alone[-1]:.0f} s ([record](../benchmarks/results/cluster/predicted.json), "
+        "`benchmarks/evidence/predicted.py`)."
+    )
 
 
 def faults():
@@ -259,8 +271,11 @@ PARTS = {  # file, name of the part, what makes it
         **{name: lambda name=name: results(name) for name in FOLDERS},
         "example": example,
         **{f"connecting_{task}": lambda task=task: connecting.table(RESULTS, task) for task in ("fashion", "cifar10")},
-        "baselines": lambda: baselines.table(RESULTS / "baselines"),
-        "crossed": lambda: baselines.crossed(RESULTS / "baselines"),
+        **{
+            f"{part}{task}": lambda make=make, task=task: make(RESULTS / f"baselines{task}")
+            for task in ("", "_cifar10")
+            for part, make in (("baselines", baselines.table), ("crossed", baselines.crossed))
+        },
     },
 }
 
