@@ -85,6 +85,88 @@ print(len(keras.distribution.list_devices()), *nll, *path.test["nll"])
     assert one == pytest.approx(two, rel=1e-4) and one[0] == pytest.approx(one[1], rel=1e-4)
 
 
+ALL_ELSE = """
+import contextlib, json
+import curves
+
+folder, devices = sys.argv[1], int(sys.argv[2])
+scope = contextlib.nullcontext
+if keras.backend.backend() == "jax":
+    keras.distribution.set_distribution(keras.distribution.DataParallel() if devices > 1 else None)
+elif devices > 1:
+    import tensorflow as tf
+    cpus = tf.config.list_physical_devices("CPU")
+    tf.config.set_logical_device_configuration(cpus[0], [tf.config.LogicalDeviceConfiguration()] * devices)
+    scope = tf.distribute.MirroredStrategy([f"CPU:{index}" for index in range(devices)]).scope
+x, y = np.random.default_rng(0).normal(size=(64, 6)).astype("float32"), np.arange(64) % 4
+arguments = {"batch_size": 16, "shuffle": False, "verbose": 0}
+
+def new(seed=0):
+    keras.utils.set_random_seed(seed)
+    with scope():
+        network = keras.Sequential([keras.Input((6,)), keras.layers.Dense(8, "relu"), keras.layers.Dense(4)])
+        optimizer = keras.optimizers.SGD(0.02, momentum=0.9)
+        network.compile(optimizer, logits_loss(), metrics=["accuracy"], jit_compile=False)
+    return network
+
+def trained(callback, epochs=3):
+    network = new()
+    network.fit(x, y, epochs=epochs, callbacks=[callback], **arguments)
+    return network
+
+def resumed(stop):
+    checkpoint = keras_fge.Checkpoint(folder, every=0)
+    network = new()
+    callbacks = [checkpoint, *([keras.callbacks.LambdaCallback(on_train_batch_end=stop)] if stop else [])]
+    network.fit(checkpoint.batches(x, y, 16), epochs=2, shuffle=False, verbose=0, callbacks=callbacks)
+    return network
+
+def stop(batch, logs):
+    if batch == 1:
+        raise KeyboardInterrupt
+
+def curve(objective):
+    with scope():
+        model = curves.connect(new(0), new(1), seed=0, objective=objective)
+        model.compile(keras.optimizers.SGD(0.02, momentum=0.9), logits_loss(), metrics=["accuracy"], jit_compile=False)
+    model.fit(x, y, epochs=2, **arguments)
+    return model
+
+average, snapshots = keras_fge.EMA((1.0,)), keras_fge.SnapshotEnsemble(0.05, cycle_steps=4)
+paper = trained(keras_fge.PaperTraining(0.05, 3)), trained(average), trained(snapshots)
+with contextlib.suppress(KeyboardInterrupt):
+    resumed(stop)
+networks = [*paper[:1], average.network(1.0), resumed(None), curve("uniform"), curve("arc_length")]
+ensemble = snapshots.ensemble()
+around = [
+    curves.evaluate_plane(new(), (x, y), (x, y), directions=how, num_points=2, batch_size=16, verbose=False)
+    for how in ("filter", "hessian")
+]
+path = curves.evaluate_path(networks[3], (x, y), (x, y), 3, batch_size=16, verbose=False)
+samples = curves.sample_subspace(networks[3], (x, y), 2, 10.0, batch_size=16, seed=0, verbose=False)
+ensembles = [ensemble, ensemble.calibrated(x, y), keras_fge.SWAG(ensemble, rank=2).sample(2, seed=0), samples]
+ensembles.append(keras_fge.Ensemble.of([new(2), new(3)], from_logits=True))  # In one program.
+values = [np.abs(array).sum() for network in networks for array in network.get_weights()]
+values += [of.evaluate(x, y)["nll"] for of in ensembles] + [*path.train["loss"], *path.line.test["nll"]]
+values += [value for plane in around for value in plane.train["loss"].ravel()]
+print(json.dumps([float(value) for value in values]))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(BACKEND == "torch", reason="Keras has no distribution there")
+def test_all_else_on_several_devices(tmp_path):
+    """Eight devices on JAX, two on TensorFlow: the numbers of one. (BatchNormalization differs on TensorFlow.)"""
+    outputs = []
+    for devices in ("1", "8" if BACKEND == "jax" else "2"):
+        flags = f"--xla_force_host_platform_device_count={devices}"
+        flags += " --xla_cpu_collective_call_terminate_timeout_seconds=300"
+        process = start(ALL_ELSE, tmp_path / devices, devices, XLA_FLAGS=flags, TF_CPP_MIN_LOG_LEVEL="3")
+        outputs.append(json.loads(finish(process).splitlines()[-1]))
+    one, several = outputs
+    assert len(one) > 40 and several == pytest.approx(one, rel=1e-4, abs=1e-5)
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(BACKEND != "jax", reason="keras.distribution works on JAX")
 def test_model_parallel(tmp_path):
