@@ -167,6 +167,31 @@ def test_curves_on_cifar10_rise_as_is_said():
     assert f"up to {nats:.2f} nat above the worse end, with a test error up to {points:.1f} points above it" in text
 
 
+def test_curves_on_fashion_and_shorter_ones_rise_as_is_said():
+    text = " ".join((ROOT / "docs/results.md").read_text().split())
+    (_, fashion), (_, cifar) = (connecting.read(ROOT / "benchmarks/results", task) for task in ("fashion", "cifar10"))
+
+    def points(curve):
+        return 100 * connecting.rise(curve["train_error"])
+
+    def reaches(curve):
+        return points(curve) < 1 and connecting.rise(curve["train_nll"]) < 0.05
+
+    three, five, chains = (fashion[16, kind, bends, 3] for kind, bends in (("bezier", 3), ("bezier", 5), ("chain", 5)))
+    assert [list(map(reaches, curves)) for curves in (three, five)] == 2 * [[True, True, True, False]]
+    assert sum(map(reaches, chains)) == 2
+    assert f"a hill of {points(three[3]):.1f} points in the middle of the curve of 3 bends" in text
+    assert f"and of {points(five[3]):.1f} on that of 5" in text
+    assert all(20 < np.argmax(curves[3]["train_error"]) < 40 for curves in (three, five))  # Of 61 points.
+    first = [points(fashion[16, "bezier", 3, times][0]) for times in (1, 2, 3)]
+    said = "rises by {:.1f} points after as many epochs as a network had, by {:.1f} after twice as many, and by {:.1f}"
+    assert said.format(*first) in text
+    assert all(points(fashion[16, "bezier", 5, times][0]) > of for times, of in zip((1, 2), first))
+    assert all(reaches(fashion[width, "bezier", bends, 3][0]) for width in (8, 32) for bends in (3, 5))
+    rises = [points(cifar[16, "bezier", 5, times][0]) for times in (1, 2)]
+    assert "rises by {:.1f} points after as many epochs as a network had, and by {:.1f} after".format(*rises) in text
+
+
 def test_what_fine_tuning_brings_stands_in_the_record():
     found = finetuning.records(ROOT / "benchmarks/results")
     text = " ".join((ROOT / "docs/fine_tuning.md").read_text().split())

@@ -11,7 +11,18 @@ import re
 
 import numpy as np
 
-from report import alignment, baselines, comparisons, connecting, decisions, finetuning, machines, opening, tables
+from report import (
+    alignment,
+    baselines,
+    clusters,
+    comparisons,
+    connecting,
+    decisions,
+    finetuning,
+    machines,
+    opening,
+    tables,
+)
 from report.tables import comparison_tables, curve_tables, ensemble_tables, price_tables, time_tables
 from speed import tables as speed_tables
 from study.look import save
@@ -180,58 +191,6 @@ def intervals():
     return "\n".join(lines)
 
 
-def simulation():
-    """Times of the whole Table 1 on many GPUs, as simulated."""
-    record = json.loads((RESULTS / "cluster" / "simulation.json").read_text())
-    columns = ["GPUs", "hours", "dollars", "hours, stragglers", "hours, on spot GPUs too", "dollars", "preemptions"]
-    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
-    for gpus, values in record["gpus"].items():
-        quiet, slow, spot = (values[name] for name in ("quiet", "stragglers", "stragglers, spot"))
-        hours = [f"{each['minutes'] / 60:.1f}" for each in (quiet, slow, spot)]
-        dollars = [f"{each['dollars']:.0f}" for each in (quiet, spot)]
-        cells = [gpus, hours[0], dollars[0], *hours[1:], dollars[1], f"{spot['preemptions']:.1f}"]
-        lines.append(f"| {' | '.join(cells)} |")
-    about = (
-        "A simulation ([record](../benchmarks/results/cluster/simulation.json), "
-        f"`benchmarks/evidence/simulation.py`): {record['units']} units, {record['gpu_minutes'] / 60:.1f} GPU hours; "
-        f"the longest chain of them takes {record['critical_path_minutes'] / 60:.1f} hours, which no number of GPUs "
-        "makes shorter."
-    )
-    assumptions = " ".join(record["assumptions"].split())
-    return "\n".join([about, "", *lines, "", f"Assumptions: {assumptions}", "", predicted()])
-
-
-def predicted():
-    """How far the simulation is off for a small study on this machine."""
-    record = json.loads((RESULTS / "cluster" / "predicted.json").read_text())
-    turns = record["turns"]
-    ratios = ", ".join(f"{turn['ratio']:.2f}" for turn in turns)
-    alone = sorted(turn["one_worker"] for turn in turns)
-    return (
-        "Is it right? For the smoke study, it predicts from the run of one worker how long two take, with the start of "
-        f"the programs. In {len(turns)} turns two workers took {ratios} of that; the run of one worker by itself took "
-        f"{alone[0]:.0f} to {alone[-1]:.0f} s ([record](../benchmarks/results/cluster/predicted.json), "
-        "`benchmarks/evidence/predicted.py`)."
-    )
-
-
-def faults():
-    """What kills of workers and drivers, a full store and a failing unit did to a study on Ray."""
-    record = json.loads((RESULTS / "cluster" / "faults.json").read_text())
-    differing, killed = sum(len(r["differing"]) for r in record["rounds"]), record["killed"]
-    store, failing = record["full_store"], record["failing_unit"]
-    return (
-        f"On Ray with {record['cpus']} CPUs, {killed['worker']} workers and {killed['driver']} drivers were killed at "
-        f"random moments of a study (preset `smoke`, {record['units']} units; runs: {len(record['rounds'])}). Of the "
-        f"records, {differing} differ from those of a quiet local run, apart from times. With "
-        f"{store['kept_megabytes']:.0f} MB of another program in Ray's store of {store['store_megabytes']:.0f} MB, "
-        f"{len(store['differing'])} differ. With a damaged state in the folder of {', '.join(failing['failures'])}, "
-        f"{len(failing['missing'])} of the units are missing ({', '.join(failing['missing'])}), the exit status is "
-        f"{failing['status']}, and the others are as in the quiet run "
-        "([record](../benchmarks/results/cluster/faults.json), `benchmarks/evidence/faults.py`)."
-    )
-
-
 FOLDERS = ("fashion_subset", "cifar10_jpeg", "vgg16_cifar10_jpeg")  # Of docs/results.md.
 RATIOS = ("curve", "pipeline", "fge", "path", "plane", "ensemble", "side_by_side")  # Of docs/performance.md, as:
 SPEED = ("profiles", "peers", "writing", "many_variables", "positions")
@@ -266,7 +225,12 @@ PARTS = {  # file, name of the part, what makes it
         **{name: lambda name=name: speed_tables.ratios(name) for name in RATIOS},
         **{name: getattr(speed_tables, name) for name in SPEED},
     },
-    "docs/cluster.md": {"simulation": simulation, "faults": faults, "engines": speed_tables.engines},
+    "docs/guarantees.md": {"long runs": lambda: clusters.long_runs(RESULTS)},
+    "docs/cluster.md": {
+        "simulation": lambda: clusters.simulation(RESULTS),
+        "faults": lambda: clusters.faults(RESULTS),
+        "engines": speed_tables.engines,
+    },
     "docs/results.md": {
         **{name: lambda name=name: results(name) for name in FOLDERS},
         "example": example,
