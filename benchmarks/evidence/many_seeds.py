@@ -23,7 +23,7 @@ from inputs import data
 from report.comparisons import estimate
 from study.ensembles import all_metrics
 from study.progress import console
-from study.records import opened_record, write_json
+from study.records import opened_record, refuse_another, write_json
 from study.side_by_side import SideBySide
 
 FLAGS = flags.FLAGS
@@ -70,7 +70,9 @@ def main(_):
         raise app.UsageError("The best settings of one network and FGE differ in rate or decay: FGE cannot branch off.")
     images = data.load(**TASK.data)
     flags_of_record = types.SimpleNamespace(output=FLAGS.output, seed=0, seeds=FLAGS.seeds, at_a_time=FLAGS.at_a_time)
-    record = opened_record(FLAGS.output, flags_of_record, data=images.about(), one=one, cycles=cycles, runs={})
+    known = {"data": images.about(), "one": one, "cycles": cycles}
+    record = opened_record(FLAGS.output, flags_of_record, **known, runs={})
+    refuse_another(FLAGS.output, record, **known)
     x, y = images.test
     for first in range(0, FLAGS.seeds, FLAGS.at_a_time):
         seeds = [seed for seed in range(first, min(first + FLAGS.at_a_time, FLAGS.seeds))]

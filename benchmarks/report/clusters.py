@@ -31,9 +31,10 @@ def _predicted(folder):
     ratios = ", ".join(f"{turn['ratio']:.2f}" for turn in turns)
     alone = sorted(turn["one_worker"] for turn in turns)
     return (
-        "Is it right? For the smoke study, it predicts from the run of one worker how long two take, with the start of "
-        f"the programs. In {len(turns)} turns two workers took {ratios} of that; the run of one worker by itself took "
-        f"{alone[0]:.0f} to {alone[-1]:.0f} s ([record](../benchmarks/results/cluster/predicted.json), "
+        "Is it right? For the smoke study, it predicts from the run of one worker how long two take, with the start "
+        f"of the programs. In {len(turns)} turns two workers took {ratios} of that. But two thirds of it are starts, "
+        f"which were measured and not predicted, and one worker took {alone[0]:.0f} to {alone[-1]:.0f} s: a study of "
+        "that size cannot tell ([record](../benchmarks/results/cluster/predicted.json), "
         "`benchmarks/evidence/predicted.py`)."
     )
 

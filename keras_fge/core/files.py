@@ -18,7 +18,7 @@ import numpy as np
 # Of a process that is writing: the name of the file, the process, and a random number.
 TEMPORARY = re.compile(r"(?P<file>.+?)\.(?P<process>\d+)\.[0-9a-f]{16}\.tmp(\.keras)?")
 _being_written: set[str] = set()
-ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/.*", re.DOTALL)  # As pathlib leaves it; not a drive, such as "C:/".
+ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+._:-]+:/.*", re.DOTALL)  # As pathlib leaves it; not a drive: "C:/".
 
 
 def local_path(path: str | os.PathLike) -> str:
@@ -31,8 +31,9 @@ def local_path(path: str | os.PathLike) -> str:
     if ADDRESS.fullmatch(path):
         raise ValueError(
             f"'{path}' is an address, not a place in a file system. Object stores have no locks, and nothing there "
-            "tells one run that another one writes: give a local folder, and copy it whole, before and after. With "
-            "fsspec: `fs, at = fsspec.url_to_fs(address)`, then `fs.get(at, folder, recursive=True)` or `fs.put`."
+            "tells one run that another one writes: give a local folder (one of this very name as './name'), and copy "
+            "it whole, before and after. With fsspec: `fs, at = fsspec.url_to_fs(address)`, then "
+            "`fs.get(at + '/', 'folder/', recursive=True)` or `fs.put('folder/', at + '/', recursive=True)`."
         )
     return path
 
