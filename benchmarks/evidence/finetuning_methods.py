@@ -11,7 +11,7 @@ import keras
 
 import curves
 import keras_fge
-from study.search import grid
+from study.search import alike, grid
 from study.training import default_jit_compile
 
 MEMBERS, SAMPLES, HEADS = 3, 10, 5  # Networks, or branches of a star; networks that SWAG draws; last layers.
@@ -145,20 +145,23 @@ def ema(setup, seed, rate, decay, epochs, horizon):
     return {"EMA": (of(average.network(horizon * epochs, setup.train)), 1)}
 
 
-def settings(rates, epochs, count):
-    """How each method trains, and so many settings to try, drawn from a grid around these rates."""
-    common = {"rate": rates, "decay": (0.01, 0.1), "epochs": (epochs,)}
+def settings(draws, rates, decays, epochs):
+    """How each method trains, and the settings to try: at each rate and decay, so many of its own choices, drawn."""
+    common = grid(rate=rates, decay=decays)
+    methods = {
+        "independent": (independent, {"epochs": (-(-epochs // 2), epochs)}),
+        "FGE": (fge, {"start": (0.4, 0.6), "cycles": (3, 6), "factor": (1, 3)}),
+        "SSE": (sse, {"cycles": (2, 4)}),
+        "StarSSE": (star, {"share": (0.4, 0.7)}),
+        "EMA": (ema, {"horizon": (0.05, 0.2)}),
+    }
     return {
-        "independent": (independent, grid(count, **{**common, "epochs": (-(-epochs // 2), epochs)})),
-        "FGE": (fge, grid(count, **common, start=(0.4, 0.6), cycles=(3, 6), factor=(1, 3))),
-        "SSE": (sse, grid(count, **common, cycles=(2, 4))),
-        "StarSSE": (star, grid(count, **common, share=(0.4, 0.7))),
-        "EMA": (ema, grid(count, **common, horizon=(0.05, 0.2))),
+        name: (method, alike(draws, common, **{"epochs": (epochs,), **own})) for name, (method, own) in methods.items()
     }
 
 
 WAYS = {  # What of a network is trained.
-    "head": settings((0.001, 0.003, 0.01), 20, 8),
-    "lora": settings((3e-4, 1e-3, 3e-3), 6, 6),
-    "all": settings((2e-5, 5e-5, 1e-4), 6, 6),
+    "head": settings(2, (0.003, 0.01, 0.03), (0.1, 1.0), 20),
+    "lora": settings(2, (3e-4, 1e-3, 3e-3), (0.01, 0.1), 6),
+    "all": settings(2, (2e-5, 5e-5, 1e-4), (0.01, 0.1), 6),
 }

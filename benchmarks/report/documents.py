@@ -207,6 +207,7 @@ PARTS = {  # file, name of the part, what makes it
         "small members": small_members,
         "examples": examples,
         "finetuning overview": lambda: finetuning.overview(RESULTS),
+        "finetuning by method": lambda: finetuning.by_method(RESULTS),
         "finetuning": lambda: finetuning.table(RESULTS),
     },
     "docs/benchmark.md": {"intervals": intervals, "machines": lambda: machines.table(RESULTS)},

@@ -2,6 +2,8 @@
 
 import json
 
+import numpy as np
+
 from inputs import pictures
 from report.baselines import deviation, mean
 from report.comparisons import estimate
@@ -51,6 +53,26 @@ def overview(folder):
             cells += [f"{100 * mean(one, 'error'):.1f}, {mean(one, 'calibrated_nll'):.3f}"]
             cells += [changes(methods, method).text(1, 3) for method in SHOWN]
             lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def by_method(folder):
+    """A row for each method: what it costs, and on how many tasks it surely changes the calibrated NLL, by how much."""
+    columns = ["the head alone", "trainings", "lower on", "higher on", "of tasks", "change of calibrated NLL, nat"]
+    lines, found = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"], {}
+    for (_, way), methods in records(folder).items():
+        if way == "head" and set(SHOWN) <= set(methods):
+            for method in set(methods) - {"one network"}:
+                found.setdefault(method, []).append((changes(methods, method), methods[method][1]))
+    for method, of_tasks in sorted(found.items(), key=lambda item: np.mean([change.value for change, _ in item[1]])):
+        values = [change.value for change, _ in of_tasks]
+        cells = [method, f"{mean(of_tasks[0][1], 'trainings'):.0f}"]
+        cells += [
+            str(sum(change.high < 0 for change, _ in of_tasks)),
+            str(sum(change.low > 0 for change, _ in of_tasks)),
+        ]
+        cells += [str(len(of_tasks)), f"{min(values):+.3f} to {max(values):+.3f}"]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
