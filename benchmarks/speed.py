@@ -17,6 +17,7 @@ os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # As `cifar.py`.
 import keras
 from absl import app, flags
 
+from keras_fge.core.files import local_path
 from speed import engines, evaluation, profile, side_by_side, size, training
 from study.progress import console
 from study.records import new_record, write_json
@@ -52,7 +53,7 @@ def main(_):
     settings.members = list(map(int, settings.members))
     if settings.dtype_policy:
         keras.config.set_dtype_policy(settings.dtype_policy)
-    os.makedirs(settings.output_dir, exist_ok=True)
+    os.makedirs(local_path(settings.output_dir), exist_ok=True)
     for measure in settings.measure:
         function, networks = MEASURES[measure]
         record = {**new_record(settings), "networks": {}}

@@ -3,6 +3,7 @@
 import pathlib
 import subprocess
 import sys
+import types
 
 import keras
 import numpy as np
@@ -12,6 +13,7 @@ import curves
 import keras_fge
 from conftest import SLOW_BUT_ON_TORCH, logits_loss
 from keras_fge.core.files import local_path
+from study import records
 
 pytestmark = SLOW_BUT_ON_TORCH
 ADDRESS = "s3://bucket/run"
@@ -45,6 +47,11 @@ DOORS = {
     "Conformal.load": keras_fge.Conformal.load,
     "PathResult.save": lambda at: path_result()[1].save(at),
     "PathResult.load": curves.PathResult.load,
+    "PathResult.plot": lambda at: path_result()[1].plot(at),
+    "PathResult.to_html": lambda at: path_result()[1].to_html(at),
+    "reliability.plot": lambda at: ensemble().reliability(X, Y).plot(at),
+    "write_json": lambda at: records.write_json({}, at),
+    "opened_record": lambda at: records.opened_record(at, types.SimpleNamespace(seed=0)),
     "evaluate_path": lambda at: curves.evaluate_path(path_result()[0], (X, Y), (X, Y), 3, file=at, verbose=False),
     "evaluate_plane": lambda at: curves.evaluate_plane(
         [network() for _ in range(3)], (X, Y), (X, Y), file=at, verbose=False

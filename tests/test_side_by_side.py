@@ -2,7 +2,6 @@
 
 import ast
 import dataclasses
-import json
 import pathlib
 import types
 
@@ -13,6 +12,7 @@ import pytest
 from evidence import baseline_methods
 from evidence.baseline_methods import TASKS, fge, one_network
 from inputs.data import Dataset
+from report import baselines
 
 RESULTS = pathlib.Path(__file__).parents[1] / "benchmarks/results"
 
@@ -42,10 +42,8 @@ def test_networks_and_members_of_fge_are_those_of_one_after_the_other(monkeypatc
 
 @pytest.mark.once
 def test_fge_can_branch_off_one_network_at_the_committed_settings():
-    one, cycles = (
-        ast.literal_eval(json.loads((RESULTS / f"baselines/{name}.json").read_text())["best"][name.replace("_", " ")])
-        for name in ("one_network", "FGE")
-    )
+    found = baselines.records(RESULTS / "baselines")
+    one, cycles = (ast.literal_eval(found[method][0]) for method in ("one network", "FGE"))
     assert (one["rate"], one["decay"]) == (cycles["rate"], cycles["decay"])
     assert cycles["start"] <= one["epochs"] / 2  # Up to there the rate is constant.
 

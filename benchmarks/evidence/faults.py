@@ -152,7 +152,6 @@ def main(_):
     record |= {"units": len(expected), "rounds": rounds}
     record["killed"] = {kind: sum(r["killed"][kind] for r in rounds) for kind in ("worker", "driver")}
     record["wall_seconds"] = round(time.monotonic() - begin)
-    os.makedirs(os.path.dirname(FLAGS.output) or ".", exist_ok=True)
     write_json(record, FLAGS.output)
 
 

@@ -163,7 +163,6 @@ def main(_):
             record["found"][name] = part()
             record["wall_seconds"][name] = round(time.monotonic() - begin)
             console.print(f"{name}: {record['found'][name]}", markup=False)
-    os.makedirs(os.path.dirname(FLAGS.output) or ".", exist_ok=True)
     write_json(record, FLAGS.output)
 
 

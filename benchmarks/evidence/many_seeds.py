@@ -10,7 +10,6 @@ longer than one network after the other.
 
 import ast
 import copy
-import json
 import pathlib
 import types
 
@@ -20,6 +19,7 @@ from absl import app, flags
 import keras_fge
 from evidence.baseline_methods import BATCH_SIZE, TASKS, new_network
 from inputs import data
+from report import baselines
 from report.comparisons import estimate
 from study.ensembles import all_metrics
 from study.progress import console
@@ -29,11 +29,6 @@ from study.side_by_side import SideBySide
 FLAGS = flags.FLAGS
 TASK = TASKS["fashion"]
 BASELINES = pathlib.Path(__file__).parents[1] / "results" / "baselines"
-
-
-def best_of(method):
-    record = json.loads((BASELINES / f"{method.replace(' ', '_')}.json").read_text())
-    return ast.literal_eval(record["best"][method])
 
 
 def train_both(images, seeds, one, cycles, x, task=TASK):
@@ -65,7 +60,8 @@ def train_both(images, seeds, one, cycles, x, task=TASK):
 
 
 def main(_):
-    one, cycles = best_of("one network"), best_of("FGE")
+    found = baselines.records(BASELINES)
+    one, cycles = (ast.literal_eval(found[method][0]) for method in ("one network", "FGE"))
     if any(one[name] != cycles[name] for name in ("rate", "decay")):
         raise app.UsageError("The best settings of one network and FGE differ in rate or decay: FGE cannot branch off.")
     images = data.load(**TASK.data)
@@ -75,7 +71,7 @@ def main(_):
     refuse_another(FLAGS.output, record, **known)
     x, y = images.test
     for first in range(0, FLAGS.seeds, FLAGS.at_a_time):
-        seeds = [seed for seed in range(first, min(first + FLAGS.at_a_time, FLAGS.seeds))]
+        seeds = range(first, min(first + FLAGS.at_a_time, FLAGS.seeds))
         if str(seeds[-1]) in record["runs"]:
             continue
         network, members = train_both(images, seeds, one, cycles, x)

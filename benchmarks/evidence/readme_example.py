@@ -90,7 +90,6 @@ def main(_):
             f"{name}: error {100 * error['mean']:.2f} ± {100 * error['se']:.2f} %, "
             f"NLL {nll['mean']:.3f} ± {nll['se']:.3f}"
         )
-    os.makedirs(os.path.dirname(settings.output) or ".", exist_ok=True)
     write_json(record, settings.output)
     curve = next(example for example in examples if "curves.connect" in example)
     output = os.path.abspath(settings.output)

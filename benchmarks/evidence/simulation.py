@@ -5,12 +5,11 @@
 Assumptions: the units of the six presets with 6 runs each, with curves, paths and planes, and what each needs, are
 those of `cifar.py`. A unit takes one GPU, and the time of docs/benchmark.md; that of VGG-16 and WRN-28-10 is scaled to
 the milliseconds of a step that were measured on an H200 in bfloat16: 1.7 for VGG-16, of which three at a time took 5.2
-each, and 13.3 for WRN-28-10. That of PreResNet-164 is computed (40 % of the peak).
-Whoever is free takes the ready unit with the longest chain
-of units behind it. FGE branches off a network that is done; the driver and the folder cost nothing. With stragglers,
-each unit takes exp(0.2 z) times as long, z normal. On spot GPUs, one is taken away every 20 hours; that costs half an
-epoch, and 10 minutes until another one has started. A GPU hour costs 3 dollars, on spot GPUs 1.20: say yours with
---price and --spot_price. A GPU is paid for until there is nothing left for it to do.
+each, and 13.3 for WRN-28-10. That of PreResNet-164 is computed (40 % of the peak). Whoever is free takes the ready
+unit with the longest chain of units behind it. FGE branches off a network that is done; the driver and the folder cost
+nothing. With stragglers, each unit takes exp(0.2 z) times as long, z normal. On spot GPUs, one is taken away every 20
+hours; that costs half an epoch, and 10 minutes, paid for, until another one has started. A GPU hour costs 3 dollars, on
+spot GPUs 1.20: say yours with --price and --spot_price. A GPU is paid for until there is nothing left for it to do.
 """
 
 import heapq
@@ -35,6 +34,8 @@ MINUTES = {  # docs/benchmark.md, "Expected time".
 }
 MEASURED = {"vgg16": 1.7, "wrn28x10": 13.3}  # Milliseconds of a step on an H200; docs/performance.md, docs/gpu.md.
 STEPS = 200 * 391  # Of one network.
+EXPERIMENTS = {"path": connectivity.path, "plane": connectivity.plane, "ind": ensembles.ind, "sse": ensembles.sse}
+EXPERIMENTS |= {"swa": ensembles.swa}
 GPUS = (1, 8, 64, 512)
 RESTART, PREEMPTIONS, STRAGGLERS = 10.0, 0.05, 0.2  # Minutes; a GPU hour; deviation of the logarithm of the time.
 SEEDS = range(100)  # Of the disturbances.
@@ -53,6 +54,16 @@ def minutes_of(unit, settings):
     return times.get({"sse": "ind", "swa": "path", "fge_bn": "path"}.get(unit.experiment, unit.experiment))
 
 
+def units_of(preset, data):
+    """The settings of a preset, and the units of its whole study, by name, in their order."""
+    defaults = {"seed": 0, "runs": 6, "curves": ["bezier", "chain"], "num_bends": 3, "width": 16, "transform": "none"}
+    defaults |= {"learning_rate": 0.05, "momentum": 0.9, "weight_decay": 3e-4, "steps_per_execution": 1}
+    defaults |= {"jit_compile": False, "images_on_device": False}
+    settings = types.SimpleNamespace(**{**defaults, **presets.PRESETS[preset]})
+    study = Study(settings, data, None, None)
+    return settings, in_order([unit for experiment in EXPERIMENTS.values() for unit in experiment(study)])
+
+
 def graph():
     """`{name: (minutes, minutes of an epoch, names that it needs)}` of the whole table."""
     tasks = {}
@@ -61,14 +72,7 @@ def graph():
             preset = f"{network}_cifar{classes}"
             images = np.broadcast_to(np.uint8(0), (50000, 32, 32, 3))
             data = Dataset("cifar", (images, np.zeros(50000, int)), None, (images[:1], np.zeros(1, int)), classes, 255)
-            defaults = {"seed": 0, "runs": 6, "curves": ["bezier", "chain"], "width": 16, "steps_per_execution": 1}
-            defaults["images_on_device"] = False
-            settings = types.SimpleNamespace(
-                **{**defaults, "jit_compile": False, "num_bends": 3, "momentum": 0.9, **presets.PRESETS[preset]}
-            )
-            study = Study(settings, data, None, None)
-            experiments = [connectivity.path, connectivity.plane, ensembles.ind, ensembles.sse, ensembles.swa]
-            units = in_order([unit for experiment in experiments for unit in experiment(study)])
+            settings, units = units_of(preset, data)
             for name, unit in units.items():
                 epoch = minutes_of(Unit("ind", (), None), settings) / settings.epochs
                 needs = [f"{preset} {need.name}" for need in unit.needs]
@@ -155,7 +159,6 @@ def main(_):
             for name, runs in found.items()
         }
         print(gpus, record["gpus"][str(gpus)])
-    os.makedirs(os.path.dirname(FLAGS.output) or ".", exist_ok=True)
     write_json(record, FLAGS.output)
 
 

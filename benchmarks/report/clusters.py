@@ -46,7 +46,7 @@ def long_runs(folder):
         record = json.loads(path.read_text())
         run, fits, week = (record["found"][name] for name in ("snapshots", "fits", "preemptions"))
         first, last = run["milliseconds_of_one"]
-        rows = [(f"a snapshot of {run['snapshots']:,}, ms", f"{first:.0f}", f"{last:.0f}")]
+        rows = [(f"a snapshot of {run['snapshots']:,} and two steps, ms", f"{first:.0f}", f"{last:.0f}")]
         held = {f"{run['snapshots']:,} snapshots": run["held"], f"{fits['fits']} fits without FGE": fits["plain"]}
         held |= {f"{fits['fits']} fits with FGE": fits["FGE"], f"{week['preemptions']} preemptions": week["held"]}
         for name, states in held.items():

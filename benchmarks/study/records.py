@@ -11,7 +11,7 @@ import time
 
 from absl import app
 
-from keras_fge.core.files import checksum, write_atomically
+from keras_fge.core.files import checksum, local_path, write_atomically
 from study.machine import command, environment
 
 try:
@@ -257,7 +257,7 @@ def new_record(settings):
 
 def opened_record(path, settings, **contents):
     """The record in a file, to go on with; or, with its folder, a new one that holds `contents`."""
-    path = pathlib.Path(path)
+    path = pathlib.Path(local_path(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     return json.loads(path.read_text()) if path.exists() else {**new_record(settings), **contents}
 
@@ -275,4 +275,6 @@ def name_of_data(record):
 
 
 def write_json(record, path):
+    """Writes it, and makes its folder."""
+    os.makedirs(os.path.dirname(local_path(path)) or ".", exist_ok=True)
     write_atomically(path, (json.dumps(record, indent=2, allow_nan=False) + "\n").encode())

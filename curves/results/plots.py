@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from curves.results.data import PathData, PlaneData
-from keras_fge.core.pages import COLORS, GREY, WIDTHS, new_figure, style
+from keras_fge.core.pages import COLORS, GREY, WIDTHS, new_figure, style, written
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -85,9 +85,7 @@ def _draw_paths(results, path, panels, columns):
         loc="outside lower center",
         ncols=min(len(results), 2 if columns == 1 else 3),
     )
-    if path is not None:
-        figure.savefig(path, dpi=150)
-    return figure
+    return written(figure, path)
 
 
 def _cut(axes, values):
@@ -168,9 +166,7 @@ def _draw_planes(results, path, split, quantity, columns):
     handles = {label: h for axes in all_axes for h, label in zip(*axes.get_legend_handles_labels())}
     rows = 3 if columns == 1 else 6
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=min(len(handles), rows))
-    if path is not None:
-        figure.savefig(path, dpi=150)
-    return figure
+    return written(figure, path)
 
 
 def _draw_plane(axes, result, values, levels, norm, is_small):

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from numpy.typing import ArrayLike
 
-from keras_fge.core.pages import COLORS, WIDTHS, new_figure, style
+from keras_fge.core.pages import COLORS, WIDTHS, new_figure, style, written
 from keras_fge.run import Snapshot, measured
 
 if TYPE_CHECKING:
@@ -69,6 +69,4 @@ def _draw(panels, steps, learning_rates, snapshots, path, columns):
     all_axes[0].plot(steps, learning_rates, color=COLORS[1])
     all_axes[0].set_title("Dotted lines: snapshots", fontsize="medium")
     all_axes[-1].set_xlabel("iteration")
-    if path is not None:
-        figure.savefig(path, dpi=150)
-    return figure
+    return written(figure, path)

@@ -14,6 +14,7 @@ from keras_fge.core.pages.figures import (
     new_figure,
     small_figure,
     style,
+    written,
 )
 from keras_fge.core.pages.page import Panel, layout, marker, write_page
 from keras_fge.core.pages.picture import Picture
@@ -36,4 +37,5 @@ __all__ = [
     "small_figure",
     "style",
     "write_page",
+    "written",
 ]

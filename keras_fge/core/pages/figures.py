@@ -4,10 +4,13 @@ import base64
 import contextlib
 import html
 import io
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from keras_fge.core.files import local_path
 
 if TYPE_CHECKING:
     import pandas
@@ -47,6 +50,13 @@ def new_figure(**arguments: Any) -> "Figure":
             return content.getvalue()
 
     return Shown(**arguments)
+
+
+def written(figure: "Figure", path: str | os.PathLike | None) -> "Figure":
+    """The figure, which is also written to `path` if there is one."""
+    if path is not None:
+        figure.savefig(local_path(path), dpi=150)
+    return figure
 
 
 def as_html(sentences: Sequence[str], rows: Sequence[str] = ()) -> str:

@@ -5,7 +5,7 @@ import contextlib
 import os
 from typing import TYPE_CHECKING, Any
 
-from keras_fge.core.pages.figures import WIDTHS, as_table, new_figure, style
+from keras_fge.core.pages.figures import WIDTHS, as_table, new_figure, style, written
 from keras_fge.core.pages.page import Panel, write_page
 from keras_fge.core.pages.show import show
 
@@ -48,9 +48,7 @@ class Picture(abc.ABC):
             axes = figure.subplots()
             self.draw(axes)
             axes.grid(alpha=0.3)
-            if path is not None:
-                figure.savefig(path, dpi=150)
-        return figure
+            return written(figure, path)
 
     def to_html(self, path: str | os.PathLike) -> None:
         """Writes a page with sentences and figure for a browser: one file, which needs no network. It needs plotly."""
