@@ -146,7 +146,9 @@ path = curves.evaluate_path(networks[3], (x, y), (x, y), 3, batch_size=16, verbo
 samples = curves.sample_subspace(networks[3], (x, y), 2, 10.0, batch_size=16, seed=0, verbose=False)
 ensembles = [ensemble, ensemble.calibrated(x, y), keras_fge.SWAG(ensemble, rank=2).sample(2, seed=0), samples]
 ensembles.append(keras_fge.Ensemble.of([new(2), new(3)], from_logits=True))  # In one program.
-values = [np.abs(array).sum() for network in networks for array in network.get_weights()]
+weights = [array for network in networks for array in network.get_weights()]
+rng = np.random.default_rng(1)  # A sum alone would not see a sign, nor a place.
+values = [value for w in weights for value in (np.abs(w).sum(), np.vdot(w, rng.normal(size=w.shape)))]
 values += [of.evaluate(x, y)["nll"] for of in ensembles] + [*path.train["loss"], *path.line.test["nll"]]
 values += [value for plane in around for value in plane.train["loss"].ravel()]
 print(json.dumps([float(value) for value in values]))
