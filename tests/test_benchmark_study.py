@@ -20,6 +20,7 @@ from inputs.rows import CurveOnRows
 from keras_fge.core.files import to_npz, write_atomically
 from keras_fge.run.state import StateFile, training_state
 from study import ensembles, progress, training, units
+from study import records as records_module
 from study.records import Records, locked
 from study.units import Study
 from test_benchmark_networks import images
@@ -310,6 +311,26 @@ def test_no_changed_byte_goes_unnoticed(tmp_path):
     path.write_bytes(content[:-1])  # Only the end of the last line is missing.
     append(records, key=(2,))
     assert list(Records(tmp_path).units) == ["ind 0", "ind 1", "ind 2"]
+
+
+def test_a_record_is_read_once_unless_lines_were_removed(tmp_path, monkeypatch):
+    ours, theirs = Records(tmp_path, {}), Records(tmp_path, {})
+    append(ours)
+    append(theirs, key=(1,))
+    assert list(theirs.units) == ["ind 0", "ind 1"]  # In the order of the file.
+    parsed = []
+    parse = records_module._parse
+    monkeypatch.setattr(records_module, "_parse", lambda *given: parsed.append(given[1]) or parse(*given))
+    ours.read()
+    assert [where for where in parsed if "records.jsonl" in where][0].startswith(f"{ours.path}, line 2,")
+    assert len(parsed) == 2  # With the command.
+    ours.read()
+    assert len(parsed) == 2
+    assert list(ours.units) == ["ind 0", "ind 1"]
+    path = tmp_path / "records.jsonl"
+    path.write_bytes(path.read_bytes().splitlines(keepends=True)[1])
+    ours.read()
+    assert list(ours.units) == ["ind 1"]
 
 
 def test_numbers_that_json_does_not_know_come_back(tmp_path):

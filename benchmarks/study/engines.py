@@ -145,7 +145,7 @@ def run_ray(study, units, address, cpus, gpus):
                 references[name] = task.options(name=name).remote(os.getcwd(), sys.argv, name, *needs)
         left = list(references.values())
         while left:
-            _, left = ray.wait(left, timeout=EVERY)
+            _, left = ray.wait(left, num_returns=len(left), timeout=EVERY)
             board.look()
         for name, reference in references.items():
             try:

@@ -57,19 +57,23 @@ class Records:
         else:
             self.configuration = configuration
             write_json(configuration, path)
-        self.units = {}
+        self.units, self._lines = {}, []
         self.read()
 
     def read(self):
-        """Reads the records, including those of other processes."""
+        """Reads the records that were added, by any process."""
         lines = _lines(self.path)  # Read first: a command is written before its records.
+        if lines[: len(self._lines)] != self._lines:  # Somebody removed a line.
+            self.units, self._lines = {}, []
+        if lines == self._lines:
+            return
         commands = {}
         for number, line in enumerate(_lines(self._commands_path), 1):
             where = f"{self._commands_path}, line {number},"
             content = _parse(line, f"{where} is no command, or a damaged one.", ("command", "flags"))
             commands[checksum(content)] = content
-        units = {}
-        for number, line in enumerate(lines, 1):
+        units = dict(self.units)
+        for number, line in enumerate(lines[len(self._lines) :], 1 + len(self._lines)):
             where = f"{self.path}, line {number},"
             cure = "Remove that line: its unit will be done again, from its checkpoint if that is there."
             record = _parse(
@@ -84,7 +88,7 @@ class Records:
                 raise ValueError(f"{where} is of a command that is not in {self._commands_path}. {cure}")
             record = {**record, **commands[record["command"]], "configuration": self.configuration}
             units.setdefault(record["unit"], {**record, "metrics": _map(_to_nan, record["metrics"])})
-        self.units = units
+        self.units, self._lines = units, lines
 
     def _check(self, theirs, where):
         differences = [
@@ -130,9 +134,8 @@ class Records:
         line = json.dumps(program)
         if line.encode() not in _lines(self._commands_path):
             _append(self._commands_path, line)
-        unit = unit_name(experiment, key)
         record = {
-            "unit": unit,
+            "unit": unit_name(experiment, key),
             "experiment": experiment,
             "key": key,
             "metrics": _map(_to_null, metrics),
@@ -142,7 +145,7 @@ class Records:
             "command": checksum(program),
         }
         _append(self.path, json.dumps({**record, "checksum": checksum(record)}, allow_nan=False))
-        self.units.setdefault(unit, {**record, **program, "configuration": self.configuration, "metrics": metrics})
+        self.read()
 
 
 def _lines(path):
