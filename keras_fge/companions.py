@@ -6,19 +6,10 @@ from typing import Any
 
 import keras
 
-from keras_fge.core.keras_internals import Fit, has_one_process
+from keras_fge.core.keras_internals import Fit
+from keras_fge.core.processes import has_one_process
 from keras_fge.run import Validation
 from keras_fge.schedule import PaperTraining
-
-
-def check_own_validation(validation: Validation, model: keras.Model) -> None:
-    """Raises a ValueError, before the training, if the data that were given to a callback cannot be measured."""
-    if not has_one_process():
-        raise ValueError(
-            "`validation_data` cannot be measured if JAX runs on several processes. Leave it out, and measure in "
-            "one process afterwards, with `Ensemble.load`."
-        )
-    validation.check(model)
 
 
 def validation_of_fit(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 from keras import ops
 
 from keras_fge import cycle as cycles
-from keras_fge.companions import check_companions, check_own_validation, validation_of_fit
+from keras_fge.companions import check_companions, validation_of_fit
 from keras_fge.core.compiled import AS_COMPILED, check_metrics, compiled_outputs
 from keras_fge.core.keras_internals import last_learning_rate, random_states_kept, shorten_progress
 from keras_fge.core.tasks import Outputs
@@ -379,7 +379,7 @@ class CyclicEnsemble(Resumable):
     def _find_validation(self, model, fit):
         """The validation data of this `fit`, checked."""
         if self._has_own_validation:
-            check_own_validation(self._validation, model)
+            self._validation.check(model)
         else:
             given = self.from_logits, self.task, self.metrics
             self._validation = validation_of_fit(fit, model, type(self).__name__, *given)

@@ -10,6 +10,7 @@ import numpy as np
 from keras_fge.core.arguments import as_integer, as_number
 from keras_fge.core.compiled import compiled_outputs
 from keras_fge.core.networks import locked, to_array
+from keras_fge.core.predictions import predicted
 from keras_fge.ensemble import Ensemble
 from keras_fge.run import EMACounters, Resumable, Snapshot
 
@@ -130,7 +131,7 @@ class EMA(Resumable):
         outputs = compiled_outputs(self.model)
 
         def loss(network):
-            predictions = outputs.probabilities(network.predict(x, verbose=0))
+            predictions = outputs.probabilities(predicted(network, x, None))
             return np.nan_to_num(outputs.loss(network, predictions, y), nan=np.inf)
 
         return min((self.network(horizon, train) for horizon in self.horizons), key=loss)

@@ -322,7 +322,7 @@ def test_a_record_is_read_once_unless_lines_were_removed(tmp_path, monkeypatch):
     parse = records_module._parse
     monkeypatch.setattr(records_module, "_parse", lambda *given: parsed.append(given[1]) or parse(*given))
     ours.read()
-    assert [where for where in parsed if "records.jsonl" in where][0].startswith(f"{ours.path}, line 2,")
+    assert all("line 2," in where for where in parsed if ours.path in where)
     assert len(parsed) == 2  # With the command.
     ours.read()
     assert len(parsed) == 2

@@ -15,7 +15,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 BACKEND = keras.backend.backend()
 
 COMMON = """
-import sys
+import json, sys
 import keras, numpy as np
 sys.path.insert(0, "tests")
 import keras_fge
@@ -51,9 +51,9 @@ def weights_of_members(folder):
     return [snapshot.weights for snapshot in keras_fge.Ensemble.load(folder).snapshots]
 
 
-def assert_same_members(folder, other, tolerance):
+def assert_same_members(folder, other, tolerance, count=2):
     ours, theirs = weights_of_members(folder), weights_of_members(other)
-    assert len(ours) == len(theirs) == 2
+    assert len(ours) == len(theirs) == count
     for a, b in zip(ours, theirs):
         for v, w in zip(a, b):
             assert v == pytest.approx(w, abs=tolerance)
@@ -228,37 +228,83 @@ print(json.dumps([all(split), len(split), len(ensemble), list(map(float, values)
 @pytest.mark.slow
 @pytest.mark.skipif(BACKEND != "jax", reason="keras.distribution works on JAX")
 def test_two_processes(tmp_path):
+    """Each trains on its part and measures all validation data; the numbers are those of one process."""
     program = """
+import curves, pytest
 process, port = int(sys.argv[2]), sys.argv[3]
 if process >= 0:
     keras.distribution.initialize(f"127.0.0.1:{port},127.0.0.1:{port}", 2, process)
     keras.distribution.set_distribution(keras.distribution.DataParallel(auto_shard_dataset=False))
 network, fge, x, y = make(sys.argv[1])
+data = x, y
 if process >= 0:  # Each process brings its half of every batch.
     rows = np.arange(48).reshape(3, 2, 8)[:, process].ravel()
     x, y = x[rows], y[rows]
-if process >= 0:
+    other = keras_fge.FGE(0.05, 0.001, cycle_steps=2, validation_data=(x, y))
     try:
-        network.fit(x, y, batch_size=8, verbose=0, callbacks=[fge])
+        network.fit(x, y, batch_size=8, verbose=0, callbacks=[other])
     except ValueError as error:
-        assert "`validation_data` cannot be measured if JAX runs on several processes" in str(error)
+        assert "`validation_data` must be the same in all processes of JAX" in str(error)
     else:
         raise AssertionError("it was not refused")
-fge.validation_data = None
-network.fit(x, y, batch_size=16 if process < 0 else 8, shuffle=False, epochs=3, verbose=0, callbacks=[fge])
-print(len(fge.snapshots), type(fge.snapshots[0]).__name__)
+fge.validation_data = data
+arguments = {"batch_size": 16 if process < 0 else 8, "shuffle": False, "verbose": 0}
+logged = network.fit(x, y, epochs=3, callbacks=[fge], **arguments).history
+kinds = [len(fge.snapshots), type(fge.snapshots[0]).__name__]
+again = make(sys.argv[1])[0]
+resumed = keras_fge.FGE(0.05, 0.001, cycle_steps=4, validation_data=data, directory=sys.argv[1], resume=True)
+again.fit(x, y, epochs=4, callbacks=[resumed], **arguments)
+own = {name: values for name, values in logged.items() if name.startswith(("member", "ensemble"))}
+compared = {name: dict(row) for name, row in resumed.comparison.items()}
+plain = keras_fge.FGE(0.05, 0.001, cycle_steps=2, validation_data=data, metrics="compiled")
+network.fit(x, y, epochs=1, callbacks=[plain], **arguments)
+values = [own, [s.metrics for s in resumed.snapshots], compared, plain.snapshots[-1].metrics]
+
+others = [keras_fge.Checkpoint(sys.argv[1] + "/training"), keras_fge.EMA([2], directory=sys.argv[1] + "/averages")]
+others.append(keras_fge.SnapshotEnsemble(0.05, cycle_steps=3, validation_data=data, directory=sys.argv[1] + "/cosine"))
+for callback in others:
+    again.fit(x, y, epochs=2, callbacks=[callback], **arguments)
+curve = curves.connect(network, again, seed=0)
+curve.compile(keras.optimizers.SGD(0.02), logits_loss(), jit_compile=False)
+curve.fit(x, y, epochs=2, **arguments)
+middle = curve.network_at(0.5)
+curves.update_batch_norm(middle, (x, y), arguments["batch_size"])
+networks = [network, again, others[1].network(2, (x, y)), middle]
+values += [[float(np.abs(w).sum()) for w in each.get_weights()] for each in networks]
+if process >= 0:
+    for measure in (lambda: fge.ensemble().predict(data[0]), lambda: curves.evaluate_path(curve, data, data, 3)):
+        with pytest.raises(ValueError, match="lies on several processes of JAX, none of which has all"):
+            measure()
+    mesh = keras.distribution.DeviceMesh((1, 2), ("batch", "model"), keras.distribution.list_devices())
+    layout = keras.distribution.LayoutMap(mesh)
+    layout[".*kernel.*"] = (None, "model")
+    options = {"batch_dim_name": "batch", "auto_shard_dataset": False}
+    keras.distribution.set_distribution(keras.distribution.ModelParallel(layout_map=layout, **options))
+    parts = keras.Sequential([keras.Input((2,)), keras.layers.Dense(4)])
+    parts.compile("sgd", "mse", jit_compile=False)
+    with pytest.raises(ValueError, match="kernel' lies in parts on the devices of several processes"):
+        parts.fit(np.zeros((8, 2)), np.zeros((8, 4)), verbose=0, callbacks=[keras_fge.FGE(0.05, 0.001, cycle_steps=2)])
+print(json.dumps([*kinds, values]))
 """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     processes = [start(program, tmp_path / "two", process, port) for process in (0, 1)]
-    outputs = [finish(process) for process in processes]
-    assert [output.split()[-2:] for output in outputs] == [
-        ["2", "StoredSnapshot"],
-        ["2", "Snapshot"],
-    ]  # Only the first one writes.
-    finish(start(program, tmp_path / "one", -1, port))
-    assert_same_members(tmp_path / "two", tmp_path / "one", 1e-5)
+    found = [json.loads(finish(process).splitlines()[-1]) for process in processes]
+    assert [each[:2] for each in found] == [[2, "StoredSnapshot"], [2, "Snapshot"]]  # Only the first one writes.
+    found.append(json.loads(finish(start(program, tmp_path / "one", -1, port)).splitlines()[-1]))
+    assert_same_members(tmp_path / "two", tmp_path / "one", 1e-5, 3)
+    first, second, alone = ([np.asarray(each) for each in numbers_of(each[2:])] for each in found)
+    assert len(first) > 40
+    np.testing.assert_allclose(second, first, rtol=1e-6)
+    np.testing.assert_allclose(first, alone, rtol=1e-4, atol=1e-6)
+
+
+def numbers_of(value):
+    """All numbers in dictionaries and lists, in the order of the names."""
+    if isinstance(value, dict):
+        return [number for name in sorted(value) for number in numbers_of(value[name])]
+    return [number for part in value for number in numbers_of(part)] if isinstance(value, list) else [value]
 
 
 @pytest.mark.slow

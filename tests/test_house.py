@@ -21,7 +21,8 @@ OPTIONAL = {
     "sklearn",
 }  # Loaded where something is drawn, shown or solved.
 BACKENDS = {"jax", "tensorflow", "torch"}
-OF_BACKENDS = {"keras_fge.core.keras_internals", "keras_fge.core.derivatives"}  # They have a way for each.
+# They have a way for each.
+OF_BACKENDS = {f"keras_fge.core.{name}" for name in ("keras_internals", "derivatives", "processes")}
 LONG = {
     "keras_fge/ensemble/ensemble.py",  # All that one does with an ensemble: more than half are its docstrings.
     "keras_fge/cyclic.py",  # All hooks of a run, in their order, and the text of all their options.

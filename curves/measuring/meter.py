@@ -15,6 +15,7 @@ from keras_fge.core.data import check_data, checksum_of_data, number_of_samples,
 from keras_fge.core.files import checksum_of_arrays
 from keras_fge.core.keras_internals import is_replicated
 from keras_fge.core.networks import read
+from keras_fge.core.processes import check_alone
 
 ACCURACIES = ("accuracy", "acc", "sparse_categorical_accuracy", "categorical_accuracy", "binary_accuracy")
 
@@ -56,6 +57,7 @@ class Meter:
         penalty: Callable[[], float] | None = None,
         keeps_predictions: bool = False,
     ):
+        check_alone(model)
         train, test = without_none(train), without_none(test)
         for name, data in (("train", train), ("test", test)):
             check_data(name, data)

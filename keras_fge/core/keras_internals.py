@@ -595,24 +595,6 @@ def is_replicated(model: keras.Model) -> bool:
     return keras.backend.backend() == "tensorflow" and model.distribute_strategy.num_replicas_in_sync > 1
 
 
-def is_chief() -> bool:
-    """Whether this process writes files: if JAX runs on several, the first one does."""
-    if keras.backend.backend() != "jax":
-        return True
-    import jax
-
-    return jax.process_index() == 0
-
-
-def has_one_process() -> bool:
-    """Whether this process trains alone; JAX may run on several."""
-    if keras.backend.backend() != "jax":
-        return True
-    import jax
-
-    return jax.process_count() == 1
-
-
 def random_states() -> dict[str, Any]:
     """The states of the global generators of Python, numpy and torch, which shuffle Keras' arrays on JAX and torch."""
     name, keys, *rest = np.random.get_state(legacy=True)

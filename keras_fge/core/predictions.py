@@ -8,6 +8,7 @@ import numpy as np
 
 from keras_fge.core.data import batches_of
 from keras_fge.core.metrics import of_both_classes
+from keras_fge.core.processes import check_alone
 from keras_fge.core.reliability import entropies
 
 
@@ -123,6 +124,7 @@ class Votes:
 
 def predicted(network: keras.Model, x: Any, batch_size: int | None) -> Any:
     """What `network` predicts, as numpy arrays; of no samples, empty ones, which Keras does not do on each backend."""
+    check_alone(network)
     shape = getattr(keras.tree.flatten(x)[0], "shape", None)
     if shape and shape[0] == 0:
         return keras.tree.map_structure(keras.ops.convert_to_numpy, network(x, training=False))
@@ -144,6 +146,7 @@ def predict_with_labels(
     """
     if y is not None:
         return predicted(network, x, batch_size), y, weights
+    check_alone(network)
     parts = []
     for batch in batches_of(x):
         if not (isinstance(batch, (tuple, list)) and len(batch) >= 2):

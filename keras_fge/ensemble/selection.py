@@ -7,7 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_fge.core.predictions import RunningMean
+from keras_fge.core.predictions import RunningMean, predicted
 from keras_fge.core.tasks import Outputs
 from keras_fge.ensemble.members import Members
 
@@ -93,7 +93,7 @@ def greedy_soup(
 
     def predict_mean(chosen):
         members.put_mean_into(network, chosen, train, batch_size)
-        return members.outputs.probabilities(network.predict(x, batch_size=batch_size, verbose=0))
+        return members.outputs.probabilities(predicted(network, x, batch_size))
 
     order = sorted(finite_members(hold_out, predictions), key=lambda k: hold_out.score(predictions[k], 0))
     chosen, best = order[:1], hold_out.score(predictions[order[0]], 0)

@@ -10,8 +10,9 @@ import keras
 from keras_fge.core.architecture import architecture
 from keras_fge.core.compile_as import compile_config
 from keras_fge.core.compiled import AS_COMPILED, compiled_outputs
-from keras_fge.core.keras_internals import averaged_weights, averages_weights, inner_optimizer, is_chief
+from keras_fge.core.keras_internals import averaged_weights, averages_weights, inner_optimizer
 from keras_fge.core.networks import borrowed, check_finite, distance
+from keras_fge.core.processes import as_first_says, is_chief
 from keras_fge.run.folder import Folder
 from keras_fge.run.lock import FolderLock
 from keras_fge.run.snapshots import Snapshot, StoredSnapshot, check_fits
@@ -68,6 +69,7 @@ class Collector:
     def create(self, model: keras.Model, from_logits: Any, task: Any) -> None:
         """Makes the folder of a new run; the manifest, by which it can be found, is written by `write_manifest`."""
         network = self.folder.create(model)
+        as_first_says(True)  # No process looks for a manifest any more.
         identity = secrets.token_hex(8)  # Files of two runs with the same settings are not to be mixed up.
         said = {"compiled": compile_config(model), **_said_of(model, from_logits, task)}
         self.about = {"run": identity, "network": network, "weights": None, **said}

@@ -27,12 +27,12 @@ from keras_fge.core.files import (
 from keras_fge.core.keras_internals import (
     all_layers,
     has_lora,
-    is_chief,
     lora_factors,
     random_states_kept,
     sum_with_lora,
 )
 from keras_fge.core.networks import clone, locked, read, tell, untold
+from keras_fge.core.processes import is_chief, on_this_process
 from keras_fge.run.schema import Manifest, check
 from keras_fge.run.snapshots import StoredSnapshot
 
@@ -65,7 +65,7 @@ class Folder:
         return os.path.exists(self._in("manifest.json"))
 
     def create(self, network: keras.Model) -> dict[str, Any] | None:
-        """Makes the folder and saves the network. Where there are several processes, all of them call this.
+        """Makes the folder and saves the network.
 
         Returns:
             The file of the network as the manifest lists it; None if Keras cannot save it, and in other processes.
@@ -86,16 +86,15 @@ class Folder:
             os.makedirs(self.path, exist_ok=True)
         entry = None
         try:
-            # On several processes, the two lines inside communicate. A folder is not to change the training.
-            with locked(network), random_states_kept():
+            # A folder is not to change the training: nothing is drawn, nor done that other processes do not do.
+            with locked(network), random_states_kept(), on_this_process():
                 copy = clone(network)  # Without the optimizer, and whatever it takes to compile the network.
                 copy.set_weights(network.get_weights())
-            if is_chief():
-                self._save(copy)
-                content = read_bytes(self._in("network.keras"))
-                entry = {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content)}
-                with random_states_kept():  # What cannot be loaded is to be known before the training, not after it.
-                    loaded = self.load_network(entry)
+                if is_chief():
+                    self._save(copy)
+                    content = read_bytes(self._in("network.keras"))
+                    entry = {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content)}
+                    loaded = self.load_network(entry)  # What fails is to be known before the training, not after it.
                     if found := untold(copy, loaded):
                         entry["untold"] = found
                         tell(loaded, found)

@@ -10,7 +10,7 @@ import warnings
 import weakref
 from collections.abc import Iterator
 
-from keras_fge.core.keras_internals import is_chief
+from keras_fge.core.processes import is_chief
 
 try:
     import fcntl

@@ -16,14 +16,13 @@ from keras_fge.core.keras_internals import (
     Fit,
     begin_with_epoch,
     fit_around,
-    has_one_process,
     inner_optimizer,
-    is_chief,
     own_learning_rate,
     warn_of_newer_keras,
     warn_of_slow_scan,
 )
 from keras_fge.core.own_state import check_kept
+from keras_fge.core.processes import as_first_says, check_whole, has_one_process, is_chief
 from keras_fge.run.batches import Batches
 from keras_fge.run.lock import FolderLock
 from keras_fge.run.other_callbacks import OtherCallbacks
@@ -141,6 +140,7 @@ class Resumable(keras.callbacks.Callback, abc.ABC):
         self._check_companions(fit)
         self._has_begun, self._batch, self._done, self._rate_to_keep = False, 0, 0, None
         check_kept(model)
+        check_whole(model.variables)
         is_built = build_optimizer(model)
         self._check(model, fit)
         if self.directory is None:
@@ -154,10 +154,10 @@ class Resumable(keras.callbacks.Callback, abc.ABC):
         self._others = OtherCallbacks(fit)
         own = {"steps_per_epoch": self.params.get("steps"), **self._own_settings()}
         if fit and "validation_data" not in own:
-            own["validation_data"] = checksum_of_data(fit.validation_data)
+            own["validation_data"] = checksum_of_data(fit.validation_data) if has_one_process() else None
         self._settings = {**describe(model), **own}
         with self._lock.acquired():
-            if self._holds_run():
+            if as_first_says(self._holds_run()):
                 self._resume(model, fit)
             else:
                 self._batches, self._history = None, {"epoch": [], "history": {}}

@@ -26,13 +26,13 @@ from keras_fge.core.files import (
 from keras_fge.core.keras_internals import (
     all_layers,
     inner_optimizer,
-    is_chief,
     random_states,
     random_states_kept,
     set_random_states,
     track_all_variables,
 )
 from keras_fge.core.networks import check_finite, recompute_constants, recurrent_states, to_array
+from keras_fge.core.processes import is_chief
 from keras_fge.run.schema import Counters, check
 
 

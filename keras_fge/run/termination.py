@@ -9,7 +9,8 @@ from typing import Any
 
 import keras
 
-from keras_fge.core.keras_internals import Fit, has_one_process
+from keras_fge.core.keras_internals import Fit
+from keras_fge.core.processes import has_one_process
 
 
 class Termination:

@@ -6,17 +6,23 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_fge.core.compile_as import compile_as
 from keras_fge.core.compiled import AS_COMPILED, compiled_metrics, compiled_outputs
 from keras_fge.core.data import ArrayBatches, batches_of, check_data, checksum_of_data
+from keras_fge.core.files import checksum_of_arrays
 from keras_fge.core.keras_internals import random_states_kept
-from keras_fge.core.networks import borrowed, reset_states, restored, set_weights
+from keras_fge.core.networks import borrowed, clone, read, reset_states, restored, set_weights
 from keras_fge.core.predictions import RunningMean, Votes, check_order, predict_with_labels
+from keras_fge.core.processes import has_one_process, is_same_everywhere, on_this_process
 from keras_fge.run.batches import arrays_of
 from keras_fge.run.snapshots import Snapshot
 
 
 class Validation:
     """Measures snapshots on `data`, one pass for each; of those before, only sums are kept.
+
+    Where JAX runs on several processes, each has all of the data, and measures a copy of the network alone: so all log
+    the same, and none waits for another.
 
     Args:
         data: Arrays `(x, y)` or `(x, y, sample_weight)`, or a data set of such batches, always in the same order.
@@ -47,6 +53,7 @@ class Validation:
         self._weights: Any = None
         self._given = from_logits, task
         self._metrics = metrics
+        self._copy: keras.Model | None = None  # On this process alone.
         self.outputs: Any = None  # `Outputs`, once predicted.
         self._names: list[str] = []
 
@@ -73,10 +80,14 @@ class Validation:
         """Measures `model` as it is, so that what cannot be measured is known before the training.
 
         Raises:
-            ValueError: if outputs or labels do not fit, or the compiled losses do not say what the outputs are.
+            ValueError: if outputs or labels do not fit, the compiled losses do not say what the outputs are, or the
+                processes of JAX have other data.
         """
-        self._labels = self.outputs = None
+        self._labels = self.outputs = self._copy = None
         outputs = self.predict(model)
+        labels = checksum_of_arrays(map(np.asarray, keras.tree.flatten(self._labels)))
+        if not is_same_everywhere(f"{self.checksum()} {labels}"):
+            raise ValueError("`validation_data` must be the same in all processes of JAX: the whole, not a part each.")
         metrics = self.metrics(model, outputs)
         self._names = [*self._named("member", metrics), *self._named("ensemble", metrics)]
         if len(self._parts) == 1 and not isinstance(self._parts[0], ArrayBatches):
@@ -143,7 +154,7 @@ class Validation:
     def metrics(self, model: keras.Model, outputs: Any) -> dict[str, float]:
         """All metrics of predictions."""
         if self._metrics == "compiled":
-            return compiled_metrics(model, self.outputs, outputs, self._labels, self._weights)
+            return compiled_metrics(self._here(model), self.outputs, outputs, self._labels, self._weights)
         return self.outputs.metrics(model, outputs, self._labels, self._weights)
 
     def _named(self, name, metrics):
@@ -163,11 +174,22 @@ class Validation:
 
     def predict(self, model: keras.Model) -> Any:
         """Probabilities that `model` predicts, as it is."""
-        with restored(model, only_on_error=True):
-            reset_states(model)
-            outputs, labels, self._weights = predict_with_labels(model, *self._parts)
+        network = self._here(model)
+        with on_this_process(), restored(network, only_on_error=True):
+            reset_states(network)
+            outputs, labels, self._weights = predict_with_labels(network, *self._parts)
         check_order(self._labels, labels, "`validation_data`")
         self._labels = labels
         if self.outputs is None:
             self.outputs = compiled_outputs(model, outputs, *self._given)
         return self.outputs.probabilities(outputs)
+
+    def _here(self, model):
+        """`model`; where JAX runs on several processes, a copy of it on this one, as it is now."""
+        if has_one_process():
+            return model
+        if self._copy is None:
+            with random_states_kept(), on_this_process():
+                self._copy = compile_as(clone(model), model)
+        set_weights(self._copy, [read(variable) for variable in model.weights])
+        return self._copy
