@@ -18,7 +18,7 @@ import keras
 from absl import app, flags
 
 from keras_fge.core.files import local_path
-from speed import engines, evaluation, profile, side_by_side, size, training
+from speed import engines, evaluation, layout, profile, side_by_side, size, training
 from study.progress import console
 from study.records import new_record, write_json
 from study.training import default_jit_compile
@@ -27,7 +27,9 @@ FLAGS = flags.FLAGS
 DEFAULT = ["small_cnn", "convfc", "preresnet20", "vgg16"]
 MEASURES = {  # Name: (function of a network and the settings, its default networks)
     "curve": (training.curve, DEFAULT),
+    "short_epochs": (training.short_epochs, DEFAULT[:3]),
     "peer": (training.peer, DEFAULT),
+    "layout": (layout.layout, DEFAULT),
     "loop": (training.loop, ["vgg16"]),
     "profile": (profile.profile, ["convfc", "preresnet20", "vgg16"]),
     "fge": (training.fge, ["small_cnn", "preresnet164"]),
@@ -41,7 +43,8 @@ MEASURES = {  # Name: (function of a network and the settings, its default netwo
     "startup": (size.startup, ["any"]),
     "engines": (engines.engines, ["any"]),
 }
-SPECIAL = ("loop", "side_by_side", "profile", "engines")  # JAX only, TensorFlow only, and where Ray is installed.
+# JAX only, TensorFlow only, torch only, and where Ray is installed.
+SPECIAL = ("loop", "side_by_side", "profile", "layout", "engines")
 DEFAULT_MEASURES = [measure for measure in MEASURES if measure not in SPECIAL]
 
 

@@ -10,6 +10,7 @@ import types
 
 import pytest
 
+from evidence import nodes
 from evidence.faults import metrics_of
 from study import engines, presets, progress, status, sweep, units
 from study.records import Records
@@ -69,6 +70,15 @@ def test_who_does_what(tmp_path):
     page = (tmp_path / "status.html").read_text()
     assert 'http-equiv="refresh"' in page and "network 0: " in page
     assert study.holder(unit.name) is None
+
+
+def test_a_unit_of_hundreds_of_runs_has_a_lock_of_its_own(tmp_path):
+    study = study_in(tmp_path)
+    several = [units.Unit("paired", ("fge", *range(first, 250)), work) for first in (0, 1)]
+    with study.locked(several[0].name), study.locked(several[1].name, wait=False) as is_free:
+        assert is_free
+    units.run(study, several)
+    assert len(study.records.units) == 2
 
 
 class Process(engines._Worker):
@@ -246,3 +256,20 @@ def test_a_sweep_ends_with_a_table_and_the_best_command(tmp_path):
     best = min(values, key=lambda rate: sum(values[rate]))
     command = result.stdout.rpartition("The best: ")[2].split()
     assert f"--learning_rate={best}" in command and f"--output_dir={tmp_path}/learning_rate={best}" in command
+
+
+@pytest.mark.slow
+def test_a_study_outlives_a_node_and_the_head(alone, tmp_path):
+    pytest.importorskip("ray")
+    found = nodes.run_without_a_node(str(tmp_path / "node"), alone, *ENDPOINT[1:])
+    assert found == {"status": 0, "differing": []}
+    found = nodes.run_with_another_head(str(tmp_path / "head"), alone, *ENDPOINT[1:])
+    assert found["statuses"] == [1, 0] and found["done_before"] < len(alone) and found["differing"] == []
+
+
+@pytest.mark.slow
+def test_what_ray_takes_beside_short_units(tmp_path):
+    pytest.importorskip("ray")
+    found = nodes.seconds_beside_short_units(str(tmp_path), runs=2, epochs=2)
+    assert found["status"] == 0 and found["units"] == 4 and found["of_a_unit"] > 0
+    assert found["until_the_first_unit"] < found["seconds"]

@@ -13,7 +13,7 @@ import pytest
 import curves
 from conftest import SLOW_ELSEWHERE
 from inputs.networks import make_network
-from speed import evaluation, profile, size, tables, training, turns
+from speed import evaluation, layout, profile, size, tables, training, turns
 
 # What is timed is the same everywhere; on the other backends, only `make test-slow` looks.
 pytestmark = SLOW_ELSEWHERE
@@ -92,6 +92,7 @@ def test_the_obvious_loop_estimates_the_same_statistics():
     ("measure", "network"),
     [
         pytest.param(training.curve, "small_cnn", marks=pytest.mark.slow),
+        pytest.param(training.short_epochs, "small_cnn", marks=pytest.mark.slow),
         pytest.param(training.fge, "small_cnn", marks=pytest.mark.slow),
         pytest.param(training.pipeline, "small_cnn_bn", marks=pytest.mark.slow),
         pytest.param(evaluation.path, "small_cnn_bn", marks=pytest.mark.slow),
@@ -126,6 +127,23 @@ def test_tables_show_the_median_and_the_quartiles(tmp_path):
     table = tables.ratios("curve", tmp_path)
     assert table.splitlines()[0] == "| network, backend | curve of 3 |"
     assert table.splitlines()[2] == "| convfc, JAX | 1.04 (1.00 to 1.13; 1.02) |"
+
+
+@pytest.mark.skipif(keras.backend.backend() != "torch", reason="it is about Keras on torch")
+def test_the_copies_that_are_left_out_change_nothing():
+    settings = types.SimpleNamespace(**vars(SETTINGS) | {"torch_python": None})
+    assert set(layout.layout("small_cnn", settings)["ratios"]) == {"Keras", "Keras without copies"}
+    found, counts = [], []
+    for context in (contextlib.nullcontext(), layout.no_copies()):
+        keras.utils.set_random_seed(0)
+        model = training.network("small_cnn", settings)
+        with context as left_out:
+            model.fit(*training.images(settings, 4), batch_size=8, verbose=0, shuffle=False)
+        found.append(model.get_weights())
+        counts.append(left_out)
+    for with_copies, without in zip(*found):
+        np.testing.assert_allclose(without, with_copies, rtol=1e-5, atol=1e-7)
+    assert len(counts[1]) == 4 * 6  # Four convolutions and two poolings a step.
 
 
 @pytest.mark.skipif(keras.backend.backend() != "jax", reason="it compares ways that only JAX has")

@@ -32,8 +32,8 @@ STORE = 100 * 2**20  # Bytes of a store that is filled.
 FAILING = "sse 1"  # Nothing but its pools needs it.
 
 
-def start(folder, *arguments):
-    command = [sys.executable, BENCHMARKS / "cifar.py", "--preset=smoke", f"--output_dir={folder}", *arguments]
+def start(folder, *arguments, settings=("--preset=smoke",)):
+    command = [sys.executable, BENCHMARKS / "cifar.py", *settings, f"--output_dir={folder}", *arguments]
     environment = {**os.environ, **ONE_THREAD}
     return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 

@@ -3,7 +3,8 @@
     cd benchmarks && python -m evidence.nodes --output=results/cluster/nodes.json
 
 The nodes are processes of `ray.cluster_utils`, killed with all that they do. What is recorded is compared with a quiet
-local run of the same study. Then one of many short units says how long Ray takes beside them; nothing else should run.
+local run of the same study. One of many short units comes first and says how long Ray takes beside them: nothing else
+should run. The record is written after each part, and the same command goes on.
 """
 
 import datetime
@@ -18,7 +19,7 @@ from absl import app, flags
 
 from evidence.faults import differing, metrics_of, start
 from study.progress import console
-from study.records import Records, new_record, write_json
+from study.records import Records, opened_record, write_json
 
 FLAGS = flags.FLAGS
 # Short units, two for each seed; what they measure means nothing.
@@ -36,9 +37,9 @@ def new_cluster(nodes):
     return cluster
 
 
-def on_ray(folder, cluster):
+def on_ray(folder, cluster, arguments):
     """The driver of a study on the cluster."""
-    return start(folder, "--engine=ray", f"--ray_address={cluster.address}")
+    return start(folder, "--engine=ray", f"--ray_address={cluster.address}", *arguments)
 
 
 def wait_for(folder, driver, units):
@@ -50,12 +51,12 @@ def wait_for(folder, driver, units):
     raise RuntimeError(f"The study ended with status {driver.returncode}, before {units} units were done.")
 
 
-def run_without_a_node(folder, expected):
+def run_without_a_node(folder, expected, *arguments):
     """A study during which one of three nodes dies."""
     cluster = new_cluster(3)
     try:
-        driver = on_ray(folder, cluster)
-        wait_for(folder, driver, len(expected) // 4)
+        driver = on_ray(folder, cluster, arguments)
+        wait_for(folder, driver, 1 + len(expected) // 4)
         cluster.remove_node(sorted(cluster.worker_nodes, key=str)[0], allow_graceful=False)
         status = driver.wait()
     finally:
@@ -63,12 +64,12 @@ def run_without_a_node(folder, expected):
     return {"status": status, "differing": differing(folder, expected)}
 
 
-def run_with_another_head(folder, expected):
+def run_with_another_head(folder, expected, *arguments):
     """A study whose head node dies, and another cluster on which the same command goes on."""
     cluster = new_cluster(3)
     try:
-        driver = on_ray(folder, cluster)
-        wait_for(folder, driver, len(expected) // 4)
+        driver = on_ray(folder, cluster, arguments)
+        wait_for(folder, driver, 1 + len(expected) // 4)
         cluster.remove_node(cluster.head_node, allow_graceful=False)
         begin = time.monotonic()
         status, seconds = driver.wait(), time.monotonic() - begin
@@ -76,7 +77,7 @@ def run_with_another_head(folder, expected):
         cluster.shutdown()
     done, cluster = len(metrics_of(folder)), new_cluster(2)
     try:
-        statuses = [status, on_ray(folder, cluster).wait()]
+        statuses = [status, on_ray(folder, cluster, arguments).wait()]
     finally:
         cluster.shutdown()
     return {
@@ -91,7 +92,7 @@ def seconds_beside_short_units(folder, runs, epochs):
     """What each unit takes beside its own time, on all CPUs: from the begin of the first to the end of the last."""
     settings = [*SHORT, f"--runs={runs}", f"--epochs={epochs}", f"--fge_start_epoch={epochs // 2}"]
     begin = time.time()
-    status = start(folder, *settings, "--engine=ray", preset=None).wait()
+    status = start(folder, "--engine=ray", settings=settings).wait()
     seconds = time.time() - begin
     units = [record for record in Records(folder).units.values() if record["experiment"] != "paired"]
     own = [record["wall_seconds"] for record in units]
@@ -109,20 +110,21 @@ def seconds_beside_short_units(folder, runs, epochs):
 
 
 def main(_):
-    record, begin = new_record(types.SimpleNamespace(seed=0)), time.monotonic()
+    record = opened_record(FLAGS.output, types.SimpleNamespace(seed=0))
     with tempfile.TemporaryDirectory() as root:
-        assert start(f"{root}/quiet").wait() == 0
+        if "short" not in record:
+            record["short"] = seconds_beside_short_units(f"{root}/short", FLAGS.runs, FLAGS.epochs)
+            write_json(record, FLAGS.output)
+            console.print(record["short"])
+        if start(f"{root}/quiet").wait():
+            raise RuntimeError("The study that all are compared with has failed.")
         expected = metrics_of(f"{root}/quiet")
-        record |= {
-            "units": len(expected),
-            "short": seconds_beside_short_units(f"{root}/short", FLAGS.runs, FLAGS.epochs),
-        }
-        console.print(record["short"])
+        record["units"] = len(expected)
         for name, run in (("node", run_without_a_node), ("head", run_with_another_head)):
-            record[name] = run(f"{root}/{name}", expected)
-            console.print(record[name])
-    record["wall_seconds"] = round(time.monotonic() - begin)
-    write_json(record, FLAGS.output)
+            if name not in record:
+                record[name] = run(f"{root}/{name}", expected)
+                write_json(record, FLAGS.output)
+                console.print(record[name])
 
 
 if __name__ == "__main__":

@@ -83,3 +83,20 @@ def faults(folder):
         f"{failing['status']}, and the others are as in the quiet run "
         "([record](../benchmarks/results/cluster/faults.json), `benchmarks/evidence/faults.py`)."
     )
+
+
+def nodes(folder):
+    """What the loss of a node, and of the head, did to a study on a Ray cluster; and what a unit costs."""
+    record = json.loads((folder / "cluster" / "nodes.json").read_text())
+    node, head, short = record["node"], record["head"], record["short"]
+    return (
+        "On a cluster of three Ray nodes on this machine, one was killed in the middle of a study of "
+        f"{record['units']} units: the program ended with status {node['status']}, and {len(node['differing'])} of the "
+        f"records differ. Then the head was killed, when {head['done_before']} units were done: the program ended "
+        f"after {head['seconds_until_the_driver_ended']:.0f} s with status {head['statuses'][0]}, and the same "
+        f"command on a new cluster with status {head['statuses'][1]}; {len(head['differing'])} of the records differ. "
+        f"Of {short['units']} units of {short['of_a_unit']:.1f} s on {record['cpus']} CPUs, each took "
+        f"{short['beside_a_unit']:.2f} s beside its own time, and the first began after "
+        f"{short['until_the_first_unit']:.0f} s ([record](../benchmarks/results/cluster/nodes.json), "
+        "`benchmarks/evidence/nodes.py`)."
+    )

@@ -192,8 +192,18 @@ def intervals():
 
 
 FOLDERS = ("fashion_subset", "cifar10_jpeg", "vgg16_cifar10_jpeg")  # Of docs/results.md.
-RATIOS = ("curve", "pipeline", "fge", "path", "plane", "ensemble", "side_by_side")  # Of docs/performance.md, as:
-SPEED = ("profiles", "peers", "writing", "many_variables", "positions")
+RATIOS = (
+    "curve",
+    "short_epochs",
+    "layout",
+    "pipeline",
+    "fge",
+    "path",
+    "plane",
+    "ensemble",
+    "side_by_side",
+)  # Of docs/performance.md, as:
+SPEED = ("profiles", "peers", "convolutions", "writing", "many_variables", "positions")
 SPEED += ("memory", "slopes", "startup", "gpu_loops", "gpu_curves", "gpu_peers")
 PARTS = {  # file, name of the part, what makes it
     "README.md": {"gain": gain, "printed": printed},
@@ -230,6 +240,7 @@ PARTS = {  # file, name of the part, what makes it
     "docs/cluster.md": {
         "simulation": lambda: clusters.simulation(RESULTS),
         "faults": lambda: clusters.faults(RESULTS),
+        "nodes": lambda: clusters.nodes(RESULTS),
         "engines": speed_tables.engines,
     },
     "docs/results.md": {

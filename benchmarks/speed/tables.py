@@ -179,6 +179,12 @@ def draw_growth():
     return figure
 
 
+def convolutions():
+    """What `evidence/convolutions_on_cpu.py` printed."""
+    lines = (FOLDER.parent / "convolutions_on_cpu.txt").read_text().splitlines()
+    return "\n".join(f"    {line}" for line in lines)
+
+
 def engines():
     """Seconds of a study by each engine, of one that is almost done, and of a unit more."""
     values = records("engines")["TensorFlow"]["networks"]["any"]

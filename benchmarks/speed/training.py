@@ -70,6 +70,17 @@ def curve(name, settings):
     return {"steps": steps_of(name, settings), **compared(take_turns(settings.turns, works), references)}
 
 
+def short_epochs(name, settings):
+    """`fit` of a curve against that of a network, in epochs of four steps: at their end, a curve's remembers all."""
+    data, ends = images(settings, 4), [network(name, settings) for _ in range(2)]
+    models = {"plain": network(name, settings), "curve of 3": curves_of(ends, settings)["curve of 3"]}
+    works = {
+        case: later_epochs(model, data, list, epochs=8, batch_size=settings.batch_size)
+        for case, model in models.items()
+    }
+    return {"steps": 4, **compared(take_turns(settings.turns, works), {"curve of 3": "plain"})}
+
+
 class Handwritten:
     """`handwritten.py` in a process of its own, which makes some steps when it is asked to."""
 

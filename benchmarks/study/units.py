@@ -9,9 +9,11 @@ from collections.abc import Callable
 import numpy as np
 
 from inputs.data import Dataset
-from keras_fge.core.files import remove_leftovers
+from keras_fge.core.files import checksum, remove_leftovers
 from study.progress import ProgressBars
 from study.records import Records, holder, locked, unit_name
+
+MOST_LETTERS = 120  # Of a name of a unit in that of a file.
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -69,7 +71,10 @@ class Study:
         return holder(self._lock(name))
 
     def _lock(self, name):
-        return self.path("checkpoints", f"{name.replace(' ', '_')}.lock")
+        file = name.replace(" ", "_")
+        if len(file) > MOST_LETTERS:  # A unit of hundreds of runs has all their seeds in its name.
+            file = f"{file[:MOST_LETTERS]}_{checksum(name)}"
+        return self.path("checkpoints", f"{file}.lock")
 
 
 @dataclasses.dataclass(frozen=True)
