@@ -12,6 +12,7 @@ from keras_fge.core.batch_norm import check_can_be_estimated, update_batch_norm
 from keras_fge.core.compile_as import compile_as
 from keras_fge.core.compiled import compiled_outputs
 from keras_fge.core.networks import set_weights
+from keras_fge.core.predictions import predicted
 
 
 def wise_ft(
@@ -69,7 +70,7 @@ def wise_ft(
     outputs, losses = None, []
     for t in positions[::-1]:  # The fine-tuned one first: its outputs show what kind they are.
         put(t)
-        predictions = network.predict(x, batch_size=batch_size, verbose=0)
+        predictions = predicted(network, x, batch_size)
         outputs = outputs or compiled_outputs(finetuned, predictions)
         losses.append(outputs.loss(finetuned, outputs.probabilities(predictions), y))
     if not np.isfinite(min(losses)):

@@ -15,7 +15,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 BACKEND = keras.backend.backend()
 
 COMMON = """
-import json, sys
+import json, os, sys
 import keras, numpy as np
 sys.path.insert(0, "tests")
 import keras_fge
@@ -256,6 +256,7 @@ resumed = keras_fge.FGE(0.05, 0.001, cycle_steps=4, validation_data=data, direct
 again.fit(x, y, epochs=4, callbacks=[resumed], **arguments)
 own = {name: values for name, values in logged.items() if name.startswith(("member", "ensemble"))}
 compared = {name: dict(row) for name, row in resumed.comparison.items()}
+network.compile(network.optimizer, network.loss, metrics=["accuracy"], jit_compile=False)
 plain = keras_fge.FGE(0.05, 0.001, cycle_steps=2, validation_data=data, metrics="compiled")
 network.fit(x, y, epochs=1, callbacks=[plain], **arguments)
 values = [own, [s.metrics for s in resumed.snapshots], compared, plain.snapshots[-1].metrics]
@@ -271,7 +272,14 @@ middle = curve.network_at(0.5)
 curves.update_batch_norm(middle, (x, y), arguments["batch_size"])
 networks = [network, again, others[1].network(2, (x, y)), middle]
 values += [[float(np.abs(w).sum()) for w in each.get_weights()] for each in networks]
+fge.ensemble().save(sys.argv[1] + "/saved")
 if process >= 0:
+    assert os.path.exists(sys.argv[1] + "/saved/manifest.json")
+    broken = keras_fge.Checkpoint(sys.argv[1] + "/broken")
+    if process == 0:  # As if the disk were full: the other one is not to wait for ever.
+        broken._state.write = lambda *given: open(sys.argv[1] + "/none/state")
+    with pytest.raises(RuntimeError if process else OSError, match="has failed" if process else "No such file"):
+        again.fit(x, y, callbacks=[broken], **arguments)
     for measure in (lambda: fge.ensemble().predict(data[0]), lambda: curves.evaluate_path(curve, data, data, 3)):
         with pytest.raises(ValueError, match="lies on several processes of JAX, none of which has all"):
             measure()

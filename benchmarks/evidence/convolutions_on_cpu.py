@@ -52,10 +52,10 @@ for size, inputs, outputs in LAYERS:
     for name, way in WAYS.items():
         upstream = jax.random.normal(jax.random.key(2), (BATCH, size, size, outputs))
 
-        def loss(images, kernel, way=way, upstream=upstream):
+        def loss(images, kernel, upstream, way=way):
             return jnp.vdot(way(images, kernel), upstream)
 
-        backward = [milliseconds(jax.grad(loss, index), images, kernel) for index in (0, 1)]
+        backward = [milliseconds(jax.grad(loss, index), images, kernel, upstream) for index in (0, 1)]
         found = [milliseconds(way, images, kernel), *backward]
         cells = [f"{each:7.1f} ({operations / each * 1000:4.0f})" for each in found]
         print(f"{size:2} x {size:2}, {inputs:3} to {outputs:3}, {name:8}", *cells, flush=True)

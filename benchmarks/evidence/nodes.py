@@ -57,7 +57,7 @@ def run_without_a_node(folder, expected, *arguments):
     try:
         driver = on_ray(folder, cluster, arguments)
         wait_for(folder, driver, 1 + len(expected) // 4)
-        cluster.remove_node(sorted(cluster.worker_nodes, key=str)[0], allow_graceful=False)
+        cluster.remove_node(next(iter(cluster.worker_nodes)), allow_graceful=False)
         status = driver.wait()
     finally:
         cluster.shutdown()
@@ -70,12 +70,13 @@ def run_with_another_head(folder, expected, *arguments):
     try:
         driver = on_ray(folder, cluster, arguments)
         wait_for(folder, driver, 1 + len(expected) // 4)
+        done = len(metrics_of(folder))
         cluster.remove_node(cluster.head_node, allow_graceful=False)
         begin = time.monotonic()
         status, seconds = driver.wait(), time.monotonic() - begin
     finally:
         cluster.shutdown()
-    done, cluster = len(metrics_of(folder)), new_cluster(2)
+    cluster = new_cluster(2)
     try:
         statuses = [status, on_ray(folder, cluster, arguments).wait()]
     finally:
@@ -92,17 +93,15 @@ def seconds_beside_short_units(folder, runs, epochs):
     """What each unit takes beside its own time, on all CPUs: from the begin of the first to the end of the last."""
     settings = [*SHORT, f"--runs={runs}", f"--epochs={epochs}", f"--fge_start_epoch={epochs // 2}"]
     begin = time.time()
-    status = start(folder, "--engine=ray", settings=settings).wait()
-    seconds = time.time() - begin
+    if status := start(folder, "--engine=ray", settings=settings).wait():
+        raise RuntimeError(f"The study of short units ended with status {status}.")
     units = [record for record in Records(folder).units.values() if record["experiment"] != "paired"]
     own = [record["wall_seconds"] for record in units]
     ends = [datetime.datetime.fromisoformat(record["finished"]).timestamp() for record in units]
     span = max(ends) - min(end - each for end, each in zip(ends, own))
     cpus = os.cpu_count()
     return {
-        "status": status,
         "units": len(units),
-        "seconds": seconds,
         "until_the_first_unit": min(end - each for end, each in zip(ends, own)) - begin,
         "of_a_unit": sum(own) / len(own),
         "beside_a_unit": (cpus * span - sum(own)) / len(units),

@@ -13,6 +13,7 @@ from keras_fge.core.architecture import check_same_architecture
 from keras_fge.core.compile_as import compile_as
 from keras_fge.core.keras_internals import all_layers
 from keras_fge.core.networks import clone, locked, set_weights
+from keras_fge.core.processes import check_alone
 
 TOLERANCE = 1e-4  # Of the outputs before and after, relative to the largest one.
 HALF_TOLERANCE = 2e-2  # In float16 and bfloat16. Of a wrong network, the error is around 1.
@@ -115,6 +116,7 @@ def check_can_be_aligned(networks: dict[str, Any]) -> None:
 
 def change_of_outputs(network: keras.Model, aligned: keras.Model, data: Any, seed: int) -> float:
     """How far the outputs are from each other, relative to the largest one, in units of what is tolerated."""
+    check_alone(network)
     if data is None:
         rng, arrays = np.random.default_rng(seed), []
         for tensor in network.inputs:

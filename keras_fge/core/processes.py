@@ -48,6 +48,27 @@ def as_first_says(answer: bool) -> bool:
     return answer if has_one_process() else bool(_of_all([answer])[0])
 
 
+@contextlib.contextmanager
+def together() -> Iterator[None]:
+    """If the block fails in one process, all end with an error, so that none waits for it for ever. Waits for all.
+
+    Nothing inside may be a step that all do together, as to give a variable a value.
+    """
+    if has_one_process():
+        yield
+        return
+    failed = False
+    try:
+        yield
+    except BaseException:
+        failed = True
+        raise
+    finally:
+        elsewhere = bool(_of_all([failed]).any()) and not failed
+    if elsewhere:
+        raise RuntimeError("Another process of JAX has failed: its own error says why.")
+
+
 def is_same_everywhere(text: str) -> bool:
     """Whether all processes give the same text. Waits for all."""
     if has_one_process():
@@ -69,8 +90,8 @@ def check_whole(variables: Sequence[keras.Variable]) -> None:
     for variable in variables:
         if not variable.value.is_fully_replicated:
             raise ValueError(
-                f"'{variable.path}' lies in parts on the devices of several processes, as with ModelParallel: no "
-                "process has a whole snapshot. Use DataParallel there, or one process with all the devices."
+                f"'{variable.path}' lies in parts on the devices of several processes, as with ModelParallel: a "
+                "snapshot cannot be read there. Use DataParallel, or one process with all the devices."
             )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import keras
 
 from keras_fge.core.compile_as import compile_by_config, compile_config
+from keras_fge.core.processes import is_chief, together
 from keras_fge.core.tasks import Outputs
 from keras_fge.ensemble.calibration import as_temperature
 from keras_fge.ensemble.card import model_card
@@ -27,20 +28,25 @@ def write(directory: str | os.PathLike, members: Members, about: str, others: Ma
     """
     folder, card = Folder(directory), model_card(members, about)
     network = folder.create(members.network)
+    with together():
+        if is_chief():
+            _write(folder, members, {"network": network, **others})
+            folder.write_card(card)
+
+
+def _write(folder, members, others):
     written: list[Snapshot] = []
     for snapshot in members.snapshots:  # What is frozen stands in the file of the first one.
         shared = sharing(snapshot, written[0] if written else None, members.network)
-        written.append(StoredSnapshot.write(shared, directory, "member"))
+        written.append(StoredSnapshot.write(shared, folder.path, "member"))
     outputs = members.outputs
     known: dict[str, Any] = {
-        "network": network,
         "from_logits": outputs.from_logits,
         "task": outputs.task,
         "weights": members.weights,
     }
     known |= {"temperature": members.temperature, "compiled": compile_config(members.network)}
     folder.write_manifest(written, {**known, **others})
-    folder.write_card(card)
 
 
 def read(

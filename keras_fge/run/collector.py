@@ -12,7 +12,7 @@ from keras_fge.core.compile_as import compile_config
 from keras_fge.core.compiled import AS_COMPILED, compiled_outputs
 from keras_fge.core.keras_internals import averaged_weights, averages_weights, inner_optimizer
 from keras_fge.core.networks import borrowed, check_finite, distance
-from keras_fge.core.processes import as_first_says, is_chief
+from keras_fge.core.processes import is_chief, together
 from keras_fge.run.folder import Folder
 from keras_fge.run.lock import FolderLock
 from keras_fge.run.snapshots import Snapshot, StoredSnapshot, check_fits
@@ -69,7 +69,6 @@ class Collector:
     def create(self, model: keras.Model, from_logits: Any, task: Any) -> None:
         """Makes the folder of a new run; the manifest, by which it can be found, is written by `write_manifest`."""
         network = self.folder.create(model)
-        as_first_says(True)  # No process looks for a manifest any more.
         identity = secrets.token_hex(8)  # Files of two runs with the same settings are not to be mixed up.
         said = {"compiled": compile_config(model), **_said_of(model, from_logits, task)}
         self.about = {"run": identity, "network": network, "weights": None, **said}
@@ -122,9 +121,12 @@ class Collector:
 
     def _kept(self, snapshot, prefix):
         """The snapshot, in a file and without its weights if there is a folder and this process writes."""
-        if not self.folder or not is_chief():
+        if not self.folder:
             return snapshot
-        return StoredSnapshot.write(snapshot, self.folder.path, prefix, self.folder.check)
+        with together():
+            if is_chief():
+                return StoredSnapshot.write(snapshot, self.folder.path, prefix, self.folder.check)
+        return snapshot
 
     def take_start(self, model: keras.Model) -> None:
         """Keeps the weights with which the cycles begin."""

@@ -32,7 +32,7 @@ from keras_fge.core.keras_internals import (
     sum_with_lora,
 )
 from keras_fge.core.networks import clone, locked, read, tell, untold
-from keras_fge.core.processes import is_chief, on_this_process
+from keras_fge.core.processes import is_chief, on_this_process, together
 from keras_fge.run.schema import Manifest, check
 from keras_fge.run.snapshots import StoredSnapshot
 
@@ -74,6 +74,10 @@ class Folder:
             ValueError: if it holds an ensemble, or members of one.
             OSError: if it cannot be written.
         """
+        with together():  # What another process finds here is not what the first one writes.
+            return self._create(network)
+
+    def _create(self, network):
         if self.exists():
             raise ValueError(f"`directory`: '{self.path}' holds an ensemble already. Give another one.")
         names = os.listdir(self.path) if os.path.isdir(self.path) else []

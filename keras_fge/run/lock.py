@@ -10,7 +10,7 @@ import warnings
 import weakref
 from collections.abc import Iterator
 
-from keras_fge.core.processes import is_chief
+from keras_fge.core.processes import is_chief, together
 
 try:
     import fcntl
@@ -80,8 +80,11 @@ class FolderLock:
             ValueError: if another process or thread trains in this folder.
             OSError: if the folder cannot be written.
         """
-        if not is_chief():
-            return
+        with together():
+            if is_chief():
+                self._acquire()
+
+    def _acquire(self):
         os.makedirs(self.directory, exist_ok=True)
         if fcntl is None:
             return

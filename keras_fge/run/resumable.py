@@ -22,7 +22,7 @@ from keras_fge.core.keras_internals import (
     warn_of_slow_scan,
 )
 from keras_fge.core.own_state import check_kept
-from keras_fge.core.processes import as_first_says, check_whole, has_one_process, is_chief
+from keras_fge.core.processes import as_first_says, check_whole, has_one_process, is_chief, together
 from keras_fge.run.batches import Batches
 from keras_fge.run.lock import FolderLock
 from keras_fge.run.other_callbacks import OtherCallbacks
@@ -197,7 +197,7 @@ class Resumable(keras.callbacks.Callback, abc.ABC):
         steps = self.params.get("steps")
         is_whole = not steps or self._done + self._batch + model.steps_per_execution >= steps
         self._done = 0
-        if is_whole and (is_last or self._state.is_due()):
+        if is_whole and (is_last or as_first_says(self._state.is_due())):
             self._write_state(epoch + 1)
 
     def on_train_end(self, logs=None):
@@ -277,11 +277,12 @@ class Resumable(keras.callbacks.Callback, abc.ABC):
     def _write_state(self, epoch, batch=0):
         """Writes the state with which the run goes on with `epoch`, after so many of its batches."""
         model = self.model  # On JAX, this brings the model up to date, in every process.
-        if is_chief():
-            counters = {"epoch": epoch, "batch": batch, "settings": self._settings, "batches": self._batches}
-            ended = bool(model.stop_training) and not self._termination.is_requested
-            others = {"history": self._history, "callbacks": self._others.counters(), "ended": ended}
-            self._state.write({**counters, **others, **self._counters()}, model, self._own_arrays())
+        with together():
+            if is_chief():
+                counters = {"epoch": epoch, "batch": batch, "settings": self._settings, "batches": self._batches}
+                ended = bool(model.stop_training) and not self._termination.is_requested
+                others = {"history": self._history, "callbacks": self._others.counters(), "ended": ended}
+                self._state.write({**counters, **others, **self._counters()}, model, self._own_arrays())
 
     def _restore_history(self):
         """Puts the epochs before into the History of `fit`, which begins its own after `on_train_begin`."""

@@ -13,7 +13,7 @@ from keras_fge.core.files import checksum_of_arrays
 from keras_fge.core.keras_internals import random_states_kept
 from keras_fge.core.networks import borrowed, clone, read, reset_states, restored, set_weights
 from keras_fge.core.predictions import RunningMean, Votes, check_order, predict_with_labels
-from keras_fge.core.processes import has_one_process, is_same_everywhere, on_this_process
+from keras_fge.core.processes import has_one_process, is_same_everywhere, on_this_process, together
 from keras_fge.run.batches import arrays_of
 from keras_fge.run.snapshots import Snapshot
 
@@ -22,7 +22,7 @@ class Validation:
     """Measures snapshots on `data`, one pass for each; of those before, only sums are kept.
 
     Where JAX runs on several processes, each has all of the data, and measures a copy of the network alone: so all log
-    the same, and none waits for another.
+    the same.
 
     Args:
         data: Arrays `(x, y)` or `(x, y, sample_weight)`, or a data set of such batches, always in the same order.
@@ -84,10 +84,12 @@ class Validation:
                 processes of JAX have other data.
         """
         self._labels = self.outputs = self._copy = None
-        outputs = self.predict(model)
-        labels = checksum_of_arrays(map(np.asarray, keras.tree.flatten(self._labels)))
-        if not is_same_everywhere(f"{self.checksum()} {labels}"):
-            raise ValueError("`validation_data` must be the same in all processes of JAX: the whole, not a part each.")
+        with together():
+            outputs = self.predict(model)
+        if not has_one_process():
+            labels = checksum_of_arrays(map(np.asarray, keras.tree.flatten(self._labels)))
+            if not is_same_everywhere(f"{self.checksum()} {labels}"):
+                raise ValueError("`validation_data` must be the same in all processes of JAX: the whole, not a part.")
         metrics = self.metrics(model, outputs)
         self._names = [*self._named("member", metrics), *self._named("ensemble", metrics)]
         if len(self._parts) == 1 and not isinstance(self._parts[0], ArrayBatches):
@@ -154,7 +156,8 @@ class Validation:
     def metrics(self, model: keras.Model, outputs: Any) -> dict[str, float]:
         """All metrics of predictions."""
         if self._metrics == "compiled":
-            return compiled_metrics(self._here(model), self.outputs, outputs, self._labels, self._weights)
+            with on_this_process():
+                return compiled_metrics(self._here(model), self.outputs, outputs, self._labels, self._weights)
         return self.outputs.metrics(model, outputs, self._labels, self._weights)
 
     def _named(self, name, metrics):
