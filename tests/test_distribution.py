@@ -247,7 +247,6 @@ if process >= 0:  # Each process brings its half of every batch.
         assert "`validation_data` must be the same in all processes of JAX" in str(error)
     else:
         raise AssertionError("it was not refused")
-fge.validation_data = data
 arguments = {"batch_size": 16 if process < 0 else 8, "shuffle": False, "verbose": 0}
 logged = network.fit(x, y, epochs=3, callbacks=[fge], **arguments).history
 kinds = [len(fge.snapshots), type(fge.snapshots[0]).__name__]

@@ -192,17 +192,8 @@ def intervals():
 
 
 FOLDERS = ("fashion_subset", "cifar10_jpeg", "vgg16_cifar10_jpeg")  # Of docs/results.md.
-RATIOS = (
-    "curve",
-    "short_epochs",
-    "layout",
-    "pipeline",
-    "fge",
-    "path",
-    "plane",
-    "ensemble",
-    "side_by_side",
-)  # Of docs/performance.md, as:
+# Of docs/performance.md: ratios, and other tables.
+RATIOS = ("curve", "short_epochs", "layout", "pipeline", "fge", "path", "plane", "ensemble", "side_by_side")
 SPEED = ("profiles", "peers", "convolutions", "writing", "many_variables", "positions")
 SPEED += ("memory", "slopes", "startup", "gpu_loops", "gpu_curves", "gpu_peers")
 PARTS = {  # file, name of the part, what makes it
